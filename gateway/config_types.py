@@ -1,0 +1,220 @@
+"""The configuration's nouns: server, backends, routes, keys. Frozen structs; nothing here reads a file or the environment.
+
+Sizes are bytes (a number, or a text such as "32MiB"), durations are seconds.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+
+from backends.types import Target, Timeouts
+
+KIB, MIB = 1024, 1024 * 1024
+_UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 1000**2, "mb": 1000**2, "g": 1000**3, "gb": 1000**3,
+          "kib": KIB, "mib": MIB, "gib": 1024**3}  # fmt: skip
+
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Weight = Annotated[float, msgspec.Meta(ge=0)]
+Kind = Literal[
+    "openai", "vllm", "sglang", "llama-server", "llamacpp", "llama-cpp-python", "ollama", "nim", "tgi", "lmstudio", "openrouter"
+]
+Engine = Literal["llamacpp", "llama-server", "llama-cpp-python", "vllm", "sglang", "command"]
+
+
+class Size(int):
+    """A number of bytes; in the file a number or a text such as `512KiB`, `32MiB`, `2GB`."""
+
+    @classmethod
+    def read(cls, value: object) -> Size:
+        """The size that `value` says. Raises ValueError with one sentence."""
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return cls(value)
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
+        if found is None or found[2].lower() not in _UNITS or float(found[1]) <= 0:
+            raise ValueError(f'{value!r} is not a size; write a positive number of bytes or a text such as "32MiB"')
+        return cls(float(found[1]) * _UNITS[found[2].lower()])
+
+
+class Secret(str):
+    """A text that must not show: its `repr` hides it, so a logged struct never holds a key. Otherwise an ordinary str."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'" if self else "''"
+
+
+class _Noun(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Base of what stands in the file."""
+
+
+class Tls(_Noun, frozen=True, kw_only=True):
+    """Paths of PEM files: the certificate with its chain, and its private key."""
+
+    cert: str
+    key: str
+
+
+class AdminConfig(_Noun, frozen=True, kw_only=True):
+    """Where the control plane and its pages listen. `port` 0: any free port; null: off."""
+
+    host: str = "127.0.0.1"
+    port: Port | None = 8485
+
+
+class Limits(_Noun, frozen=True, kw_only=True):
+    """Caps on what one client or one answer may take. Bytes, seconds, counts."""
+
+    body_bytes: Size = Size(32 * MIB)
+    header_bytes: Size = Size(64 * KIB)
+    header_seconds: Seconds = 10.0
+    body_seconds: Seconds = 60.0
+    connections: Count = 10_000
+    concurrency: Count = 4096
+    answer_bytes: Size = Size(64 * MIB)
+    event_bytes: Size = Size(8 * MIB)
+    keep_alive_seconds: Seconds = 75.0
+    client_stall_seconds: Seconds = 120.0
+
+
+class LogConfig(_Noun, frozen=True, kw_only=True):
+    """What is logged and how. `bodies` true puts requests and answers into the log: never on by default."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "text", "json"] = "auto"
+    bodies: bool = False
+
+
+class ServerConfig(_Noun, frozen=True, kw_only=True):
+    """The gateway's own socket, and what holds for every call."""
+
+    host: str = "127.0.0.1"
+    port: Port = 8484
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    tls: Tls | None = None
+    admin: AdminConfig = AdminConfig()
+    cors_origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    metrics_public: bool = False
+    limits: Limits = Limits()
+    wait_seconds: Seconds = 60.0
+    head_commit_seconds: Seconds = 10.0
+    drain_seconds: Seconds = 30.0
+    log: LogConfig = LogConfig()
+
+
+class BackendConfig(_Noun, frozen=True, kw_only=True):
+    """What answers calls: a server that runs elsewhere (`url` or `urls`), or an engine that the gateway runs (`engine`)."""
+
+    # elsewhere
+    url: str | None = None
+    urls: tuple[str, ...] = ()
+    kind: Kind = "openai"
+    key: Secret | None = None
+    headers: dict[str, Secret] = {}
+    timeouts: Timeouts = Timeouts()
+    proxy: Secret | None = None
+    http2: bool = False
+    verify: bool | str = True
+    discover: bool = False
+    # both
+    slots: Count | None = None
+    unsupported: frozenset[str] = frozenset()
+    # an engine of ours
+    engine: Engine | None = None
+    model: str | None = None
+    replicas: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
+    context: Count | None = None
+    threads: Count | None = None
+    memory: Size | None = None
+    args: tuple[str, ...] = ()
+    env: dict[str, Secret] = {}
+    command: tuple[str, ...] = ()
+    python: str | None = None
+    ready_seconds: Seconds = 600.0
+    embeddings: bool = False
+    reranking: bool = False
+    chat_template: str | None = None
+
+    @property
+    def all_urls(self) -> tuple[str, ...]:
+        """The base URLs of a remote backend as written, `url` or `urls`; empty for an engine."""
+        return (self.url,) if self.url is not None else self.urls
+
+
+class TargetConfig(_Noun, frozen=True, kw_only=True):
+    """One place that a route may send a call. An empty `model` means the route's own name."""
+
+    backend: str
+    model: str = ""
+    weight: Weight = 1.0
+    unsupported: frozenset[str] = frozenset()
+    context: Count | None = None
+
+
+class TimeoutsOverride(_Noun, frozen=True, kw_only=True):
+    """A route's own timeouts in seconds; what is null stays as the backend has it."""
+
+    connect: Seconds | None = None
+    first_byte: Seconds | None = None
+    idle: Seconds | None = None
+    total: Seconds | None = None
+
+    def over(self, base: Timeouts) -> Timeouts:
+        """`base` with what is set here in its place."""
+        return Timeouts(
+            connect=self.connect or base.connect, first_byte=self.first_byte or base.first_byte,
+            idle=self.idle or base.idle, total=self.total or base.total,
+        )  # fmt: skip
+
+
+class RouteConfig(_Noun, frozen=True, kw_only=True):
+    """A public model name: where its calls may go, and by which rules."""
+
+    targets: tuple[TargetConfig, ...]
+    on_unsupported: Literal["strict", "drop"] = "strict"
+    rename: bool = False
+    aliases: tuple[str, ...] = ()
+    retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
+    timeouts: TimeoutsOverride | None = None
+    concurrency: Count | None = None
+
+
+class KeyConfig(_Noun, frozen=True, kw_only=True):
+    """Who may call. After loading only `hash` ("sha256:" and 64 hex digits) is set; the plain `key` is gone."""
+
+    name: str
+    key: Secret | None = None
+    hash: str | None = None
+    routes: tuple[str, ...] | None = None
+    admin: bool = False
+
+
+class Config(_Noun, frozen=True, kw_only=True):
+    """The whole configuration: what `load`, `parse` and `from_flags` give."""
+
+    server: ServerConfig = ServerConfig()
+    backends: dict[str, BackendConfig] = {}
+    routes: dict[str, RouteConfig] = {}
+    keys: tuple[KeyConfig, ...] = ()
+
+    def targets(self, route: str) -> tuple[Target, ...]:
+        """The targets of a route as the router wants them: the backend's `unsupported` and context joined in. KeyError: no such route."""
+        return tuple(self._target(route, entry) for entry in self.routes[route].targets)
+
+    def _target(self, route: str, entry: TargetConfig) -> Target:
+        backend = self.backends[entry.backend]
+        return Target(
+            backend=entry.backend, model=entry.model or route, weight=entry.weight,
+            unsupported=entry.unsupported | backend.unsupported, context=entry.context or backend.context,
+        )  # fmt: skip
+
+    def timeouts(self, route: str, backend: str) -> Timeouts:
+        """What holds for calls of `route` on `backend`. KeyError: no such route or backend."""
+        base, own = self.backends[backend].timeouts, self.routes[route].timeouts
+        return own.over(base) if own is not None else base
