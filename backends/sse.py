@@ -1,0 +1,122 @@
+"""Server-sent events of the OpenAI dialect: where one ends, and what it is. Pure; nothing here keeps time or does I/O.
+
+Relayed events are not parsed. `plain` decides by a few substring searches that a run of whole events holds nothing that
+needs a look (an error, a finish, the end); only then, and before the first content, are events parsed by `look`.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any
+
+import msgspec
+
+
+class What(Enum):
+    """What one event is to a relay."""
+
+    OTHER = 0  # a comment, a role, an empty delta, something unknown
+    CONTENT = 1  # text, reasoning, a tool call
+    FINISH = 2  # a finish reason
+    USAGE = 3  # token counts without choices
+    DONE = 4  # [DONE]
+    ERROR = 5
+
+
+class _Choice(msgspec.Struct):
+    delta: dict[str, msgspec.Raw] | None = None
+    text: str | None = None
+    finish_reason: Any = None
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[_Choice] | None = None
+    error: Any = None
+    object: Any = None
+    usage: msgspec.Raw | None = None
+    message: Any = None
+    code: Any = None
+    type: Any = None
+
+
+class Seen(msgspec.Struct):
+    """What `look` found: the kind, an error's own object, and whether the event tells usage."""
+
+    what: What
+    error: Any = None
+    usage: bytes | None = None
+
+
+_chunk = msgspec.json.Decoder(_Chunk)
+_OTHER, _DONE = Seen(What.OTHER), Seen(What.DONE)
+_EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
+
+
+def split(data: bytes) -> tuple[bytes, bytes]:
+    """Whole events, and the beginning of one that is still to come. An event ends at an empty line (LF or CRLF)."""
+    if data.endswith(b"\n\n") or data.endswith(b"\r\n\r\n"):
+        return data, b""
+    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
+    if end < 4 and not data.startswith(b"\n\n"):
+        return b"", data
+    return data[:end], data[end:]
+
+
+def events(data: bytes) -> list[bytes]:
+    """Whole events one by one, each with the empty line that ends it."""
+    if b"\r\n\r\n" not in data:
+        return [part + b"\n\n" for part in data.split(b"\n\n") if part]
+    out: list[bytes] = []
+    for part in data.split(b"\r\n\r\n"):
+        if part:
+            pieces = [p for p in part.split(b"\n\n") if p]
+            out += [p + b"\n\n" for p in pieces[:-1]]
+            out.append(pieces[-1] + b"\r\n\r\n") if pieces else None
+    return out
+
+
+def plain(data: bytes) -> bool:
+    """True when no event in `data` (whole events) can be an error, a finish or the end. Quotation marks inside JSON strings
+    are escaped, so `"error"` can only be a key or a whole string value."""
+    return not (b'"error"' in data or b'_reason":"' in data or b'_reason": "' in data or b"[DONE]" in data or b"event:" in data)
+
+
+def payload(event: bytes) -> tuple[bytes, bytes]:
+    """The `event:` name and the joined `data:` of one event; both empty for a comment."""
+    name, data = b"", []
+    for line in event.splitlines():
+        if line.startswith(b"data:"):
+            data.append(line[5:].strip())
+        elif line.startswith(b"event:"):
+            name = line[6:].strip()
+    return name, b"\n".join(data)
+
+
+def look(event: bytes) -> Seen:
+    """Parses one event. Never raises: what cannot be read is OTHER, unless it is named an error."""
+    name, data = payload(event)
+    if data == b"[DONE]":
+        return _DONE
+    if not data:
+        return Seen(What.ERROR, {}) if name == b"error" else _OTHER
+    try:
+        chunk = _chunk.decode(data)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return Seen(What.ERROR, data.decode("utf-8", "replace")[:500]) if name == b"error" else _OTHER
+    if chunk.error is not None:
+        return Seen(What.ERROR, chunk.error)
+    if name == b"error" or chunk.object == "error":
+        return Seen(What.ERROR, {"message": chunk.message, "type": chunk.type, "code": chunk.code})
+    usage = data if chunk.usage is not None and chunk.usage != b"null" else None
+    if not chunk.choices:
+        return Seen(What.USAGE, usage=usage) if usage and chunk.choices is not None else Seen(What.OTHER, usage=usage)
+    if any(c.finish_reason is not None for c in chunk.choices):
+        return Seen(What.FINISH, usage=usage)
+    return Seen(What.CONTENT if any(_content(c) for c in chunk.choices) else What.OTHER, usage=usage)
+
+
+def _content(choice: _Choice) -> bool:
+    if choice.text:
+        return True
+    delta = choice.delta or {}
+    return any(key != "role" and bytes(value) not in _EMPTY for key, value in delta.items())

@@ -1,0 +1,165 @@
+"""The OpenAI JSON body, held shallowly: top-level keys are split, values stay raw slices and are copied as they came.
+
+Pure functions. A body that is not an acceptable JSON object raises `Fault` (bad_request, client).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from backends.types import Fault, Usage
+
+Doc = dict[str, msgspec.Raw]
+
+_doc = msgspec.json.Decoder(Doc)
+_docs = msgspec.json.Decoder(list[Doc])
+_str = msgspec.json.Decoder(str)
+_encoder = msgspec.json.Encoder()
+encode = _encoder.encode
+
+TRUE = msgspec.Raw(b"true")
+_FLAGS = {b"true": True, b"false": False, b"null": False}
+
+
+def bad(message: str, *, param: str | None = None, code: str | None = None) -> Fault:
+    """A 400 that is the client's to mend."""
+    return Fault("bad_request", message, origin="client", param=param, code=code)
+
+
+def parse(body: bytes) -> Doc:
+    """Splits a JSON object into its top-level keys. Of a duplicate key the last one counts, here and, since the
+    document is encoded again, for the engine. Refuses invalid UTF-8 and nesting beyond the interpreter's bound."""
+    if not body:
+        raise bad("The request has no body; send a JSON object.")
+    try:
+        if not body.isascii():
+            body.decode()  # msgspec copies raw slices without looking inside strings
+        return _doc.decode(body)
+    except UnicodeDecodeError as e:
+        raise bad(f"The body is not valid UTF-8 (byte {e.start}).") from None
+    except msgspec.ValidationError:
+        raise bad("The body must be a JSON object with string keys.") from None
+    except msgspec.DecodeError as e:
+        raise bad(f"The body is not valid JSON: {e}.") from None
+    except RecursionError:
+        raise bad("The body is nested too deeply.") from None
+
+
+def text(doc: Doc, key: str) -> str | None:
+    """The string under `key`, or None when it is absent or null."""
+    raw = doc.get(key)
+    if raw is None or raw == b"null":
+        return None
+    try:
+        return _str.decode(raw)
+    except msgspec.MsgspecError:
+        raise bad(f"'{key}' must be a string.", param=key) from None
+
+
+def flag(doc: Doc, key: str) -> bool:
+    """The boolean under `key`; absent and null count as false."""
+    raw = doc.get(key)
+    if raw is None:
+        return False
+    value = _FLAGS.get(bytes(raw))
+    if value is None:
+        raise bad(f"'{key}' must be true or false.", param=key)
+    return value
+
+
+def sub(doc: Doc, key: str) -> Doc:
+    """The object under `key`, split shallowly; empty when absent or null."""
+    raw = doc.get(key)
+    if raw is None or raw == b"null":
+        return {}
+    try:
+        return _doc.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        raise bad(f"'{key}' must be a JSON object.", param=key) from None
+
+
+def items(doc: Doc, key: str) -> list[Doc]:
+    """The list of objects under `key`, each split shallowly; empty when absent or null."""
+    raw = doc.get(key)
+    if raw is None or raw == b"null":
+        return []
+    try:
+        return _docs.decode(raw)
+    except (msgspec.MsgspecError, RecursionError):
+        raise bad(f"'{key}' must be a list of JSON objects.", param=key) from None
+
+
+def raw(value: object) -> msgspec.Raw:
+    """`value` as a raw JSON slice, to put into a `Doc`."""
+    return msgspec.Raw(_encoder.encode(value))
+
+
+def drop(doc: Doc, keys: Iterable[str]) -> Doc:
+    """A copy of `doc` without `keys`."""
+    gone = frozenset(keys)
+    return {k: v for k, v in doc.items() if k not in gone}
+
+
+class _PromptDetails(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _WireUsage(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _OutputDetails | None = None
+
+
+class _WithUsage(msgspec.Struct):
+    usage: _WireUsage | None = None
+
+
+_with_usage = msgspec.json.Decoder(_WithUsage)
+
+
+def usage(body: bytes) -> Usage | None:
+    """Token counts of an OpenAI answer or chunk, made disjoint; None when it tells none or is malformed.
+
+    OpenAI's `prompt_tokens` includes cached ones and `completion_tokens` includes reasoning.
+    """
+    try:
+        u = _with_usage.decode(body).usage
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if u is None:
+        return None
+    p, c = u.prompt_tokens_details, u.completion_tokens_details
+    total, out = u.prompt_tokens or 0, u.completion_tokens or 0
+    cached = min(total, (p and p.cached_tokens) or 0)
+    written = min(total - cached, (p and p.cache_write_tokens) or 0)
+    reasoning = min(out, (c and c.reasoning_tokens) or 0)
+    return Usage(total - cached - written, cached, written, out - reasoning, reasoning)
+
+
+_TYPES = {
+    "bad_request": "invalid_request_error", "auth": "authentication_error", "forbidden": "permission_error",
+    "not_found": "not_found_error", "too_large": "invalid_request_error", "rate_limited": "rate_limit_error",
+    "overloaded": "overloaded_error", "unavailable": "service_unavailable_error", "timeout": "timeout_error",
+    "cancelled": "cancelled", "upstream": "upstream_error",
+}  # fmt: skip
+
+
+def envelope(fault: Fault) -> bytes:
+    """The OpenAI error object of a fault, with one key more: `origin`, who failed (client, gateway, backend)."""
+    return _encoder.encode({
+        "error": {
+            "message": fault.message,
+            "type": fault.type or _TYPES[fault.kind],
+            "param": fault.param,
+            "code": fault.code or fault.kind,
+            "origin": fault.origin,
+        }
+    })
