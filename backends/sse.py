@@ -56,9 +56,8 @@ def split(data: bytes) -> tuple[bytes, bytes]:
     """Whole events, and the beginning of one that is still to come. An event ends at an empty line (LF or CRLF)."""
     if data.endswith(b"\n\n") or data.endswith(b"\r\n\r\n"):
         return data, b""
-    end = max(data.rfind(b"\n\n") + 2, data.rfind(b"\r\n\r\n") + 4)
-    if end < 4 and not data.startswith(b"\n\n"):
-        return b"", data
+    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
+    end = max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
     return data[:end], data[end:]
 
 
@@ -68,10 +67,10 @@ def events(data: bytes) -> list[bytes]:
         return [part + b"\n\n" for part in data.split(b"\n\n") if part]
     out: list[bytes] = []
     for part in data.split(b"\r\n\r\n"):
-        if part:
-            pieces = [p for p in part.split(b"\n\n") if p]
+        pieces = [p for p in part.split(b"\n\n") if p]
+        if pieces:
             out += [p + b"\n\n" for p in pieces[:-1]]
-            out.append(pieces[-1] + b"\r\n\r\n") if pieces else None
+            out.append(pieces[-1] + (b"\n\n" if part.endswith(b"\n\n") else b"\r\n\r\n"))
     return out
 
 

@@ -1,0 +1,100 @@
+"""A server that speaks the OpenAI dialect: how a call is written for it. The only state is what was prepared at start."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from backends import wire
+from backends.http import Pool
+from backends.quirks import QUIRKS
+from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
+
+PATHS: Mapping[str, str] = {
+    "chat": "/chat/completions", "completions": "/completions", "embeddings": "/embeddings", "rerank": "/rerank",
+}  # fmt: skip
+_ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
+_FORWARDED = (b"traceparent", b"tracestate")
+AGENT = b"pointsman"
+Guard = Callable[[Mapping[str, msgspec.Raw]], Fault | None]
+
+
+def api_base(path: str) -> str:
+    """The path under which a base URL has the OpenAI surfaces: as written, or /v1 where the URL has none."""
+    return path or "/v1"
+
+
+@functools.lru_cache(maxsize=4096)
+def target_raw(model: str) -> msgspec.Raw:
+    """A model's name as JSON: there are few, and each is needed at every call."""
+    return wire.raw(model)
+
+
+class OpenAILink:
+    """One address: a pool and the request heads for it, ready but for the length. A `routing.types.Link`."""
+
+    __slots__ = ("base", "extra", "guard", "heads", "pool", "quirks", "root", "timeouts")
+
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        kind: str = "openai",
+        key: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+        guard: Guard | None = None,
+    ) -> None:
+        self.pool, self.timeouts, self.guard = pool, timeouts or Timeouts(), guard
+        self.quirks = QUIRKS.get(kind, ())
+        self.base = api_base(pool.origin.path)
+        self.root = self.base.removesuffix("/v1")
+        lines = [f"host: {pool.origin.authority}", f"user-agent: {AGENT.decode()}", "content-type: application/json", "accept-encoding: identity"]
+        if key is not None:
+            lines.append(f"authorization: Bearer {key}")
+        lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+        if any("\r" in line or "\n" in line for line in lines):
+            raise ValueError(f"backend '{pool.name}': a header or key has a line break in it")
+        self.extra = ("\r\n".join(lines) + "\r\n").encode("latin-1")
+        self.heads = {api: self.head("POST", self.base + path) for api, path in PATHS.items()}
+
+    def head(self, method: str, path: str) -> bytes:
+        """A request's head without its length and its end."""
+        return f"{method} {path} HTTP/1.1\r\n".encode() + self.extra
+
+    def get(self, path: str) -> tuple[bytes, bytes]:
+        """A GET request, whole."""
+        return self.head("GET", path) + b"\r\n", b""
+
+    def post(self, path: str, body: bytes) -> tuple[bytes, bytes]:
+        """A POST request of a JSON body, whole."""
+        return self.head("POST", path) + b"content-length: %d\r\n\r\n" % len(body), body
+
+    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight:
+        """Encodes the call for `target` and sends it. Raises `Fault` when this server must not or cannot be asked that."""
+        doc = call.doc
+        if self.guard is not None and (refused := self.guard(doc)) is not None:
+            raise refused
+        for quirk in self.quirks:
+            doc = quirk(doc)
+        doc = {**doc, "model": target_raw(target.model)}
+        if call.stream:
+            options = doc.get("stream_options")
+            if options is None or options == b"null":
+                doc["stream_options"] = _ASK_USAGE
+            elif b'"include_usage":true' not in bytes(options):
+                doc["stream_options"] = wire.raw({**wire.sub(doc, "stream_options"), "include_usage": wire.TRUE})
+        body = wire.encode(doc)
+        head = self.heads[call.api]
+        headers = call.headers
+        for name in _FORWARDED:
+            if name in headers:
+                head += b"%b: %b\r\n" % (name, headers[name])
+        head += b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (call.id.encode(), len(body))
+        return self.pool.send((head, body), receiver, timeouts or self.timeouts)
+
+    def close(self) -> None:
+        """Closes idle connections; flights under way finish."""
+        self.pool.clients.drop(self.pool)

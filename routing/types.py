@@ -1,0 +1,91 @@
+"""What routing decides over: replicas with their counters, routes, and the decision that explains itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from backends.types import Call, Flight, Receiver, Target, Timeouts
+
+Health = Literal["ready", "loading", "down"]
+
+
+class Link(Protocol):
+    """How to reach one server address: encodes a call for it and sends it."""
+
+    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight: ...
+
+    def close(self) -> None: ...
+
+
+class Replica:
+    """One server address of a backend. Counters belong to leases; `health` and `reason` to routing/health."""
+
+    __slots__ = ("backend", "down_until", "failures", "health", "inflight", "link", "name", "reason", "slots", "total", "url")
+
+    def __init__(self, name: str, backend: str, url: str, link: Link, slots: int | None = None, health: Health = "ready") -> None:
+        self.name, self.backend, self.url, self.link, self.slots = name, backend, url, link, slots
+        self.health: Health = health
+        self.reason = ""
+        self.inflight = 0  # calls under way
+        self.total = 0  # calls ever sent
+        self.failures = 0  # in a row
+        self.down_until = 0.0  # monotonic seconds; while later than now, others are preferred
+
+    def __repr__(self) -> str:
+        return f"<Replica {self.name} {self.health} inflight={self.inflight} failures={self.failures}>"
+
+    @property
+    def full(self) -> bool:
+        """Whether every slot is taken."""
+        return self.slots is not None and self.inflight >= self.slots
+
+
+class Arm(msgspec.Struct, frozen=True, eq=False):
+    """One target of a route with the replicas that serve it."""
+
+    target: Target
+    replicas: tuple[Replica, ...]
+
+
+class Route:
+    """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
+
+    __slots__ = ("arms", "concurrency", "drop", "inflight", "name", "rename", "retries", "timeouts", "total_weight", "turn")
+
+    def __init__(
+        self,
+        name: str,
+        arms: tuple[Arm, ...],
+        *,
+        retries: int = 1,
+        rename: bool = False,
+        drop: bool = False,
+        timeouts: Mapping[str, Timeouts] | None = None,
+        concurrency: int | None = None,
+    ) -> None:
+        self.name, self.arms, self.retries, self.rename, self.drop = name, arms, retries, rename, drop
+        self.timeouts = timeouts or {}
+        self.concurrency = concurrency
+        self.inflight = 0
+        self.total_weight = sum(arm.target.weight for arm in arms)
+        self.turn = 0
+
+    def __repr__(self) -> str:
+        return f"<Route {self.name}: {', '.join(f'{a.target.backend}/{a.target.model}' for a in self.arms)}>"
+
+    @property
+    def replicas(self) -> list[Replica]:
+        """Every replica of every arm."""
+        return [r for arm in self.arms for r in arm.replicas]
+
+
+class Decision(msgspec.Struct, frozen=True, eq=False):
+    """Where a call goes and why."""
+
+    replica: Replica
+    target: Target
+    reason: str
+    scores: Mapping[str, Any] = {}
