@@ -1,10 +1,23 @@
 """The configuration: one YAML file (or flags) in, one checked `Config` out.
 
-`load` and `parse` raise `ConfigError`, whose text names every problem with its path (`$.backends.gpu.urls[1]: ...`).
+`load`, `parse` and `from_flags` raise `ConfigError`, whose text names every problem with its path
+(`$.backends.gpu.urls[1]: ...`). Keys are hashed here: a `Config` never holds a client's key in plain text.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from gateway import config_flags
+from gateway.config_check import check, is_loopback
+from gateway.config_decode import ConfigError, Problem, decode, expand, join, lines, read_yaml
+from gateway.config_flags import Flags
 from gateway.config_types import (
     AdminConfig,
     BackendConfig,
@@ -15,13 +28,141 @@ from gateway.config_types import (
     RouteConfig,
     Secret,
     ServerConfig,
-    Size,
     TargetConfig,
     TimeoutsOverride,
     Tls,
 )
 
 __all__ = [
-    "AdminConfig", "BackendConfig", "Config", "KeyConfig", "Limits", "LogConfig", "RouteConfig", "Secret", "ServerConfig", "Size",
-    "TargetConfig", "TimeoutsOverride", "Tls",
+    "AdminConfig", "BackendConfig", "Config", "ConfigError", "Flags", "KeyConfig", "Limits", "LogConfig", "RouteConfig", "Secret",
+    "ServerConfig", "TargetConfig", "TimeoutsOverride", "Tls", "from_flags", "hash_key", "is_loopback", "load", "parse", "schema",
 ]  # fmt: skip
+
+
+def hash_key(key: str) -> str:
+    """How a client's key is kept and compared: "sha256:" and 64 hex digits of its UTF-8 bytes."""
+    return "sha256:" + hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def parse(text: str, env: Mapping[str, str], *, source: str = "", folder: Path | None = None) -> Config:
+    """The configuration in a YAML text. `env` answers `${NAME}`; relative paths count from `folder` when given.
+
+    Blocks only to look at files that it names. Raises ConfigError with every problem found.
+    """
+    return _finish(_read(text, env, source, folder), source)
+
+
+def load(path: Path | str, env: Mapping[str, str] | None = None) -> Config:
+    """The configuration in the YAML file `path`; relative paths in it count from its folder. Blocks. Raises ConfigError."""
+    text, folder = _text(Path(path))
+    return parse(text, os.environ if env is None else env, source=str(path), folder=folder)
+
+
+def from_flags(flags: Flags, env: Mapping[str, str], *, file: Path | None = None, builtin_name: str = "pointsman-toy") -> Config:
+    """The configuration of a command line: `file` when given, with the flags and `$POINTSMAN_KEYS` added. Blocks. Raises ConfigError."""
+    base = Config()
+    if file is not None:
+        text, folder = _text(file)
+        base = _read(text, env, str(file), folder)
+    return _finish(config_flags.apply(base, flags, env, builtin_name), str(file) if file is not None else "")
+
+
+def _text(path: Path) -> tuple[str, Path]:
+    try:
+        return path.read_text(encoding="utf-8-sig"), path.absolute().parent
+    except OSError as error:
+        raise ConfigError([f"cannot read the configuration: {error.strerror or 'unknown reason'}"], str(path)) from None
+    except UnicodeDecodeError:
+        raise ConfigError(["cannot read the configuration: it is not UTF-8 text"], str(path)) from None
+
+
+def _read(text: str, env: Mapping[str, str], source: str, folder: Path | None) -> Config:
+    problems: list[Problem] = []
+    try:
+        tree = expand(read_yaml(text), env, "$", problems)
+        config = decode(Config, tree, "$", problems)
+    except ConfigError as error:
+        raise ConfigError(error.problems, source) from None
+    except RecursionError:
+        raise ConfigError(["nested too deeply"], source) from None
+    if problems:
+        raise ConfigError(lines(problems), source)
+    assert isinstance(config, Config)
+    return _anchor(config, folder) if folder is not None else config
+
+
+def _finish(config: Config, source: str) -> Config:
+    """Add the routes that go without saying, hash the keys, check. Raises ConfigError."""
+    problems: list[Problem] = []
+    keys = tuple(_seal(key, join("$.keys", index), problems) for index, key in enumerate(config.keys))
+    config = msgspec.structs.replace(config, keys=keys, routes=_own_routes(config))
+    sealed = {path for path, _ in problems}
+    problems += [problem for problem in check(config) if problem[0] not in sealed]
+    if problems:
+        raise ConfigError(lines(problems), source)
+    return config
+
+
+def _own_routes(config: Config) -> dict[str, RouteConfig]:
+    """The routes, and one for each engine that no route names: to configure an engine is to want it served."""
+    named = {target.backend for route in config.routes.values() for target in route.targets}
+    silent = [name for name, backend in config.backends.items() if backend.engine and name not in named and name not in config.routes]
+    return {**config.routes, **{name: RouteConfig(targets=(TargetConfig(backend=name),)) for name in silent}}
+
+
+def _seal(key: KeyConfig, path: str, problems: list[Problem]) -> KeyConfig:
+    if key.key is None:
+        return key
+    if key.hash is not None:
+        problems.append((path, "has both `key` and `hash`; keep one"))
+    elif not key.key or not all(33 <= ord(letter) <= 126 for letter in key.key):
+        problems.append((path, "`key` must be visible ASCII without spaces, and not empty"))
+    return msgspec.structs.replace(key, key=None, hash=hash_key(key.key))
+
+
+def _anchor(config: Config, folder: Path) -> Config:
+    """`config` with its relative paths made absolute from `folder`."""
+
+    def at(path: str) -> str:
+        return str(folder / Path(path).expanduser())
+
+    def backend(entry: BackendConfig) -> BackendConfig:
+        changes: dict[str, Any] = {}
+        if isinstance(entry.verify, str):
+            changes["verify"] = at(entry.verify)
+        if entry.model and not entry.model.startswith("hf:") and (entry.model.startswith((".", "~")) or entry.model.endswith(".gguf")):
+            changes["model"] = at(entry.model)
+        return msgspec.structs.replace(entry, **changes) if changes else entry
+
+    tls = config.server.tls
+    server = msgspec.structs.replace(config.server, tls=Tls(cert=at(tls.cert), key=at(tls.key))) if tls is not None else config.server
+    return msgspec.structs.replace(config, server=server, backends={name: backend(entry) for name, entry in config.backends.items()})
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors and for checks elsewhere."""
+    out = msgspec.json.schema(Config, schema_hook=_schema_hook)
+    out["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    out["title"] = "Pointsman configuration"
+    out["$defs"] = {name.lstrip("_"): _or_variable(part) for name, part in out["$defs"].items()}
+    return out
+
+
+def _schema_hook(kind: type) -> dict[str, Any]:
+    if kind is not Secret:
+        raise NotImplementedError
+    return {"type": "string"}
+
+
+def _or_variable(part: Any) -> Any:
+    """A field that wants a number, a truth or one of some words may also be a text with a `${VARIABLE}`; a size also one with its unit."""
+    if isinstance(part, list):
+        return [_or_variable(item) for item in part]
+    if not isinstance(part, dict):
+        return part
+    part = {key: _or_variable(value) if key != "default" else value for key, value in part.items()}
+    pattern = r"^\s*[0-9.]+\s*([kKmMgG]?[iI]?[bB]?)\s*$|\$\{" if part.pop("size", False) else r"\$\{"
+    if part.get("type") not in ("integer", "number", "boolean") and "enum" not in part:
+        return part
+    outer = {key: part.pop(key) for key in ("default", "description") if key in part}
+    return {"anyOf": [part, {"type": "string", "pattern": pattern}], **outer}

@@ -19,6 +19,7 @@ _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 1000**2, "mb": 1000**2, "g"
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Size = Annotated[int, msgspec.Meta(ge=1, extra={"size": True}, extra_json_schema={"size": True})]  # bytes; see `read_size`
 Weight = Annotated[float, msgspec.Meta(ge=0)]
 Kind = Literal[
     "openai", "vllm", "sglang", "llama-server", "llamacpp", "llama-cpp-python", "ollama", "nim", "tgi", "lmstudio", "openrouter"
@@ -26,18 +27,12 @@ Kind = Literal[
 Engine = Literal["llamacpp", "llama-server", "llama-cpp-python", "vllm", "sglang", "command"]
 
 
-class Size(int):
-    """A number of bytes; in the file a number or a text such as `512KiB`, `32MiB`, `2GB`."""
-
-    @classmethod
-    def read(cls, value: object) -> Size:
-        """The size that `value` says. Raises ValueError with one sentence."""
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return cls(value)
-        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", value) if isinstance(value, str) else None
-        if found is None or found[2].lower() not in _UNITS or float(found[1]) <= 0:
-            raise ValueError(f'{value!r} is not a size; write a positive number of bytes or a text such as "32MiB"')
-        return cls(float(found[1]) * _UNITS[found[2].lower()])
+def read_size(text: str) -> int:
+    """The bytes that a text such as `512KiB`, `32MiB`, `2GB` or `4096` says. Raises ValueError with one sentence."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", text)
+    if found is None or found[2].lower() not in _UNITS:
+        raise ValueError(f'{text!r} is not a size; write a number of bytes or a text such as "32MiB"')
+    return int(float(found[1]) * _UNITS[found[2].lower()])
 
 
 class Secret(str):
@@ -70,14 +65,14 @@ class AdminConfig(_Noun, frozen=True, kw_only=True):
 class Limits(_Noun, frozen=True, kw_only=True):
     """Caps on what one client or one answer may take. Bytes, seconds, counts."""
 
-    body_bytes: Size = Size(32 * MIB)
-    header_bytes: Size = Size(64 * KIB)
+    body_bytes: Size = 32 * MIB
+    header_bytes: Size = 64 * KIB
     header_seconds: Seconds = 10.0
     body_seconds: Seconds = 60.0
     connections: Count = 10_000
     concurrency: Count = 4096
-    answer_bytes: Size = Size(64 * MIB)
-    event_bytes: Size = Size(8 * MIB)
+    answer_bytes: Size = 64 * MIB
+    event_bytes: Size = 8 * MIB
     keep_alive_seconds: Seconds = 75.0
     client_stall_seconds: Seconds = 120.0
 

@@ -1,0 +1,224 @@
+"""What must hold between the configuration's parts. Pure, but for asking whether the TLS files are there."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import SplitResult, urlsplit
+
+import msgspec
+
+from gateway.config_decode import Problem, did_you_mean, join
+from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig, TargetConfig
+
+_REMOTE_ONLY = ("key", "headers", "timeouts", "proxy", "http2", "verify", "discover")
+_ENGINE_ONLY = (
+    "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
+    "embeddings", "reranking", "chat_template",
+)  # fmt: skip
+_IN_PYTHON = ("vllm", "sglang", "llama-cpp-python", "llamacpp")
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f\"\\]{1,256}")
+_HASH = re.compile(r"sha256:[0-9a-f]{64}")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+def check(config: Config) -> list[Problem]:
+    """Every problem in `config`; empty when it can be used. Blocks only to look at the files it names."""
+    problems = list(_server(config))
+    for name, backend in config.backends.items():
+        problems += _backend(join("$.backends", name), name, backend)
+    for name, route in config.routes.items():
+        problems += _route(join("$.routes", name), name, route, config)
+    problems += _aliases(config)
+    problems += _keys(config)
+    return problems
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach a socket bound to `host`."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def url_problem(url: str) -> str:
+    """What is wrong with a backend's URL, as one sentence without the URL (it may hold a secret); empty when it is fine."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL; write http://HOST:PORT/v1"
+    if parts.scheme == "unix":
+        return "" if parts.path.startswith("/") and not parts.netloc else "must name a socket by its whole path: unix:///PATH.sock or unix:///PATH.sock:/v1"
+    if parts.scheme not in ("http", "https"):
+        return "must start with http://, https:// or unix:///"
+    if not parts.hostname or port == 0:
+        return "names no host or a port that cannot be; write http://HOST:PORT/v1"
+    return _url_extras(url, parts)
+
+
+def _url_extras(url: str, parts: SplitResult) -> str:
+    if parts.username is not None or parts.password is not None:
+        return "holds a user name or password; put the key into `key` or `headers`"
+    if parts.query or parts.fragment:
+        return "has a query or fragment (`?...`, `#...`); give the base URL only"
+    if re.search(r"[\s\x00-\x1f\x7f]", url):
+        return "holds a space or control character"
+    return ""
+
+
+def _server(config: Config) -> Iterator[Problem]:
+    server = config.server
+    if not is_loopback(server.host) and not config.keys:
+        yield (
+            "$.server.host",
+            f"{server.host} can be reached from other machines and no key is configured, so anyone could use the models; "
+            "add a key (`keys:` or --key), or listen on 127.0.0.1",
+        )
+    if server.admin.port is not None and not is_loopback(server.admin.host) and not any(key.admin for key in config.keys):
+        yield (
+            "$.server.admin.host",
+            f"{server.admin.host} can be reached from other machines and no key has `admin: true`; add such a key, or listen on 127.0.0.1",
+        )
+    if server.port and server.port == server.admin.port and server.host == server.admin.host:
+        yield "$.server.admin.port", f"{server.port} is the gateway's own port; choose another, 0 for any, or null for none"
+    yield from _tls(server)
+    for index, origin in enumerate(server.cors_origins):
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#]+", origin):
+            yield join("$.server.cors_origins", index), "is not an origin; write https://HOST[:PORT] without a path, or *"
+    for index, host in enumerate(server.hosts):
+        if not re.fullmatch(r"[^/\s]+", host):
+            yield join("$.server.hosts", index), "is not a host name; write it as in a URL, without http:// or a path"
+
+
+def _tls(server: ServerConfig) -> Iterator[Problem]:
+    if server.tls is None:
+        return
+    for field in ("cert", "key"):
+        path = Path(getattr(server.tls, field))
+        if not path.is_file():
+            yield f"$.server.tls.{field}", f"there is no file {path}"
+
+
+def _backend(path: str, name: str, backend: BackendConfig) -> Iterator[Problem]:
+    yield from _named(path, name, "backend")
+    ways = [way for way in ("url", "urls", "engine") if getattr(backend, way)]
+    if len(ways) != 1:
+        got = "got none of them" if not ways else "got " + " and ".join(f"`{way}`" for way in ways)
+        yield path, f"needs exactly one of `url`, `urls` (a server elsewhere) and `engine` (one that the gateway runs); {got}"
+        return
+    foreign, why = (
+        (_REMOTE_ONLY, "a server elsewhere (`url`)") if backend.engine else (_ENGINE_ONLY, "an engine that the gateway runs (`engine`)")
+    )
+    default = BackendConfig()
+    for field in foreign:
+        if getattr(backend, field) != getattr(default, field):
+            yield join(path, field), f"is only for {why}"
+    yield from _engine(path, backend) if backend.engine else _remote(path, backend)
+
+
+def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    for index, url in enumerate(backend.all_urls):
+        if wrong := url_problem(url):
+            yield join(path, "url") if backend.url else join(join(path, "urls"), index), wrong
+    if len(set(backend.all_urls)) < len(backend.all_urls):
+        yield join(path, "urls"), "names the same server twice; for more calls at once set `slots`"
+    if isinstance(backend.verify, str) and not Path(backend.verify).is_file():
+        yield join(path, "verify"), f"there is no file {backend.verify}"
+    if backend.proxy is not None and not re.match(r"(https?|socks5h?)://[^/\s]", backend.proxy):
+        yield join(path, "proxy"), "must be http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"
+    for field in msgspec.structs.fields(type(backend.timeouts)):
+        if not getattr(backend.timeouts, field.name) > 0:
+            yield join(join(path, "timeouts"), field.name), "must be more than 0 seconds"
+    yield from _sent(path, backend)
+
+
+def _sent(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    for header, value in backend.headers.items():
+        if not _TOKEN.fullmatch(header) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
+            yield join(join(path, "headers"), header), "cannot be sent: it holds a line break or another character that a header must not have"
+    if backend.key is not None and not re.fullmatch(r"[\x21-\x7e]+", backend.key):
+        yield join(path, "key"), "must be visible ASCII without spaces, and not empty"
+
+
+def _engine(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    if backend.engine == "command":
+        if not backend.command:
+            yield path, "`engine: command` needs `command`, a list: the program and its arguments"
+    elif not backend.model:
+        yield path, f"`engine: {backend.engine}` needs `model`: a path, hf:REPO[:QUANT], or builtin"
+    if backend.command and backend.engine not in ("command", "llama-server"):
+        yield join(path, "command"), f"is not used by `engine: {backend.engine}`; for your own program write `engine: command`"
+    if backend.python is not None and backend.engine not in _IN_PYTHON:
+        yield join(path, "python"), f"is not used by `engine: {backend.engine}`"
+    for name in backend.env:
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            yield join(join(path, "env"), name), "is not the name of an environment variable"
+
+
+def _route(path: str, name: str, route: RouteConfig, config: Config) -> Iterator[Problem]:
+    yield from _named(path, name, "route")
+    if not route.targets:
+        yield join(path, "targets"), "is empty; name at least one backend"
+    elif not any(target.weight for target in route.targets):
+        yield join(path, "targets"), "every weight is 0, so no call could go anywhere; give at least one a weight"
+    seen: set[tuple[str, str]] = set()
+    for index, target in enumerate(route.targets):
+        here = join(join(path, "targets"), index)
+        yield from _target(here, target, config)
+        if (target.backend, target.model) in seen:
+            yield here, "stands twice in this route; use `weight`"
+        seen.add((target.backend, target.model))
+
+
+def _target(path: str, target: TargetConfig, config: Config) -> Iterator[Problem]:
+    if target.backend not in config.backends:
+        hint = did_you_mean(target.backend, config.backends) or f" Configured: {', '.join(config.backends) or 'none'}."
+        yield join(path, "backend"), f"there is no backend `{target.backend}`.{hint}"
+
+
+def _aliases(config: Config) -> Iterator[Problem]:
+    owner: dict[str, str] = {}
+    for name, route in config.routes.items():
+        for index, alias in enumerate(route.aliases):
+            here = join(join(join("$.routes", name), "aliases"), index)
+            yield from _named(here, alias, "alias")
+            if alias in config.routes:
+                yield here, f"`{alias}` is already the name of a route"
+            elif alias in owner:
+                yield here, f"`{alias}` is already an alias of the route `{owner[alias]}`"
+            owner.setdefault(alias, name)
+
+
+def _keys(config: Config) -> Iterator[Problem]:
+    names: set[str] = set()
+    hashes: dict[str, str] = {}
+    public = {*config.routes, *(alias for route in config.routes.values() for alias in route.aliases)}
+    closed = not any(backend.discover for backend in config.backends.values())
+    for index, key in enumerate(config.keys):
+        here = join("$.keys", index)
+        if key.name in names:
+            yield join(here, "name"), f"`{key.name}` is already the name of another key"
+        names.add(key.name)
+        yield from _named(join(here, "name"), key.name, "key")
+        yield from _one_key(here, key)
+        if key.hash and hashes.setdefault(key.hash, key.name) != key.name:
+            yield here, f"is the same key as `{hashes[key.hash]}`"
+        for at, route in enumerate(key.routes or ()):
+            if closed and route not in public:
+                yield join(join(here, "routes"), at), f"there is no route `{route}`.{did_you_mean(route, public)}"
+
+
+def _one_key(path: str, key: KeyConfig) -> Iterator[Problem]:
+    if key.hash is None:
+        yield path, 'needs `key: ${SOME_VARIABLE}` or `hash: "sha256:..."`'
+    elif not _HASH.fullmatch(key.hash):
+        yield join(path, "hash"), 'must be "sha256:" and 64 lower-case hex digits: printf %s KEY | sha256sum'
+
+
+def _named(path: str, name: str, what: str) -> Iterator[Problem]:
+    if not _NAME.fullmatch(name):
+        yield path, f"is not a name for a {what}; use 1 to 256 characters without spaces, quotes, backslashes or control characters"
