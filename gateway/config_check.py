@@ -139,7 +139,7 @@ def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:
 def _sent(path: str, backend: BackendConfig) -> Iterator[Problem]:
     for header, value in backend.headers.items():
         if not _TOKEN.fullmatch(header) or re.search(r"[\x00-\x08\x0a-\x1f\x7f]", value):
-            yield join(join(path, "headers"), header), "cannot be sent: it holds a line break or another character that a header must not have"
+            yield join(join(path, "headers"), header), "cannot be sent: it holds a character that a header must not have"
     if backend.key is not None and not re.fullmatch(r"[\x21-\x7e]+", backend.key):
         yield join(path, "key"), "must be visible ASCII without spaces, and not empty"
 
