@@ -63,14 +63,10 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 def events(data: bytes) -> list[bytes]:
     """Whole events one by one, each with the empty line that ends it."""
-    if b"\r\n\r\n" not in data:
-        return [part + b"\n\n" for part in data.split(b"\n\n") if part]
     out: list[bytes] = []
-    for part in data.split(b"\r\n\r\n"):
-        pieces = [p for p in part.split(b"\n\n") if p]
-        if pieces:
-            out += [p + b"\n\n" for p in pieces[:-1]]
-            out.append(pieces[-1] + (b"\n\n" if part.endswith(b"\n\n") else b"\r\n\r\n"))
+    while data:
+        event, data = first(data)
+        out.append(event)
     return out
 
 
@@ -78,6 +74,24 @@ def plain(data: bytes) -> bool:
     """True when no event in `data` (whole events) can be an error, a finish or the end. Quotation marks inside JSON strings
     are escaped, so `"error"` can only be a key or a whole string value."""
     return not (b'"error"' in data or b'_reason":"' in data or b'_reason": "' in data or b"[DONE]" in data or b"event:" in data)
+
+
+_MARKS = (b'"error"', b'_reason":"', b'_reason": "', b"[DONE]", b"event:")
+
+
+def plain_prefix(data: bytes) -> int:
+    """The length of the longest run of whole events at the start of `data` (whole events) for which `plain` holds."""
+    hits = [i for i in (data.find(mark) for mark in _MARKS) if i >= 0]
+    if not hits:
+        return len(data)
+    return len(split(data[: min(hits)])[0])
+
+
+def first(data: bytes) -> tuple[bytes, bytes]:
+    """The first event of `data` (whole events, not empty), and what follows it."""
+    lf, crlf = data.find(b"\n\n"), data.find(b"\r\n\r\n")
+    end = crlf + 4 if crlf >= 0 and (lf < 0 or crlf < lf) else lf + 2
+    return data[:end], data[end:]
 
 
 def payload(event: bytes) -> tuple[bytes, bytes]:

@@ -144,6 +144,19 @@ def usage(body: bytes) -> Usage | None:
     return Usage(total - cached - written, cached, written, out - reasoning, reasoning)
 
 
+def usage_tail(body: bytes) -> bytes:
+    """The part of a whole answer that `usage` needs, so that a large body need not be kept: its end, from the last `"usage"`
+    on, made an object again. Small bodies are returned as they are."""
+    if len(body) <= 16 * 1024:
+        return body
+    at = body.rfind(b'"usage"')
+    end = body.find(b"}", body.rfind(b"_tokens", at)) if at >= 0 else -1
+    if at < 0 or end - at > 4096:
+        return b"{}"
+    braces = body[at:end].count(b"{") - body[at:end].count(b"}")
+    return b"{" + body[at:end] + b"}" * (braces + 1)
+
+
 _TYPES = {
     "bad_request": "invalid_request_error", "auth": "authentication_error", "forbidden": "permission_error",
     "not_found": "not_found_error", "too_large": "invalid_request_error", "rate_limited": "rate_limit_error",

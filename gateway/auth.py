@@ -1,0 +1,100 @@
+"""Who calls: API keys by hash, and what a browser on the same machine must not do to a gateway without keys. Pure state, built
+from configuration; nothing is kept of a key but its SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from backends.types import Fault
+from gateway.config import KeyConfig
+
+_sha256 = hashlib.sha256
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+class Tenant(msgspec.Struct, frozen=True, eq=False):
+    """Who a key belongs to and which routes it may call (None: all)."""
+
+    name: str
+    routes: frozenset[str] | None = None
+    admin: bool = False
+
+
+ANYONE = Tenant("")
+
+
+def digest(key: str) -> bytes:
+    """SHA-256 of a key, 32 bytes."""
+    return _sha256(key.encode()).digest()
+
+
+class Door:
+    """Checks a request's headers (names in lower case) before anything else is done for it."""
+
+    def __init__(self, keys: Iterable[KeyConfig], hosts: Iterable[str], origins: Iterable[str]) -> None:
+        self.tenants: dict[bytes, Tenant] = {}
+        for k in keys:
+            assert k.hash is not None  # the loader leaves only hashes
+            self.tenants[bytes.fromhex(k.hash.removeprefix("sha256:"))] = Tenant(k.name, None if k.routes is None else frozenset(k.routes), k.admin)
+        self.hosts = frozenset(h.lower() for h in (*hosts, *LOOPBACK))
+        self.origins = frozenset(o.encode() for o in origins)
+
+    @property
+    def locked(self) -> bool:
+        """Whether a key is needed."""
+        return bool(self.tenants)
+
+    def identify(self, headers: Mapping[bytes, bytes]) -> Tenant:
+        """The caller. Raises Fault `auth` (no or unknown key) or, on a keyless gateway, `forbidden` (a foreign Host or Origin:
+        what DNS rebinding and cross-site pages look like)."""
+        if self.tenants:
+            value = headers.get(b"authorization")
+            key = value[7:].strip() if value is not None and value[:7].lower() == b"bearer " else headers.get(b"x-api-key") or headers.get(b"api-key")
+            if not key:
+                raise Fault("auth", "No API key: send 'Authorization: Bearer KEY'.", origin="client", code="missing_api_key")
+            tenant = self.tenants.get(_sha256(key).digest())
+            if tenant is None:
+                raise Fault("auth", "Unknown API key.", origin="client", code="invalid_api_key")
+            return tenant
+        self.local(headers)
+        return ANYONE
+
+    def local(self, headers: Mapping[bytes, bytes]) -> None:
+        """Raises Fault `forbidden` when Host or Origin say that a web page of elsewhere sent this."""
+        host = headers.get(b"host", b"")
+        if _hostname(host) not in self.hosts:
+            raise Fault(
+                "forbidden", f"Host '{host[:100].decode('latin-1')}' is not one of this gateway's names; add it under server.hosts.",
+                origin="client", code="host_not_allowed",
+            )  # fmt: skip
+        origin = headers.get(b"origin")
+        if origin is not None and origin not in self.origins and _hostname(origin.partition(b"://")[2]) not in self.hosts:
+            raise Fault(
+                "forbidden", f"Origin '{origin[:100].decode('latin-1')}' is not allowed; add it under server.cors_origins.",
+                origin="client", code="origin_not_allowed",
+            )  # fmt: skip
+
+    def cors(self, headers: Mapping[bytes, bytes]) -> bytes:
+        """The header lines that let a configured browser origin read the answer; empty otherwise."""
+        if not self.origins:
+            return b""
+        origin = headers.get(b"origin")
+        if origin is None or not (origin in self.origins or b"*" in self.origins):
+            return b""
+        return b"access-control-allow-origin: %b\r\nvary: origin\r\n" % origin
+
+
+def _hostname(host: bytes) -> str:
+    """A Host header without its port."""
+    text = host.decode("latin-1").lower()
+    if text.startswith("["):
+        return text.partition("]")[0] + "]"
+    return text.partition(":")[0]
+
+
+def allowed(tenant: Tenant, route: str) -> bool:
+    """Whether the caller may use the route."""
+    return tenant.routes is None or route in tenant.routes

@@ -1,0 +1,393 @@
+"""One request, from its bytes to its record. Knows its client only as a `Sink` and its upstream only as a `Flight`, so it runs
+without sockets in tests, and the same way behind our own protocol and behind ASGI.
+
+Life: `start` (who, what, which route) → `dispatch` (pick, lease, send; or parked until a replica comes) → the `Receiver` callbacks
+→ exactly one of `_finish`, `_refuse`, `gone`, all of which end in `_end`. Before the content commit a retryable fault excludes the
+replica and dispatches again; after it the client gets an error event. Everything here is synchronous, on the event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
+
+from backends import wire
+from backends.faults import from_answer
+from backends.types import Call, Fault, Flight
+from gateway.auth import ANYONE, Tenant
+from gateway.record import Record
+from gateway.relay import StreamRelay, WholeAnswer
+from routing import health
+from routing.lease import Lease
+from routing.types import Decision, Replica, Route
+
+if TYPE_CHECKING:
+    from gateway.serve import Core
+
+SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
+JSON_HEAD = b"content-type: application/json\r\n"
+WAITING = b": waiting\n\n"
+MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
+_PASSED = (
+    b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
+    b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
+)  # fmt: skip
+
+
+class Sink(Protocol):
+    """The client's side. `lines` are header lines, each ended by CRLF, without length or framing. After `respond` or `finish` the
+    sink is done; `break_off` closes the connection so that the client sees a cut answer."""
+
+    def respond(self, status: int, lines: bytes, body: bytes) -> None: ...
+
+    def begin(self, status: int, lines: bytes, first: bytes) -> None: ...
+
+    def send(self, data: bytes) -> None: ...
+
+    def finish(self, last: bytes) -> None: ...
+
+    def break_off(self) -> None: ...
+
+
+class Exchange:
+    """One request under way. See the module's text for its life."""
+
+    __slots__ = (
+        "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended", "excluded",
+        "flight", "headers", "id", "last_fault", "lease", "parked_at", "paused_at", "received", "relay", "route", "sink", "status",
+        "stream", "tenant", "ttft", "upstream_headers",
+    )  # fmt: skip
+
+    def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
+        self.core, self.sink, self.api, self.headers = core, sink, api, headers
+        self.id = core.request_id(headers)
+        self.received = time.monotonic()
+        self.comment_at = self.received + core.server.head_commit_seconds  # when a silent stream gets its head
+        self.tenant: Tenant = ANYONE
+        self.route: Route | None = None
+        self.call: Call | None = None
+        self.decision: Decision | None = None
+        self.lease: Lease | None = None
+        self.flight: Flight | None = None
+        self.relay: StreamRelay | None = None
+        self.answer: WholeAnswer | None = None
+        self.excluded: set[Replica] | tuple[()] = ()
+        self.last_fault: Fault | None = None
+        self.upstream_headers: Mapping[bytes, bytes] = {}
+        self.attempts = self.status = self.chunks = self.bytes_out = 0
+        self.stream = self.begun = self.ended = False
+        self.ttft: float | None = None
+        self.parked_at: float | None = None
+        self.paused_at: float | None = None
+        self.cors = self.dropped = b""
+
+    # --- in
+    def start(self, body: bytes) -> None:
+        """Takes the whole body. Never raises: every outcome goes to the sink, now or later."""
+        core = self.core
+        core.inflight.add(self)
+        try:
+            core.admit(self)
+            self._read(body)
+            self.dispatch()
+        except Fault as fault:
+            self._refuse(fault)
+
+    def refuse(self, fault: Fault) -> None:
+        """Ends a request that never became one (too large, too slow, malformed) with the fault's answer and record."""
+        self._refuse(fault)
+
+    def _read(self, body: bytes) -> None:
+        doc = wire.parse(body)
+        model = wire.text(doc, "model")
+        if model is None:
+            raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
+        self.stream = wire.flag(doc, "stream")
+        route = self.core.route(model, self.tenant)
+        self.route = route
+        if route.concurrency is not None and route.inflight >= route.concurrency:
+            self.route = None  # not counted in
+            raise Fault("rate_limited", f"Model '{model}' has {route.concurrency} calls under way, its limit.", retry_after=1.0, code="route_busy")
+        route.inflight += 1
+        self.call = Call(self.id, self.api, model, self.stream, doc, self.tenant.name, self.headers, self.received)
+
+    # --- towards an engine
+    def dispatch(self) -> None:
+        """Sends the call to a replica, parks it until one comes, or raises the Fault that says why neither can be."""
+        route, call = self.route, self.call
+        assert route is not None and call is not None
+        decision = self.core.pick(route, self.excluded)
+        if decision is None:
+            self.core.park(self)
+            return
+        self.parked_at = None
+        self.decision = decision
+        target, replica = decision.target, decision.replica
+        if target.unsupported and not target.unsupported.isdisjoint(call.doc):
+            call = self._unsupported(call, target.unsupported, target.backend, route)
+        self.relay = self.answer = None
+        self.attempts += 1
+        self.lease = Lease(replica)
+        try:
+            self.flight = replica.link.send(call, target, route.timeouts.get(target.backend), self)
+        except Fault:
+            self._release()
+            raise
+
+    def redispatch(self) -> None:
+        """The wait may be over: tries again; parks again when it is not."""
+        waited_since = self.parked_at
+        try:
+            self.dispatch()
+            if self.parked_at is not None:
+                self.parked_at = waited_since
+        except Fault as fault:
+            self.parked_at = None
+            self._refuse(fault)
+
+    def shut(self) -> None:
+        """The gateway stops before the answer is whole."""
+        if self.flight is not None:
+            self.flight.cancel()
+        self._refuse(Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining"))
+
+    def _unsupported(self, call: Call, unsupported: frozenset[str], backend: str, route: Route) -> Call:
+        found = sorted(k for k in unsupported.intersection(call.doc) if call.doc[k] != b"null")
+        if found and not route.drop:
+            raise wire.bad(
+                f"Backend '{backend}' does not support {', '.join(repr(f) for f in found)}. Leave it out, or set on_unsupported: drop on the route.",
+                param=found[0], code="unsupported_parameter",
+            )  # fmt: skip
+        self.dropped = ",".join(found).encode()
+        doc = wire.drop(call.doc, found)
+        return Call(call.id, call.api, call.model, call.stream, doc, call.tenant, call.headers, call.received)
+
+    def _release(self) -> None:
+        """Gives back what the attempt holds on a replica. Idempotent."""
+        lease, self.lease, self.flight = self.lease, None, None
+        if lease is not None and lease.end():
+            self.core.freed(lease.replica)
+
+    # --- Receiver
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        self.status = status
+        self.upstream_headers = headers
+        decision = self.decision
+        assert decision is not None
+        where, limits = decision.target.backend, self.core.limits
+        if status == 200 and headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
+            self.relay = StreamRelay(where, not self._wants_usage(), limits.event_bytes)
+        else:
+            self.answer = WholeAnswer(where, limits.answer_bytes if 200 <= status < 300 else MAX_ERROR)
+
+    def _wants_usage(self) -> bool:
+        call = self.call
+        assert call is not None
+        options = call.doc.get("stream_options")
+        if options is None:
+            return False
+        return b'"include_usage":true' in bytes(options) or wire.flag(wire.sub(call.doc, "stream_options"), "include_usage")
+
+    def on_data(self, data: bytes) -> None:
+        relay = self.relay
+        if relay is None:
+            answer = self.answer
+            assert answer is not None
+            if answer.size < answer.limit and (fault := answer.feed(data)) is not None:
+                self._over(fault)
+            return
+        out = relay.feed(data)
+        if out:
+            self._send(out)
+        if relay.fault is not None:
+            self._over(relay.fault)
+
+    def _over(self, fault: Fault) -> None:
+        """The answer is over before its end, by what it holds: the connection is of no more use."""
+        if self.flight is not None:
+            self.flight.cancel()
+        if 200 <= self.status < 300:
+            self._failed(fault)
+        else:
+            self.on_end()  # an endless error body: what there is suffices
+
+    def _send(self, out: bytes) -> None:
+        self.chunks += 1
+        self.bytes_out += len(out)
+        if self.ttft is None:
+            self.ttft = time.monotonic() - self.received
+            if not self.begun:
+                self.begun = True
+                self.sink.begin(200, self._lines(SSE_HEAD), out)
+                return
+        self.sink.send(out)
+
+    def on_end(self) -> None:
+        decision = self.decision
+        assert decision is not None
+        relay = self.relay
+        if relay is not None:
+            tail = relay.close()
+            if relay.fault is not None:
+                if tail:
+                    self._send(tail)
+                self._failed(relay.fault)
+                return
+            health.good(decision.replica)
+            self._finish_stream(tail)
+            return
+        answer = self.answer
+        assert answer is not None
+        body = answer.body()
+        if not 200 <= self.status < 300:
+            self._failed(from_answer(self.status, self.upstream_headers, body, decision.target.backend, time.time()))
+        elif (fault := answer.check(body)) is not None:
+            self._failed(fault)
+        else:
+            health.good(decision.replica)
+            self._respond(body)
+
+    def on_fault(self, fault: Fault) -> None:
+        self._failed(fault)
+
+    # --- out
+    def _failed(self, fault: Fault) -> None:
+        """An attempt failed: elsewhere if nothing was promised to the client yet, else told."""
+        decision = self.decision
+        assert decision is not None
+        health.bad(decision.replica, fault, time.monotonic())
+        self._release()
+        self.last_fault = fault
+        route = self.route
+        if self.ttft is None and fault.retry and route is not None and self.attempts <= route.retries:
+            self.excluded = {*self.excluded, decision.replica}
+            try:
+                self.dispatch()
+                return
+            except Fault as after:
+                if after.code != "no_replica":  # nothing better than the first fault to tell
+                    fault = after
+        self._refuse(fault)
+
+    def _refuse(self, fault: Fault) -> None:
+        """Tells the client of a fault: as a status, or as an event when the head has gone out."""
+        self._release()
+        if self.ended:
+            return
+        self.last_fault = fault
+        body = wire.envelope(fault)
+        if self.begun:
+            self.bytes_out += len(body)
+            self._end(200)
+            self.sink.finish(b"data: " + body + b"\n\n")
+            return
+        lines = self._lines(JSON_HEAD)
+        if fault.retry_after is not None:
+            lines += b"retry-after: %d\r\n" % max(1, round(fault.retry_after + 0.49))
+        if fault.kind == "auth":
+            lines += b"www-authenticate: Bearer\r\n"
+        self.bytes_out = len(body)
+        self._end(fault.status)
+        self.sink.respond(fault.status, lines, body)
+
+    def _respond(self, body: bytes) -> None:
+        self.bytes_out = len(body)
+        self.ttft = time.monotonic() - self.received
+        lines = self._lines(JSON_HEAD)
+        self.last_fault = None  # an earlier attempt's
+        self._release()
+        self._end(self.status)
+        self.sink.respond(self.status, lines, body)
+
+    def _finish_stream(self, tail: bytes) -> None:
+        self.bytes_out += len(tail)
+        self.last_fault = None  # an earlier attempt's
+        self._release()
+        if not self.begun:
+            self.ttft = time.monotonic() - self.received
+            self.sink.begin(200, self._lines(SSE_HEAD), b"")
+        self._end(200)
+        self.sink.finish(tail)
+
+    def _lines(self, first: bytes) -> bytes:
+        lines = b"%bx-request-id: %b\r\n" % (first, self.id.encode())
+        decision = self.decision
+        if decision is not None:
+            lines += b"x-pointsman-backend: %b\r\n" % decision.replica.name.encode()
+            upstream = self.upstream_headers
+            for name in _PASSED:
+                if name in upstream:
+                    lines += b"%b: %b\r\n" % (name, upstream[name])
+        if self.dropped:
+            lines += b"x-pointsman-dropped: %b\r\n" % self.dropped
+        return lines + self.cors
+
+    # --- the client
+    def gone(self) -> None:
+        """The client has left: the engine must not compute for nobody."""
+        if self.ended:
+            return
+        if self.flight is not None:
+            self.flight.cancel()
+        self._release()
+        self.last_fault = Fault("cancelled", "The client closed the connection.", origin="client")
+        self._end(499)
+
+    def pause(self) -> None:
+        """The client reads slower than the answer comes."""
+        self.paused_at = self.core.clients.now
+        if self.flight is not None:
+            self.flight.pause()
+
+    def resume(self) -> None:
+        """The client has caught up."""
+        self.paused_at = None
+        if self.flight is not None:
+            self.flight.resume()
+
+    def tick(self, now: float) -> None:
+        """What only time brings: the end of a wait, the head commit of a slow stream, a client that reads no more."""
+        core = self.core
+        if self.parked_at is not None and now - self.parked_at > core.server.wait_seconds:
+            self._refuse(core.waited(self))
+        elif self.paused_at is not None and now - self.paused_at > core.limits.client_stall_seconds:
+            self.sink.break_off()
+            self.gone()
+        elif self.stream and self.ttft is None and now > self.comment_at:
+            self.comment_at = now + core.server.head_commit_seconds
+            if self.begun:
+                self.sink.send(WAITING)
+            else:
+                self.begun = True
+                self.sink.begin(200, self._lines(SSE_HEAD), WAITING)
+
+    def _end(self, status: int) -> None:
+        """The end, once: out of the table, one record."""
+        if self.ended:
+            return
+        self.ended = True
+        self.core.ended(self)
+        self.status = status
+        tail = self._usage_bytes()
+        # The recorder reads it off the request's own path; it gets the few bytes that it needs, never the exchange.
+        self.core.recorder.put(self._record(status), None if tail is None else partial(wire.usage, tail))
+
+    def _usage_bytes(self) -> bytes | None:
+        if self.relay is not None:
+            return self.relay.usage_event
+        if self.answer is not None and self.last_fault is None:
+            return wire.usage_tail(self.answer.body())
+        return None
+
+    def _record(self, status: int) -> Record:
+        decision, fault = self.decision, self.last_fault
+        duration = time.monotonic() - self.received
+        return Record(
+            self.id, time.time() - duration, self.api, self.route.name if self.route is not None else "",
+            decision.target.backend if decision is not None else "", decision.replica.name if decision is not None else "",
+            self.tenant.name, self.stream, status, duration, self.ttft, self.attempts, self.chunks, self.bytes_out, None,
+            fault.kind if fault is not None else "", fault.origin if fault is not None else "", fault.message if fault is not None else "",
+            decision.reason if decision is not None else "",
+        )  # fmt: skip

@@ -1,0 +1,344 @@
+"""Our connection protocol, given to uvicorn as its `http=` class: hot requests are answered on the connection itself, everything
+else goes to an inner, unmodified uvicorn protocol and the ASGI app.
+
+Per connection one state: IDLE (at a message boundary), READING (a hot request is coming in), BUSY (its exchange is under way) or
+COLD (the inner protocol has the connection). The head is gathered whole before any parser sees it, so that its size is bounded, a
+request line decides the way once, and `Upgrade: h2c` can be taken out whatever way it was split. While an exchange is under way
+early bytes are kept (bounded) and reading goes on, so that a client that leaves is noticed at once. A connection returns from COLD
+only at a certain message boundary; where that cannot be told it stays cold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httptools
+from uvicorn.config import Config
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+from backends import wire
+from backends.types import Fault
+from gateway.exchange import Exchange
+from gateway.limits import bad_request, too_large
+
+if TYPE_CHECKING:
+    from gateway.serve import Core
+
+IDLE, READING, BUSY, COLD = range(4)
+HOT = {
+    b"POST /v1/chat/completions HTTP/1.1\r\n": "chat",
+    b"POST /v1/completions HTTP/1.1\r\n": "completions",
+    b"POST /v1/embeddings HTTP/1.1\r\n": "embeddings",
+}
+_HOT = tuple(HOT)
+MAX_EARLY = 64 * 1024
+_JOIN = 64 * 1024
+_H2C = re.compile(rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r\n")
+_CONNECTION = re.compile(rb"(?im)^(connection[ \t]*:)([^\r\n]*)(\r\n)")
+_H2C_TOKEN = re.compile(rb"(?i)\s*\b(?:upgrade|http2-settings)\b\s*,?")
+_STATUS = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
+_STATUS[499], _STATUS[529] = b"HTTP/1.1 499 Client Closed Request\r\n", b"HTTP/1.1 529 Overloaded\r\n"
+CLOSE = b"connection: close\r\n"
+
+
+def status_line(status: int) -> bytes:
+    """The first line of an answer."""
+    return _STATUS.get(status) or b"HTTP/1.1 %d Status\r\n" % status
+
+
+def without_h2c(head: bytes) -> bytes:
+    """A head without its offer to switch to HTTP/2, which stock Java clients send and the parser cannot decline (uvicorn#2722)."""
+    if b"pgrade" not in head and b"PGRADE" not in head:
+        return head
+    if not re.search(rb"(?im)^upgrade[ \t]*:[ \t]*h2c", head):
+        return head
+    head = _H2C.sub(b"", head)
+    return _CONNECTION.sub(lambda m: m[1] + _H2C_TOKEN.sub(b"", m[2]).rstrip(b", ") + m[3], head)
+
+
+class Front(asyncio.Protocol):
+    """One client connection. Construct as uvicorn does; `config.app_core` is the `Core` (see `gateway.wiring`)."""
+
+    __slots__ = (
+        "api", "buffer", "config", "core", "exchange", "expected", "extra", "fed", "headers", "inner", "inner_args", "keep", "on_body",
+        "on_header", "parser", "parts", "paused", "since", "state", "state_server", "transport",
+    )  # fmt: skip
+
+    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.config = config
+        self.core: Core = config.app_core  # type: ignore[attr-defined]
+        self.state_server = server_state
+        self.inner_args = (config, server_state, app_state, _loop)
+        self.inner: HttpToolsProtocol | None = None
+        self.state = IDLE
+        self.buffer = b""
+        self.exchange: Exchange | None = None
+        self.parser: httptools.HttpRequestParser | None = None
+        self.paused = self.keep = self.extra = False
+        self.fed = 0
+
+    # --- asyncio's side
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.since = self.core.clients.now
+        connections: set[Any] = self.state_server.connections
+        if len(connections) >= self.core.limits.connections:
+            self._reply(Fault("overloaded", "Too many connections.", retry_after=1.0, code="too_many_connections"), close=True)
+            return
+        connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state_server.connections.discard(self)  # type: ignore[arg-type]
+        inner, self.inner = self.inner, None
+        if inner is not None:
+            inner.connection_lost(exc)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.gone()
+        self.parser = self.on_header = self.on_body = None  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self.state == IDLE:
+            self._head(data)
+        elif self.state == READING:
+            self._feed(data)
+        elif self.state == COLD:
+            self._cold(data)
+        else:
+            self.buffer += data
+            if len(self.buffer) > MAX_EARLY:
+                self.transport.abort()  # a client that floods instead of waiting
+
+    def eof_received(self) -> None:
+        if self.inner is not None:
+            self.inner.eof_received()
+
+    def pause_writing(self) -> None:
+        if self.state == COLD and self.inner is not None:
+            self.inner.pause_writing()
+        self.paused = True
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        if self.inner is not None:
+            self.inner.resume_writing()
+        self.paused = False
+        if self.exchange is not None:
+            self.exchange.resume()
+
+    # --- the head decides
+    def _head(self, data: bytes) -> None:
+        if self.buffer:
+            data = self.buffer + data
+            self.buffer = b""
+        else:
+            self.since = self.core.clients.now
+            if data[:2] == b"\r\n":  # an empty line before a request is allowed (RFC 9112, 2.2)
+                data = data.lstrip(b"\r\n")
+        end = data.find(b"\r\n\r\n")
+        if end < 0 or end > self.core.limits.header_bytes:
+            self._incomplete(data, end)
+            return
+        head = data[: end + 4]
+        if b"pgrade" in head or b"PGRADE" in head:
+            data = without_h2c(head) + data[end + 4 :]
+        if data.startswith(_HOT):
+            self._hot(data)
+        else:
+            self.state = COLD
+            self._inner().data_received(data)
+
+    def _incomplete(self, data: bytes, end: int) -> None:
+        limit = self.core.limits.header_bytes
+        if end > limit or len(data) > limit:
+            self._reply(Fault("bad_request", f"The headers exceed {limit} bytes.", origin="client", status=431, code="headers_too_large"), close=True)
+        elif b"\n\n" in data or b"\n\r\n" in data.replace(b"\r\n", b""):
+            self._reply(bad_request("Header lines must end with CRLF."), close=True)
+        else:
+            self.buffer = data
+
+    def _hot(self, data: bytes) -> None:
+        if self.parser is None:
+            self.headers: dict[bytes, bytes] = {}
+            self.parts: list[bytes] = []
+            self.on_header = self.headers.__setitem__  # C callables: no Python frame a header or a piece of the body
+            self.on_body = self.parts.append
+            self.parser = httptools.HttpRequestParser(self)
+        self.api = HOT[data[: data.index(b"\r\n") + 2]]
+        self.state = READING
+        self.fed = 0
+        self._feed(data)
+        if self.state == READING:  # the body is still to come: what the head says can be checked before
+            self._early()
+
+    def _early(self) -> None:
+        headers = {k.lower(): v for k, v in self.headers.items()}
+        try:
+            self.core.door.identify(headers)
+            length = headers.get(b"content-length", b"0")
+            if length.isdigit() and int(length) > self.core.limits.body_bytes:
+                raise too_large(self.core.limits.body_bytes)
+        except Fault as fault:
+            self._reply(fault, close=True)
+            return
+        if headers.get(b"expect", b"").lower() == b"100-continue" and not self.parts:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _feed(self, data: bytes) -> None:
+        parser = self.parser
+        assert parser is not None
+        self.fed += len(data)
+        if self.fed > self.core.limits.body_bytes + self.core.limits.header_bytes:
+            self._reply(too_large(self.core.limits.body_bytes), close=True)
+            return
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserError as e:
+            if self.state == READING:
+                self._reply(bad_request(f"The request is not valid HTTP: {e}."), close=True)
+                return
+            self.extra = True  # rubbish after a whole request: answer that one, then close
+        except httptools.HttpParserUpgrade:
+            self._reply(bad_request("This server does not switch protocols."), close=True)
+            return
+        if self.state == BUSY and self.exchange is None:
+            self._begin()
+
+    def on_message_complete(self) -> None:
+        # Called inside feed_data; only here does the parser know whether the connection may stay open.
+        assert self.parser is not None
+        if self.state == BUSY:
+            self.extra = True  # a second request in the same read: httptools cannot pause, so answer one, then close
+            return
+        self.keep = self.parser.should_keep_alive()
+        self.body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        self.fields = {k.lower(): v for k, v in self.headers.items()}
+        self.state = BUSY
+
+    def _begin(self) -> None:
+        body, self.body = self.body, b""
+        self.parts.clear()
+        self.headers.clear()
+        if self.extra:
+            self.keep = False
+        if len(body) > self.core.limits.body_bytes:
+            self._reply(too_large(self.core.limits.body_bytes), close=True)
+            return
+        self.state_server.total_requests += 1
+        exchange = self.exchange = Exchange(self.core, self, self.api, self.fields)
+        exchange.start(body)
+
+    # --- Sink
+    def respond(self, status: int, lines: bytes, body: bytes) -> None:
+        keep = b"" if self.keep else CLOSE
+        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), self.core.date, lines, keep, len(body))
+        if len(body) < _JOIN:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
+        self._done()
+
+    def begin(self, status: int, lines: bytes, first: bytes) -> None:
+        keep = b"" if self.keep else CLOSE
+        chunk = b"%x\r\n%b\r\n" % (len(first), first) if first else b""
+        self.transport.write(b"%b%b%b%btransfer-encoding: chunked\r\n\r\n%b" % (status_line(status), self.core.date, lines, keep, chunk))
+
+    def send(self, data: bytes) -> None:
+        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    def finish(self, last: bytes) -> None:
+        self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
+        self._done()
+
+    def break_off(self) -> None:
+        self.exchange = None
+        self.transport.abort()
+
+    def _done(self) -> None:
+        """The answer is out: back to the boundary, and to whatever came early."""
+        self.exchange = None
+        if not self.keep or self.state_server_closing:
+            self.transport.close()
+            return
+        self.state = IDLE
+        self.since = self.core.clients.now
+        if self.buffer:
+            # Not from within the exchange's last call: a chain of pipelined requests must not become a recursion.
+            asyncio.get_running_loop().call_soon(self._early_bytes)
+
+    def _early_bytes(self) -> None:
+        if self.state == IDLE and self.buffer and not self.transport.is_closing():
+            data, self.buffer = self.buffer, b""
+            self._head(data)
+
+    def _reply(self, fault: Fault, close: bool) -> None:
+        """An answer to what never became an exchange."""
+        body = wire.envelope(fault)
+        retry = b"retry-after: 1\r\n" if fault.retry_after else b""
+        request_id = self.core.request_id({}).encode()
+        self.transport.write(
+            b"%b%bcontent-type: application/json\r\nx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
+            % (status_line(fault.status), self.core.date, request_id, retry, CLOSE, len(body), body)
+        )
+        self.state = BUSY  # nothing more is read as a request
+        self.transport.close()
+
+    # --- everything else
+    def _inner(self) -> HttpToolsProtocol:
+        if self.inner is None:
+            config, server_state, app_state, loop = self.inner_args
+            self.inner = HttpToolsProtocol(config, server_state, app_state, loop)
+            self.inner.connection_made(self.transport)
+            # Only this connection is registered, or shutdown would wait for the inner one for ever.
+            server_state.connections.discard(self.inner)
+        return self.inner
+
+    def _cold(self, data: bytes) -> None:
+        inner = self._inner()
+        if _at_boundary(inner):
+            inner._unset_keepalive_if_required()  # its timer must not close what comes next
+            self.state = IDLE
+            self._head(data)
+        else:
+            inner.data_received(data)
+
+    # --- uvicorn's and the tick's
+    @property
+    def state_server_closing(self) -> bool:
+        return self.core.draining
+
+    def shutdown(self) -> None:
+        """Called by uvicorn when it stops: idle connections close now, busy ones after their answer."""
+        if self.state == COLD and self.inner is not None and not _at_boundary(self.inner):
+            self.inner.shutdown()
+        elif self.state == BUSY and self.exchange is not None:
+            self.keep = False
+        else:
+            self.transport.close()
+
+    def tick(self, now: float) -> None:
+        """Closes connections that idle too long or bring their request too slowly."""
+        limits, age = self.core.limits, now - self.since
+        if self.state == READING:
+            if age > limits.body_seconds:
+                self._reply(Fault("timeout", f"The body took more than {limits.body_seconds:g} s.", origin="client", status=408), close=True)
+        elif self.state == IDLE:
+            if self.buffer and age > limits.header_seconds:
+                self._reply(Fault("timeout", f"The headers took more than {limits.header_seconds:g} s.", origin="client", status=408), close=True)
+            elif not self.buffer and age > limits.keep_alive_seconds:
+                self.transport.close()
+
+
+def _at_boundary(inner: HttpToolsProtocol) -> bool:
+    """Whether the inner protocol has answered a whole request and holds no part of another. False when that cannot be told."""
+    try:
+        cycle = inner.cycle
+        return cycle is not None and cycle.response_complete and not cycle.more_body and not inner.pipeline
+    except AttributeError:
+        return False

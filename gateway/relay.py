@@ -1,0 +1,144 @@
+"""From an upstream answer to what the client may see of it: held until the content commit, then whole events as they came.
+
+Pure state machines without I/O or clock. The Exchange feeds bytes and sends on what it gets back.
+"""
+
+from __future__ import annotations
+
+from backends import sse
+from backends.faults import from_event
+from backends.sse import What
+from backends.types import Fault
+
+DONE = b"data: [DONE]\n\n"
+
+
+class StreamRelay:
+    """One SSE answer in the OpenAI dialect.
+
+    1. Before the first content event everything is held; comments are dropped. An error here leaves the client untouched.
+    2. After it, runs of whole events pass as they came; the beginning of an event waits for its rest.
+    3. From the first finish reason on each event is read: usage is kept (and stripped unless asked for), `[DONE]` is held.
+    4. `close` at the clean end of the upstream gives the terminal event; without a finish the answer was cut and is a fault.
+    """
+
+    __slots__ = ("committed", "done", "fault", "finished", "held", "last", "limit", "rest", "strip_usage", "usage_event", "where")
+
+    def __init__(self, where: str, strip_usage: bool, limit: int) -> None:
+        self.where, self.strip_usage, self.limit = where, strip_usage, limit
+        self.committed = self.finished = False
+        self.done = b""
+        self.held: list[bytes] = []
+        self.rest = b""
+        self.last = b""
+        self.usage_event: bytes | None = None
+        self.fault: Fault | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        """What may go to the client now. Sets `committed` with the first content and `fault` when the upstream reports an error."""
+        if self.committed and not self.finished and not self.rest and data.endswith(b"\n\n") and sse.plain(data):
+            self.last = data
+            return data
+        if self.rest:
+            data = self.rest + data
+        whole, self.rest = sse.split(data)
+        if len(self.rest) > self.limit:
+            self.fault = _cut(f"Backend '{self.where}' sent an event of more than {self.limit} bytes.", "event_too_large")
+        return self._whole(whole) if whole else b""
+
+    def _whole(self, data: bytes) -> bytes:
+        out: list[bytes] = []
+        while data and self.fault is None:
+            if self.committed and not self.finished:
+                plain = sse.plain_prefix(data)
+                if plain:
+                    out.append(data[:plain])
+                    self.last = data[:plain]
+                    data = data[plain:]
+                    continue
+            event, data = sse.first(data)
+            self._event(event, out)
+        return b"".join(out)
+
+    def _event(self, event: bytes, out: list[bytes]) -> None:
+        """Takes one event: appended to `out` when it may be sent, else held, kept or dropped."""
+        seen = sse.look(event)
+        if seen.usage is not None:
+            self.usage_event = seen.usage
+        what = seen.what
+        if what is What.ERROR:
+            self.fault = from_event(seen.error, self.where)
+        elif self.done:
+            return  # nothing that follows [DONE] is part of the answer
+        elif what is What.DONE:
+            self.done = event
+        elif what is What.USAGE and self.strip_usage:
+            return
+        elif self.committed:
+            out.append(event)
+            self.last = event
+        elif what is What.CONTENT or what is What.FINISH:
+            out += [*self.held, event]
+            self.held.clear()
+            self.committed = True
+        elif not event.startswith(b":"):
+            self._hold(event)
+        self.finished = self.finished or what is What.FINISH
+
+    def _hold(self, event: bytes) -> None:
+        self.held.append(event)
+        if sum(map(len, self.held)) > self.limit:
+            self.fault = _cut(f"Backend '{self.where}' sent {self.limit} bytes without any content.", "event_too_large")
+
+    def close(self) -> bytes:
+        """The clean end of the upstream's bytes: what is still to be sent. Sets `fault` when the answer is not whole."""
+        out = self.feed(b"\n\n") if self.rest.strip() else b""  # a last event whose empty line is missing
+        if self.fault is not None:
+            return out
+        if not self.finished and not self.done:
+            self.finished = any(sse.look(e).what is What.FINISH for e in sse.events(self.last))
+        if not self.finished and not self.done:
+            self.fault = _cut(f"Backend '{self.where}' ended the stream before the answer was finished.", "stream_cut")
+            return out
+        if not self.committed:
+            out += b"".join(self.held)
+            self.held.clear()
+            self.committed = True
+        return out + (self.done or DONE)
+
+
+def _cut(message: str, code: str) -> Fault:
+    return Fault("upstream", message, origin="backend", code=code, retry=True)
+
+
+class WholeAnswer:
+    """An answer that is not a stream: held whole under a cap, and an error inside a 200 recognised."""
+
+    __slots__ = ("limit", "parts", "size", "where")
+
+    def __init__(self, where: str, limit: int) -> None:
+        self.where, self.limit = where, limit
+        self.parts: list[bytes] = []
+        self.size = 0
+
+    def feed(self, data: bytes) -> Fault | None:
+        """Keeps `data`; a fault when the cap is passed."""
+        self.parts.append(data)
+        self.size += len(data)
+        if self.size > self.limit:
+            return Fault("upstream", f"The answer of backend '{self.where}' exceeds {self.limit} bytes.", origin="backend", code="answer_too_large")
+        return None
+
+    def body(self) -> bytes:
+        """All bytes so far."""
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+    def check(self, body: bytes) -> Fault | None:
+        """The fault of a 200 whose body is no JSON object, or is an error object."""
+        if not body.lstrip().startswith((b"{", b"[")) or not body.rstrip().endswith((b"}", b"]")):
+            return _cut(f"Backend '{self.where}' answered 200 with something that is not JSON.", "not_json")
+        if b'"error"' in body and b'"choices"' not in body:
+            seen = sse.look(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
+            if seen.what is What.ERROR:
+                return from_event(seen.error, self.where)
+        return None

@@ -1,0 +1,175 @@
+"""The core that every exchange shares: who may call, which routes there are, what is under way, and the tick that keeps time.
+
+One `Core` a process, owned by its event loop. A reload swaps `generation`; exchanges under way keep the routes and replicas they hold.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import random
+import re
+import time
+from collections.abc import Container, Mapping
+from difflib import get_close_matches
+
+from backends.http import Clients
+from backends.types import Fault
+from gateway.auth import Door, Tenant, allowed
+from gateway.config import Limits, ServerConfig
+from gateway.exchange import Exchange
+from gateway.recorder import Recorder
+from routing import pool
+from routing.types import Decision, Replica, Route
+
+MAX_PARKED = 4096
+TICK_SECONDS = 0.1
+_ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}\Z")
+
+
+class Generation:
+    """What one configuration gives: the door, the routes by name and alias. Never changed after it was made."""
+
+    __slots__ = ("door", "number", "routes", "server")
+
+    def __init__(self, number: int, server: ServerConfig, door: Door, routes: Mapping[str, Route]) -> None:
+        self.number, self.server, self.door, self.routes = number, server, door, dict(routes)
+
+
+class Core:
+    """Shared state of the data path. Every method is synchronous and cheap."""
+
+    def __init__(self, generation: Generation, clients: Clients, recorder: Recorder, draw: random.Random | None = None) -> None:
+        self.clients, self.recorder = clients, recorder
+        self.inflight: set[Exchange] = set()
+        self.parked: dict[Exchange, None] = {}  # in order of arrival
+        self.draining = False
+        self.requests = 0
+        self._draw = (draw or random.Random()).random
+        self._ids = itertools.count(1)
+        self._id_prefix = f"req-{os.urandom(6).hex()}-"
+        self.swap(generation)
+
+    def __repr__(self) -> str:
+        return f"<Core generation {self.generation.number}: {len(self.inflight)} under way, {len(self.parked)} parked>"
+
+    def swap(self, generation: Generation) -> None:
+        """Makes `generation` the one that new requests see."""
+        self.generation = generation
+        self.server: ServerConfig = generation.server
+        self.limits: Limits = generation.server.limits
+        self.door = generation.door
+        self.date = b""
+        self.tick_date(time.time())
+
+    # --- what an exchange asks
+    def request_id(self, headers: Mapping[bytes, bytes]) -> str:
+        """The client's own x-request-id where it is a plain token, else a new one."""
+        given = headers.get(b"x-request-id")
+        if given is not None and _ID.match(given):
+            return given.decode()
+        return self._id_prefix + str(next(self._ids))
+
+    def admit(self, exchange: Exchange) -> None:
+        """Lets a request in or raises the Fault that keeps it out. Sets the exchange's tenant."""
+        self.requests += 1
+        exchange.tenant = self.door.identify(exchange.headers)
+        exchange.cors = self.door.cors(exchange.headers)
+        if self.draining:
+            raise Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining")
+        if len(self.inflight) > self.limits.concurrency:
+            raise Fault("overloaded", f"The gateway has {self.limits.concurrency} calls under way, its limit.", retry_after=1.0, code="gateway_busy")
+
+    def route(self, model: str, tenant: Tenant) -> Route:
+        """The route of a model name. Raises Fault `not_found`; of a route that the key may not use it says the same."""
+        found = self.generation.routes.get(model)
+        if found is None or not allowed(tenant, found.name):
+            names = sorted(name for name, r in self.generation.routes.items() if allowed(tenant, r.name))
+            close = get_close_matches(model, names, 1)
+            hint = f" Did you mean '{close[0]}'?" if close else f" There is: {', '.join(names[:8])}." if names else " No model is configured."
+            raise Fault("not_found", f"There is no model '{model[:200]}'.{hint}", origin="client", param="model", code="model_not_found")
+        return found
+
+    def pick(self, route: Route, excluded: Container[Replica]) -> Decision | None:
+        """A replica that may take a call now."""
+        return pool.pick(route, self.clients.now, self._draw(), excluded)
+
+    def park(self, exchange: Exchange) -> None:
+        """Lets a call wait for a replica that is loading or busy. Raises Fault when none will come, or too many wait."""
+        route = exchange.route
+        assert route is not None
+        if not pool.may_come(route, exchange.excluded):
+            raise _nobody(route)
+        if len(self.parked) >= MAX_PARKED:
+            raise Fault("overloaded", f"{MAX_PARKED} calls are waiting already.", retry_after=2.0, code="queue_full")
+        exchange.parked_at = time.monotonic()
+        self.parked[exchange] = None
+
+    def waited(self, exchange: Exchange) -> Fault:
+        """Takes a call whose wait is over out of the queue; the Fault that says why it waited."""
+        self.parked.pop(exchange, None)
+        route = exchange.route
+        assert route is not None
+        seconds = f"{self.server.wait_seconds:g} s"
+        loading = [r for r in route.replicas if r.health == "loading"]
+        if loading:
+            return Fault("unavailable", f"Model '{route.name}' is still loading after {seconds}: {loading[0].reason or loading[0].name}.",
+                         origin="backend", retry_after=5.0, code="model_loading")  # fmt: skip
+        return Fault("overloaded", f"Every replica of '{route.name}' was busy for {seconds}.", retry_after=5.0, code="replicas_busy")
+
+    def freed(self, replica: Replica) -> None:
+        """A slot is free again: whoever waits longest gets it."""
+        if self.parked and replica.slots is not None:
+            self.wake(replica)
+
+    def wake(self, replica: Replica) -> None:
+        """Sends on what the replica can take of the parked calls, in order of arrival. Call it when its health has changed."""
+        for exchange in [*self.parked]:
+            if exchange.route is not None and exchange in self.parked and replica in exchange.route.replicas:
+                del self.parked[exchange]
+                exchange.redispatch()
+                if replica.health == "ready" and replica.full:
+                    return
+
+    def ended(self, exchange: Exchange) -> None:
+        """An exchange has come to its end."""
+        self.inflight.discard(exchange)
+        if exchange.parked_at is not None:
+            self.parked.pop(exchange, None)
+        if exchange.route is not None:
+            exchange.route.inflight -= 1
+
+    # --- time
+    def tick_date(self, unix: float) -> None:
+        """Renders the date header, at most once a second."""
+        self._date_at = int(unix)
+        self.date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(unix)).encode()
+
+    def tick(self) -> None:
+        """Every 100 ms: the upstream timeouts, every exchange's waits."""
+        self.clients.tick()
+        now = self.clients.now
+        unix = time.time()
+        if int(unix) != self._date_at:
+            self.tick_date(unix)
+        for exchange in [*self.inflight]:
+            exchange.tick(now)
+
+    async def run(self) -> None:
+        """Ticks for ever; cancel it to stop."""
+        while True:
+            self.tick()
+            await asyncio.sleep(TICK_SECONDS)
+
+    def cut(self) -> None:
+        """Ends every exchange with an error: the gateway must stop now."""
+        for exchange in [*self.inflight]:
+            exchange.shut()
+
+
+def _nobody(route: Route) -> Fault:
+    reasons = [r.reason for r in route.replicas if r.reason]
+    why = f": {reasons[0]}" if reasons else "."
+    origin = "backend" if route.replicas else "gateway"
+    return Fault("unavailable", f"No replica of '{route.name}' can answer now{why}", origin=origin, retry_after=5.0, code="no_replica")  # type: ignore[arg-type]
