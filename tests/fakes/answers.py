@@ -161,7 +161,7 @@ ERROR_EVENTS = {
     "openai": data({"error": {"message": "scripted failure", "type": "server_error", "param": None, "code": None}}),
     "vllm": data({"error": {"message": "EngineCore encountered an issue", "type": "InternalServerError", "param": None, "code": 500}}),
     "flat": data({"object": "error", "message": "scripted failure", "type": "InternalServerError", "param": None, "code": 500}),
-    "llamacpp": b'error: {"code":500,"message":"scripted failure","type":"server_error"}\n\n',
+    "llamacpp": data({"error": {"code": 500, "message": "scripted failure", "type": "server_error"}}),
     "named": b"event: error\n" + data({"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}),
     "spaced": b'data: {"error" : {"message":"scripted failure","code":503}}\n\n',
     "crlf": b'data: {"error":{"message":"scripted failure","code":503}}\r\n\r\n',
