@@ -16,7 +16,7 @@ from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, 
 _REMOTE_ONLY = ("key", "headers", "timeouts", "proxy", "http2", "verify", "discover")
 _ENGINE_ONLY = (
     "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
-    "embeddings", "reranking", "chat_template",
+    "embeddings", "reranking", "chat_template", "served_name", "health_path", "slot_save_path", "nice",
 )  # fmt: skip
 _IN_PYTHON = ("vllm", "sglang", "llama-cpp-python", "llamacpp")
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f\"\\]{1,256}")
@@ -105,6 +105,8 @@ def _tls(server: ServerConfig) -> Iterator[Problem]:
 
 def _backend(path: str, name: str, backend: BackendConfig) -> Iterator[Problem]:
     yield from _named(path, name, "backend")
+    if "#" in name:  # replicas are named `backend#1`
+        yield path, "a backend's name must not hold #"
     ways = [way for way in ("url", "urls", "engine") if getattr(backend, way)]
     if len(ways) != 1:
         got = "got none of them" if not ways else "got " + " and ".join(f"`{way}`" for way in ways)
@@ -150,6 +152,8 @@ def _engine(path: str, backend: BackendConfig) -> Iterator[Problem]:
             yield path, "`engine: command` needs `command`, a list: the program and its arguments"
     elif not backend.model:
         yield path, f"`engine: {backend.engine}` needs `model`: a path, hf:REPO[:QUANT], or builtin"
+    if (backend.model or "").startswith("hf:") and not re.fullmatch(r"hf:[\w.-]+/[\w.-]+(?::[^\s:]+)?", backend.model or ""):
+        yield join(path, "model"), "is not hf:OWNER/REPOSITORY[:QUANT], as in hf:Qwen/Qwen3-0.6B-GGUF:Q8_0"
     if backend.command and backend.engine not in ("command", "llama-server"):
         yield join(path, "command"), f"is not used by `engine: {backend.engine}`; for your own program write `engine: command`"
     if backend.python is not None and backend.engine not in _IN_PYTHON:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 import msgspec
 
 from gateway.config_check import url_problem
 from gateway.config_decode import ConfigError
-from gateway.config_types import BackendConfig, Config, KeyConfig, LogConfig, RouteConfig, Secret, ServerConfig, TargetConfig, Tls
+from gateway.config_types import (
+    AdminConfig,
+    BackendConfig,
+    Config,
+    KeyConfig,
+    LogConfig,
+    RouteConfig,
+    Secret,
+    ServerConfig,
+    TargetConfig,
+    Tls,
+)
 
 BUILTIN = "builtin"
 KEYS_VARIABLE = "POINTSMAN_KEYS"
@@ -32,7 +44,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     key_file: Path | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
-    admin_port: int | None = None
+    admin_port: int | Literal["off"] | None = None
     log_level: str | None = None
 
 
@@ -129,7 +141,9 @@ def _server(base: ServerConfig, flags: Flags) -> ServerConfig:
             raise ConfigError(["--tls-cert and --tls-key belong together: give both"])
         changes["tls"] = Tls(cert=flags.tls_cert, key=flags.tls_key)
     if flags.admin_port is not None:
-        changes["admin"] = msgspec.structs.replace(base.admin, port=flags.admin_port)
+        changes["admin"] = msgspec.structs.replace(base.admin, port=None if flags.admin_port == "off" else flags.admin_port)
+    elif flags.port not in (None, base.port) and base.admin == AdminConfig():
+        changes["admin"] = AdminConfig(port=0)  # a second gateway on this machine: the usual admin port may be the first one's
     if flags.log_level is not None:
         changes["log"] = msgspec.convert({**msgspec.structs.asdict(base.log), "level": flags.log_level}, LogConfig)
     return msgspec.structs.replace(base, **changes)

@@ -10,8 +10,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from backends.engines.spec import EngineSpec
 from backends.types import Target, Timeouts
 
+DEFAULT_SLOTS = 4
 KIB, MIB = 1024, 1024 * 1024
 _UNITS = {"": 1, "b": 1, "k": 1000, "kb": 1000, "m": 1000**2, "mb": 1000**2, "g": 1000**3, "gb": 1000**3,
           "kib": KIB, "mib": MIB, "gib": 1024**3}  # fmt: skip
@@ -24,7 +26,7 @@ Weight = Annotated[float, msgspec.Meta(ge=0)]
 Kind = Literal[
     "openai", "vllm", "sglang", "llama-server", "llamacpp", "llama-cpp-python", "ollama", "nim", "tgi", "lmstudio", "openrouter"
 ]
-Engine = Literal["llamacpp", "llama-server", "llama-cpp-python", "vllm", "sglang", "command"]
+Engine = Literal["llamacpp", "llama-server", "llama-cpp-python", "vllm", "sglang", "command"]  # EngineSpec's kinds
 
 
 def read_size(text: str) -> int:
@@ -132,18 +134,38 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     command: tuple[str, ...] = ()
     python: str | None = None
     ready_seconds: Seconds = 600.0
-    embeddings: bool = False
+    embeddings: bool = True
     reranking: bool = False
     chat_template: str | None = None
+    served_name: str | None = None
+    health_path: str | None = None
+    slot_save_path: str | None = None
+    nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 
     @property
     def all_urls(self) -> tuple[str, ...]:
         """The base URLs of a remote backend as written, `url` or `urls`; empty for an engine."""
         return (self.url,) if self.url is not None else self.urls
 
+    def engine_spec(self, name: str, model: str | None = None) -> EngineSpec:
+        """The engine to start for the backend `name`; `model` stands in for the configured one once `hf:...` or `builtin` is a path.
+
+        ValueError: this backend is a server elsewhere, or EngineSpec refuses a value.
+        """
+        if self.engine is None:
+            raise ValueError(f"the backend `{name}` is not an engine")
+        return EngineSpec(
+            name=name, kind=self.engine, model=model or self.model or "", served_name=self.served_name or "", replicas=self.replicas,
+            context=self.context, slots=self.slots or DEFAULT_SLOTS, threads=self.threads, memory=self.memory, args=self.args,
+            env={key: str(value) for key, value in self.env.items()}, command=self.command, python=self.python or "",
+            ready_seconds=self.ready_seconds, embeddings=self.embeddings, reranking=self.reranking,
+            chat_template=self.chat_template or "", slot_save_path=self.slot_save_path or "", health_path=self.health_path or "",
+            nice=self.nice,
+        )  # fmt: skip
+
 
 class TargetConfig(_Noun, frozen=True, kw_only=True):
-    """One place that a route may send a call. An empty `model` means the route's own name."""
+    """One place that a route may send a call. An empty `model` means the name that an engine of ours gave its model, else the route's."""
 
     backend: str
     model: str = ""
@@ -204,8 +226,9 @@ class Config(_Noun, frozen=True, kw_only=True):
 
     def _target(self, route: str, entry: TargetConfig) -> Target:
         backend = self.backends[entry.backend]
+        own_name = (backend.served_name or entry.backend) if backend.engine is not None else route
         return Target(
-            backend=entry.backend, model=entry.model or route, weight=entry.weight,
+            backend=entry.backend, model=entry.model or own_name, weight=entry.weight,
             unsupported=entry.unsupported | backend.unsupported, context=entry.context or backend.context,
         )  # fmt: skip
 
