@@ -35,7 +35,8 @@ from gateway.config_types import (
 
 __all__ = [
     "AdminConfig", "BackendConfig", "Config", "ConfigError", "Flags", "KeyConfig", "Limits", "LogConfig", "RouteConfig", "Secret",
-    "ServerConfig", "TargetConfig", "TimeoutsOverride", "Tls", "from_flags", "hash_key", "is_loopback", "load", "parse", "schema",
+    "ServerConfig", "TargetConfig", "TimeoutsOverride", "Tls", "from_flags", "hash_key", "is_loopback", "load",
+    "parse", "remarks", "schema",
 ]  # fmt: skip
 
 
@@ -137,6 +138,15 @@ def _anchor(config: Config, folder: Path) -> Config:
     tls = config.server.tls
     server = msgspec.structs.replace(config.server, tls=Tls(cert=at(tls.cert), key=at(tls.key))) if tls is not None else config.server
     return msgspec.structs.replace(config, server=server, backends={name: backend(entry) for name, entry in config.backends.items()})
+
+
+def remarks(config: Config) -> list[str]:
+    """What is allowed and yet hardly meant, one sentence each."""
+    named = {target.backend for route in config.routes.values() for target in route.targets}
+    return [
+        f"{join('$.backends', name)}: no route names it and `discover` is off, so nothing is ever sent there"
+        for name, backend in config.backends.items() if name not in named and not backend.discover
+    ]  # fmt: skip
 
 
 def schema() -> dict[str, Any]:

@@ -1,0 +1,220 @@
+"""The command `pointsman`: serve, check, models, chat. Importing it loads nothing heavy; each command loads what it needs.
+
+Exit codes: 0; 2 for a wrong command line or configuration; 1 for whatever else went wrong.
+A user's mistake is one sentence, never a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.version import VERSION
+
+if TYPE_CHECKING:
+    from gateway.config import Config, Flags
+
+DEFAULT_URL = "http://127.0.0.1:8484"
+_EPILOG = """examples:
+  pointsman serve                                        the built-in toy model
+  pointsman serve --model ~/models/Qwen3-4B-Q4_K_M.gguf  a model of yours
+  pointsman serve --model hf:Qwen/Qwen3-0.6B-GGUF:Q8_0   one from Hugging Face
+  pointsman serve --upstream http://127.0.0.1:8000/v1    all models of another server
+  pointsman chat                                         talk to what is served
+"""
+
+
+class UsageError(Exception):
+    """What the user asked for cannot be done as asked: exit code 2."""
+
+
+class Failure(Exception):
+    """It was asked for rightly and did not work: exit code 1."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code. Blocks. Raises SystemExit (argparse) for --help and a wrong command line."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run(args)
+    except UsageError as error:
+        return _complain(str(error), 2)
+    except Failure as error:
+        return _complain(str(error), 1)
+    except BrokenPipeError:  # `pointsman models | head`: whoever read us has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    commands = {"serve": _serve, "check": _check, "models": _models, "chat": _chat}
+    return commands[args.command](args)
+
+
+def _complain(text: str, code: int) -> int:
+    sys.stderr.write(f"pointsman: {text}\n")
+    return code
+
+
+def _port(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; write a number from 0 (any free one) to 65535")
+    return int(text)
+
+
+def _admin_port(text: str) -> int | str:
+    return "off" if text == "off" else _port(text)
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 256:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to 256")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    shape = partial(argparse.RawDescriptionHelpFormatter, max_help_position=34)
+    parser = argparse.ArgumentParser(
+        prog="pointsman", description="One OpenAI-compatible endpoint in front of local models, engines and APIs.",
+        epilog=_EPILOG, formatter_class=shape, allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"pointsman {VERSION}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _serve_arguments(commands.add_parser("serve", help="serve models until stopped", formatter_class=shape, allow_abbrev=False))
+
+    check = commands.add_parser("check", help="check a configuration file", formatter_class=shape, allow_abbrev=False)
+    check.add_argument("--config", metavar="FILE", type=Path, help="the file to check (default: $POINTSMAN_CONFIG)")
+    check.add_argument("--schema", action="store_true", help="print the JSON Schema of the file instead")
+
+    models = commands.add_parser("models", help="list what a running gateway serves", formatter_class=shape, allow_abbrev=False)
+    _client_arguments(models)
+
+    chat = commands.add_parser("chat", help="talk to a model of a running gateway", formatter_class=shape, allow_abbrev=False)
+    chat.add_argument("model", metavar="MODEL", nargs="?", help="its name (default: the first one listed)")
+    chat.add_argument("--system", metavar="TEXT", help="a system message to begin with")
+    _client_arguments(chat)
+    return parser
+
+
+def _client_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--url", help=f"where the gateway is (default: $POINTSMAN_URL or {DEFAULT_URL})")
+    parser.add_argument("--key", help="the key to call it with (default: $POINTSMAN_KEY)")
+
+
+def _serve_arguments(parser: argparse.ArgumentParser) -> None:
+    what = parser.add_argument_group("what to serve (without any of these: the built-in toy model)")
+    what.add_argument("--model", metavar="MODEL", action="append", default=[],
+                      help="a GGUF file, hf:OWNER/REPOSITORY[:QUANT], or builtin; may be repeated")  # fmt: skip
+    what.add_argument("--upstream", metavar="URL", action="append", default=[],
+                      help="an OpenAI-compatible server, all of its models; may be repeated; its key: $POINTSMAN_UPSTREAM_KEY")  # fmt: skip
+    what.add_argument("--config", metavar="FILE", type=Path, help="a configuration file (default: $POINTSMAN_CONFIG); flags win over it")
+    what.add_argument("--offline", action="store_true", help="download nothing; use what is on this machine")
+
+    where = parser.add_argument_group("where")
+    where.add_argument("--host", help="address to listen on (default: 127.0.0.1)")
+    where.add_argument("--port", type=_port, help="port to listen on (default: 8484; 0: any free one)")
+    where.add_argument("--admin-port", metavar="PORT", type=_admin_port, help="port of the status page and admin API, or off")
+    where.add_argument("--tls-cert", metavar="FILE", help="certificate chain, PEM")
+    where.add_argument("--tls-key", metavar="FILE", help="its private key, PEM")
+
+    who = parser.add_argument_group("who may call (without a key: anybody on this machine, nobody else)")
+    who.add_argument("--key", action="append", default=[], help="a key; may be repeated; others on this machine can see it, so better:")
+    who.add_argument("--key-file", metavar="FILE", type=Path, help="a file with one key a line; or $POINTSMAN_KEYS, separated by commas")
+
+    how = parser.add_argument_group("how")
+    how.add_argument("--workers", metavar="N", type=_count, help="processes that take connections (default: 1)")
+    how.add_argument("--asgi", action="store_true", help="use the pure-ASGI data path instead of the faster protocol")
+    how.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: info")
+
+
+def _config_file(args: argparse.Namespace) -> Path | None:
+    named = args.config or os.environ.get("POINTSMAN_CONFIG")
+    return Path(named) if named else None
+
+
+def _flags(args: argparse.Namespace) -> Flags:
+    from gateway.config import Flags
+
+    return Flags(
+        host=args.host, port=args.port, workers=args.workers, models=tuple(args.model), upstreams=tuple(args.upstream),
+        keys=tuple(args.key), key_file=args.key_file, tls_cert=args.tls_cert, tls_key=args.tls_key,
+        admin_port=args.admin_port, log_level=args.log_level,
+    )  # fmt: skip
+
+
+def _serve(args: argparse.Namespace) -> int:
+    if args.offline:  # read by huggingface_hub when it is first imported, and by the engines' own processes
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    from gateway import wiring
+    from gateway.cli_banner import banner
+    from gateway.config import ConfigError, from_flags
+
+    flags, file = _flags(args), _config_file(args)
+
+    def read() -> Config:
+        """The configuration as file, flags and environment say now; a reload reads it again."""
+        return from_flags(flags, os.environ, file=file)
+
+    try:
+        config = read()
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+
+    def ready(port: int, admin_port: int | None, models: Sequence[str]) -> None:
+        sys.stdout.write(banner(config, port, admin_port, models))
+        sys.stdout.flush()
+
+    return wiring.serve(config, asgi=args.asgi, banner=ready, config_path=file, read=read)
+
+
+def _check(args: argparse.Namespace) -> int:
+    import json
+
+    from gateway.config import ConfigError, load, remarks, schema
+
+    if args.schema:
+        sys.stdout.write(json.dumps(schema(), indent=2) + "\n")
+        return 0
+    file = _config_file(args)
+    if file is None:
+        raise UsageError("check needs a file: pointsman check --config FILE")
+    try:
+        config = load(file)
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+    for remark in remarks(config):
+        sys.stdout.write(f"{file}: note: {remark}\n")
+    counts = ", ".join(f"{len(part)} {name}" for name, part in
+                       (("backends", config.backends), ("routes", config.routes), ("keys", config.keys)))  # fmt: skip
+    sys.stdout.write(f"{file}: good ({counts})\n")
+    return 0
+
+
+def _models(args: argparse.Namespace) -> int:
+    from gateway.cli_models import table
+    from gateway.client import Client, ClientError
+
+    try:
+        with Client(args.url or os.environ.get("POINTSMAN_URL") or DEFAULT_URL, args.key or os.environ.get("POINTSMAN_KEY")) as client:
+            sys.stdout.write(table(client.models()))
+    except ClientError as error:
+        raise Failure(str(error)) from None
+    return 0
+
+
+def _chat(args: argparse.Namespace) -> int:
+    from gateway.chat import Chat
+    from gateway.client import Client, ClientError
+
+    try:
+        with Client(args.url or os.environ.get("POINTSMAN_URL") or DEFAULT_URL, args.key or os.environ.get("POINTSMAN_KEY")) as client:
+            return Chat(client, args.model, args.system).run()
+    except ClientError as error:
+        raise Failure(str(error)) from None
