@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from backends import wire
-from backends.http import Pool
+from backends.http import Pool, fetch
 from backends.quirks import QUIRKS
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
@@ -35,7 +35,7 @@ def target_raw(model: str) -> msgspec.Raw:
 class OpenAILink:
     """One address: a pool and the request heads for it, ready but for the length. A `routing.types.Link`."""
 
-    __slots__ = ("base", "extra", "guard", "heads", "pool", "quirks", "root", "timeouts")
+    __slots__ = ("base", "extra", "guard", "heads", "kind", "pool", "quirks", "root", "timeouts")
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class OpenAILink:
         guard: Guard | None = None,
     ) -> None:
         self.pool, self.timeouts, self.guard = pool, timeouts or Timeouts(), guard
+        self.kind = kind
         self.quirks = QUIRKS.get(kind, ())
         self.base = api_base(pool.origin.path)
         self.root = self.base.removesuffix("/v1")
@@ -94,6 +95,10 @@ class OpenAILink:
                 head += b"%b: %b\r\n" % (name, headers[name])
         head += b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (call.id.encode(), len(body))
         return self.pool.send((head, body), receiver, timeouts or self.timeouts)
+
+    async def ask(self, payload: tuple[bytes, bytes], timeouts: Timeouts | None = None) -> tuple[int, Mapping[bytes, bytes], bytes]:
+        """Sends a request made by `get` or `post` and waits for the whole answer: (status, headers, body). Raises `Fault`."""
+        return await fetch(self.pool, payload, timeouts or self.timeouts)
 
     def close(self) -> None:
         """Closes idle connections; flights under way finish."""

@@ -2,7 +2,8 @@
 else goes to an inner, unmodified uvicorn protocol and the ASGI app.
 
 Per connection one state: IDLE (at a message boundary), READING (a hot request is coming in), BUSY (its exchange is under way) or
-COLD (the inner protocol has the connection). The head is gathered whole before any parser sees it, so that its size is bounded, a
+COLD (the inner protocol has the connection); LINGER reads a refused request to nowhere, for a while, so that its sender gets to
+read the refusal instead of a reset. The head is gathered whole before any parser sees it, so that its size is bounded, a
 request line decides the way once, and `Upgrade: h2c` can be taken out whatever way it was split. While an exchange is under way
 early bytes are kept (bounded) and reading goes on, so that a client that leaves is noticed at once. A connection returns from COLD
 only at a certain message boundary; where that cannot be told it stays cold.
@@ -28,7 +29,7 @@ from gateway.limits import bad_request, too_large
 if TYPE_CHECKING:
     from gateway.serve import Core
 
-IDLE, READING, BUSY, COLD = range(4)
+IDLE, READING, BUSY, COLD, LINGER = range(5)
 HOT = {
     b"POST /v1/chat/completions HTTP/1.1\r\n": "chat",
     b"POST /v1/completions HTTP/1.1\r\n": "completions",
@@ -36,6 +37,7 @@ HOT = {
 }
 _HOT = tuple(HOT)
 MAX_EARLY = 64 * 1024
+MAX_LINGER, LINGER_SECONDS = 64 << 20, 5.0
 _JOIN = 64 * 1024
 _H2C = re.compile(rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r\n")
 _CONNECTION = re.compile(rb"(?im)^(connection[ \t]*:)([^\r\n]*)(\r\n)")
@@ -64,20 +66,25 @@ class Front(asyncio.Protocol):
     """One client connection. Construct as uvicorn does; `config.app_core` is the `Core` (see `gateway.wiring`)."""
 
     __slots__ = (
-        "api", "buffer", "config", "core", "exchange", "expected", "extra", "fed", "headers", "inner", "inner_args", "keep", "on_body",
-        "on_header", "parser", "parts", "paused", "since", "state", "state_server", "transport",
+        "api", "body", "buffer", "config", "core", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep", "on_body",
+        "on_header", "parser", "parts", "paused", "server_state", "since", "state", "transport",
     )  # fmt: skip
 
     def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
         self.config = config
         self.core: Core = config.app_core  # type: ignore[attr-defined]
-        self.state_server = server_state
+        self.server_state = server_state
         self.inner_args = (config, server_state, app_state, _loop)
         self.inner: HttpToolsProtocol | None = None
         self.state = IDLE
-        self.buffer = b""
+        self.buffer = self.body = b""
+        self.headers: dict[bytes, bytes] = {}
+        self.fields: dict[bytes, bytes] = {}  # the same, names in lower case
+        self.parts: list[bytes] = []
         self.exchange: Exchange | None = None
         self.parser: httptools.HttpRequestParser | None = None
+        self.on_header: Any = None
+        self.on_body: Any = None
         self.paused = self.keep = self.extra = False
         self.fed = 0
 
@@ -85,21 +92,22 @@ class Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
         self.since = self.core.clients.now
-        connections: set[Any] = self.state_server.connections
+        connections: set[Any] = self.server_state.connections
         if len(connections) >= self.core.limits.connections:
-            self._reply(Fault("overloaded", "Too many connections.", retry_after=1.0, code="too_many_connections"), close=True)
+            self._reply(Fault("overloaded", "Too many connections.", retry_after=1.0, code="too_many_connections"))
             return
         connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.state_server.connections.discard(self)  # type: ignore[arg-type]
+        connections: set[Any] = self.server_state.connections
+        connections.discard(self)
         inner, self.inner = self.inner, None
         if inner is not None:
             inner.connection_lost(exc)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.gone()
-        self.parser = self.on_header = self.on_body = None  # type: ignore[assignment]
+        self.parser = self.on_header = self.on_body = None
 
     def data_received(self, data: bytes) -> None:
         if self.state == IDLE:
@@ -108,6 +116,10 @@ class Front(asyncio.Protocol):
             self._feed(data)
         elif self.state == COLD:
             self._cold(data)
+        elif self.state == LINGER:
+            self.fed += len(data)
+            if self.fed > MAX_LINGER:
+                self.transport.abort()
         else:
             self.buffer += data
             if len(self.buffer) > MAX_EARLY:
@@ -156,18 +168,16 @@ class Front(asyncio.Protocol):
     def _incomplete(self, data: bytes, end: int) -> None:
         limit = self.core.limits.header_bytes
         if end > limit or len(data) > limit:
-            self._reply(Fault("bad_request", f"The headers exceed {limit} bytes.", origin="client", status=431, code="headers_too_large"), close=True)
+            self._reply(Fault("bad_request", f"The headers exceed {limit} bytes.", origin="client", status=431, code="headers_too_large"))
         elif b"\n\n" in data or b"\n\r\n" in data.replace(b"\r\n", b""):
-            self._reply(bad_request("Header lines must end with CRLF."), close=True)
+            self._reply(bad_request("Header lines must end with CRLF."))
         else:
             self.buffer = data
 
     def _hot(self, data: bytes) -> None:
         if self.parser is None:
-            self.headers: dict[bytes, bytes] = {}
-            self.parts: list[bytes] = []
-            self.on_header = self.headers.__setitem__  # C callables: no Python frame a header or a piece of the body
-            self.on_body = self.parts.append
+            # C callables: no Python frame a header or a piece of the body
+            self.on_header, self.on_body = self.headers.__setitem__, self.parts.append
             self.parser = httptools.HttpRequestParser(self)
         self.api = HOT[data[: data.index(b"\r\n") + 2]]
         self.state = READING
@@ -184,7 +194,7 @@ class Front(asyncio.Protocol):
             if length.isdigit() and int(length) > self.core.limits.body_bytes:
                 raise too_large(self.core.limits.body_bytes)
         except Fault as fault:
-            self._reply(fault, close=True)
+            self._reply(fault)
             return
         if headers.get(b"expect", b"").lower() == b"100-continue" and not self.parts:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -194,17 +204,17 @@ class Front(asyncio.Protocol):
         assert parser is not None
         self.fed += len(data)
         if self.fed > self.core.limits.body_bytes + self.core.limits.header_bytes:
-            self._reply(too_large(self.core.limits.body_bytes), close=True)
+            self._reply(too_large(self.core.limits.body_bytes))
             return
         try:
             parser.feed_data(data)
         except httptools.HttpParserError as e:
             if self.state == READING:
-                self._reply(bad_request(f"The request is not valid HTTP: {e}."), close=True)
+                self._reply(bad_request(f"The request is not valid HTTP: {e}."))
                 return
             self.extra = True  # rubbish after a whole request: answer that one, then close
         except httptools.HttpParserUpgrade:
-            self._reply(bad_request("This server does not switch protocols."), close=True)
+            self._reply(bad_request("This server does not switch protocols."))
             return
         if self.state == BUSY and self.exchange is None:
             self._begin()
@@ -227,9 +237,9 @@ class Front(asyncio.Protocol):
         if self.extra:
             self.keep = False
         if len(body) > self.core.limits.body_bytes:
-            self._reply(too_large(self.core.limits.body_bytes), close=True)
+            self._reply(too_large(self.core.limits.body_bytes))
             return
-        self.state_server.total_requests += 1
+        self.server_state.total_requests += 1
         exchange = self.exchange = Exchange(self.core, self, self.api, self.fields)
         exchange.start(body)
 
@@ -263,7 +273,7 @@ class Front(asyncio.Protocol):
     def _done(self) -> None:
         """The answer is out: back to the boundary, and to whatever came early."""
         self.exchange = None
-        if not self.keep or self.state_server_closing:
+        if not self.keep or self.closing:
             self.transport.close()
             return
         self.state = IDLE
@@ -277,7 +287,7 @@ class Front(asyncio.Protocol):
             data, self.buffer = self.buffer, b""
             self._head(data)
 
-    def _reply(self, fault: Fault, close: bool) -> None:
+    def _reply(self, fault: Fault) -> None:
         """An answer to what never became an exchange."""
         body = wire.envelope(fault)
         retry = b"retry-after: 1\r\n" if fault.retry_after else b""
@@ -286,8 +296,11 @@ class Front(asyncio.Protocol):
             b"%b%bcontent-type: application/json\r\nx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
             % (status_line(fault.status), self.core.date, request_id, retry, CLOSE, len(body), body)
         )
-        self.state = BUSY  # nothing more is read as a request
-        self.transport.close()
+        self.state, self.fed, self.since = LINGER, 0, self.core.clients.now
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
 
     # --- everything else
     def _inner(self) -> HttpToolsProtocol:
@@ -310,7 +323,7 @@ class Front(asyncio.Protocol):
 
     # --- uvicorn's and the tick's
     @property
-    def state_server_closing(self) -> bool:
+    def closing(self) -> bool:
         return self.core.draining
 
     def shutdown(self) -> None:
@@ -327,12 +340,14 @@ class Front(asyncio.Protocol):
         limits, age = self.core.limits, now - self.since
         if self.state == READING:
             if age > limits.body_seconds:
-                self._reply(Fault("timeout", f"The body took more than {limits.body_seconds:g} s.", origin="client", status=408), close=True)
+                self._reply(Fault("timeout", f"The body took more than {limits.body_seconds:g} s.", origin="client", status=408))
         elif self.state == IDLE:
             if self.buffer and age > limits.header_seconds:
-                self._reply(Fault("timeout", f"The headers took more than {limits.header_seconds:g} s.", origin="client", status=408), close=True)
+                self._reply(Fault("timeout", f"The headers took more than {limits.header_seconds:g} s.", origin="client", status=408))
             elif not self.buffer and age > limits.keep_alive_seconds:
                 self.transport.close()
+        elif self.state == LINGER and age > LINGER_SECONDS:
+            self.transport.abort()
 
 
 def _at_boundary(inner: HttpToolsProtocol) -> bool:

@@ -1,0 +1,187 @@
+"""The ASGI app of the data port: every surface, for what the connection protocol does not answer itself and for other servers.
+
+Bare ASGI: a dict from (method, path) to a handler. Every error is an OpenAI error object; nothing here raises to the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import unquote
+
+import msgspec
+
+from backends import tokens, wire
+from backends.openai import OpenAILink
+from backends.types import Fault
+from gateway import surfaces
+from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange
+from gateway.openapi import document
+from gateway.serve import Core
+from gateway.version import VERSION
+
+log = logging.getLogger("pointsman")
+Headers = Mapping[bytes, bytes]
+Get = Callable[[Headers, Send], Awaitable[None]]
+MODELS = ("/v1/models/", "/models/")
+
+
+class App:
+    """The data port's ASGI callable. `metrics` renders the Prometheus text."""
+
+    def __init__(self, core: Core, metrics: Callable[[], str]) -> None:
+        self.core, self.metrics = core, metrics
+        self.created = int(time.time())
+        self.gets: dict[str, Get] = {
+            "/v1/models": self.list_models, "/models": self.list_models, "/health": self.health, "/ping": self.health, "/ready": self.ready,
+            "/metrics": self.show_metrics, "/version": self.version, "/openapi.json": self.openapi, "/": self.root,
+        }  # fmt: skip
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await _lifespan(receive, send)
+        elif kind == "http":
+            await self._http(scope, receive, send)
+        else:  # a websocket that nobody offered
+            await send({"type": "websocket.close", "code": 1002})
+
+    async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = headers_of(scope)
+        try:
+            await self._route(scope, headers, receive, send)
+        except Fault as fault:
+            await reply_fault(self.core, headers, send, fault)
+        except Gone:
+            return
+
+    async def _route(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
+        method, path = scope["method"], scope["path"]
+        if method == "POST":
+            api = surfaces.CALLS.get(path)
+            if api is not None:
+                await run_exchange(self.core, api, scope, receive, send)
+                return
+            if path in surfaces.TOKENS:
+                await self.count(surfaces.TOKENS[path], headers, receive, send)
+                return
+        elif method in ("GET", "HEAD"):
+            get = self.gets.get(path)
+            if get is not None:
+                await get(headers, send)
+                return
+            for prefix in MODELS:
+                if path.startswith(prefix) and len(path) > len(prefix):
+                    await self.one_model(unquote(path[len(prefix) :]), headers, send)
+                    return
+        elif method == "OPTIONS":
+            await self.preflight(headers, send)
+            return
+        raise _nowhere(self.gets, method, path)
+
+    # --- what the gateway answers itself
+    async def list_models(self, headers: Headers, send: Send) -> None:
+        tenant = self.core.door.identify(headers)
+        await self._json(headers, send, surfaces.models(self.core, tenant, self.created))
+
+    async def one_model(self, name: str, headers: Headers, send: Send) -> None:
+        route = self.core.route(name, self.core.door.identify(headers))
+        await self._json(headers, send, msgspec.json.encode(surfaces.model_object(name, route, self.created)))
+
+    async def health(self, headers: Headers, send: Send) -> None:
+        await self._json(headers, send, surfaces.health(self.core))
+
+    async def ready(self, headers: Headers, send: Send) -> None:
+        status, body = surfaces.ready(self.core)
+        await self._json(headers, send, body, status)
+
+    async def version(self, headers: Headers, send: Send) -> None:
+        await self._json(headers, send, msgspec.json.encode({"version": VERSION, "server": "pointsman"}))
+
+    async def openapi(self, headers: Headers, send: Send) -> None:
+        await self._json(headers, send, document())
+
+    async def root(self, headers: Headers, send: Send) -> None:
+        about = {
+            "name": "pointsman", "version": VERSION, "openai_base": "/v1", "models": "/v1/models", "health": "/health", "ready": "/ready",
+            "metrics": "/metrics", "openapi": "/openapi.json",
+        }  # fmt: skip
+        await self._json(headers, send, msgspec.json.encode(about))
+
+    async def show_metrics(self, headers: Headers, send: Send) -> None:
+        if not self.core.server.metrics_public:
+            self.core.door.identify(headers)
+        await reply(send, 200, self.metrics().encode(), kind=b"text/plain; version=0.0.4; charset=utf-8")
+
+    async def preflight(self, headers: Headers, send: Send) -> None:
+        lines = self.core.door.cors(headers)
+        if not lines:
+            raise Fault("forbidden", "This origin is not allowed; add it under server.cors_origins.", origin="client", code="origin_not_allowed")
+        asked = headers.get(b"access-control-request-headers", b"authorization, content-type")
+        lines += b"access-control-allow-methods: GET, POST, OPTIONS\r\naccess-control-allow-headers: %b\r\naccess-control-max-age: 600\r\n" % asked
+        await reply(send, 204, b"", lines)
+
+    # --- small calls to an engine
+    async def count(self, what: str, headers: Headers, receive: Receive, send: Send) -> None:
+        core = self.core
+        tenant = core.door.identify(headers)
+        doc = wire.parse(await read_body(core, headers, receive))
+        name = wire.text(doc, "model")
+        if name is None and len(core.generation.routes) == 1:
+            name = next(iter(core.generation.routes))
+        if name is None:
+            raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
+        route = core.route(name, tenant)
+        decision = core.pick(route, ())
+        if decision is None or not isinstance(decision.replica.link, OpenAILink):
+            raise Fault("unavailable", f"No replica of '{name}' can count tokens now.", retry_after=2.0, code="no_replica")
+        call = tokens.tokenize if what == "tokenize" else tokens.detokenize
+        await self._json(headers, send, await call(decision.replica.link, doc, decision.target.model, time.time()))
+
+    async def _json(self, headers: Headers, send: Send, body: bytes, status: int = 200) -> None:
+        lines = b"x-request-id: %b\r\n" % self.core.request_id(headers).encode() + self.core.door.cors(headers)
+        await reply(send, status, body, lines)
+
+
+def _nowhere(gets: Mapping[str, Get], method: str, path: str) -> Fault:
+    known = path in gets or path in surfaces.CALLS or path in surfaces.TOKENS
+    if known:
+        right = "GET" if path in gets else "POST"
+        return Fault("bad_request", f"{path[:200]} takes {right}, not {method[:20]}.", origin="client", status=405, code="method_not_allowed")
+    return Fault("not_found", f"There is nothing at {method[:20]} {path[:200]}; GET /openapi.json lists what there is.", origin="client", code="unknown_url")
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        if message["type"] == "lifespan.startup":
+            await send({"type": "lifespan.startup.complete"})
+        else:
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+
+
+def safely(app: App) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """The outermost layer: a bug of ours becomes an OpenAI error and a log entry, never a traceback in a reply."""
+
+    async def run(scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watch(message: dict[str, object]) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await app(scope, receive, watch)  # type: ignore[arg-type]
+        except asyncio.CancelledError:
+            raise
+        except Exception:  # noqa: BLE001 - the boundary: whatever it is, the client gets an answer and we get the traceback
+            log.exception("a bug: %s %s", scope.get("method"), scope.get("path"))
+            if scope["type"] == "http" and not begun:
+                fault = Fault("upstream", "The gateway failed; its log says why.", status=500, code="internal_error")
+                await reply_fault(app.core, {}, send, fault)
+
+    return run

@@ -1,0 +1,55 @@
+"""From a configuration and a fleet to the routes of one generation. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backends.quirks import UNSUPPORTED
+from backends.types import Target, Timeouts
+from gateway.auth import Door
+from gateway.config import Config, RouteConfig, TargetConfig
+from gateway.fleet import Fleet
+from gateway.serve import Generation
+from routing.types import Arm, Route
+
+
+def generation(number: int, config: Config, fleet: Fleet) -> Generation:
+    """The door and the routes that `config` gives with what the fleet has found."""
+    server = config.server
+    routes: dict[str, Route] = {}
+    wanted = {**discovered(config, fleet), **config.routes}
+    for name, route in wanted.items():
+        routes[name] = _route(name, route, config, fleet)
+    for name, route in wanted.items():
+        routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
+    return Generation(number, server, Door(config.keys, (server.host, *server.hosts), server.cors_origins), routes)
+
+
+def discovered(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:
+    """Routes for what servers list: a name that several list is one route with several targets."""
+    targets: dict[str, list[TargetConfig]] = {}
+    for name, backend in config.backends.items():
+        if backend.discover:
+            for model in fleet.found.get(name, ()):
+                targets.setdefault(model.id, []).append(TargetConfig(backend=name, model=model.id))
+    return {model: RouteConfig(targets=tuple(found)) for model, found in targets.items()}
+
+
+def _route(name: str, route: RouteConfig, config: Config, fleet: Fleet) -> Route:
+    arms = tuple(_arm(name, target, config, fleet) for target in route.targets)
+    timeouts: dict[str, Timeouts] = {}
+    if route.timeouts is not None:
+        timeouts = {t.backend: route.timeouts.over(config.backends[t.backend].timeouts) for t in route.targets}
+    return Route(
+        name, arms, retries=route.retries, rename=route.rename, drop=route.on_unsupported == "drop", timeouts=timeouts,
+        concurrency=route.concurrency,
+    )  # fmt: skip
+
+
+def _arm(route: str, target: TargetConfig, config: Config, fleet: Fleet) -> Arm:
+    backend = config.backends[target.backend]
+    kind = backend.engine or backend.kind
+    model = target.model or (target.backend if backend.engine else route)
+    unsupported = target.unsupported | backend.unsupported | UNSUPPORTED.get(kind, frozenset())
+    context = target.context or fleet.context(target.backend, model)
+    return Arm(Target(target.backend, model, target.weight, unsupported, context), fleet.replicas.get(target.backend, ()))

@@ -1,0 +1,238 @@
+"""Everything that can answer: remote servers, engines of our own, and the models that discovery finds on them. Lives through reloads:
+what did not change keeps its replicas, with their counters and connections."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from backends.engines import gguf, guards
+from backends.engines.spec import EngineSpec
+from backends.engines.supervisor import Instance, Supervisor
+from backends.http import Clients
+from backends.openai import OpenAILink
+from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
+from gateway.config import BackendConfig, Config
+from routing.types import Health, Link, Replica
+
+log = logging.getLogger("pointsman.fleet")
+LLAMA = frozenset({"llamacpp", "llama-server", "llama-cpp-python"})
+LOOK_SECONDS, RETRY_SECONDS = 30.0, 2.0
+_LOOK = Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
+_HEALTH: Mapping[str, Health] = {"ready": "ready", "starting": "loading", "restarting": "loading"}
+
+
+class NoLink:
+    """Stands where an engine has no address yet."""
+
+    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight:
+        raise Fault("unavailable", "The engine is not running.", origin="backend", code="no_replica")
+
+    def close(self) -> None:
+        return None
+
+
+class Found(msgspec.Struct, frozen=True):
+    """One model that a server lists."""
+
+    id: str
+    max_model_len: int | None = None
+
+
+class _Listing(msgspec.Struct):
+    data: list[Found]
+
+
+class Fleet:
+    """The replicas by backend. `on_health` is called when a replica's health has changed, `on_models` when discovery found a change."""
+
+    def __init__(self, clients: Clients, on_health: Callable[[Replica], None], on_models: Callable[[], None], *, engines: bool = True) -> None:
+        self.clients, self.on_health, self.on_models = clients, on_health, on_models
+        self.configs: dict[str, BackendConfig] = {}
+        self.replicas: dict[str, tuple[Replica, ...]] = {}
+        self.found: dict[str, tuple[Found, ...]] = {}
+        self.contexts: dict[str, int | None] = {}  # tokens, of engines
+        self.supervisor = Supervisor(self._changed)
+        self._specs: dict[str, EngineSpec] = {}
+        self._vocab: dict[str, int | None] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    # --- configuration
+    async def apply(self, config: Config) -> None:
+        """Makes the fleet what `config` says. Engines start in the background; a model that must be fetched is fetched there too."""
+        new, old = config.backends, self.configs
+        for name in [n for n in old if new.get(n) != old[n]]:
+            self._remove(name)
+        self.configs = dict(new)
+        for name, backend in new.items():
+            if name not in self.replicas:
+                self._add(name, backend)
+        await self.supervisor.apply([*self._specs.values()])
+
+    def _remove(self, name: str) -> None:
+        task = self._tasks.pop(name, None)
+        if task is not None:
+            task.cancel()
+        for replica in self.replicas.pop(name, ()):
+            replica.link.close()
+        for table in (self.found, self._specs, self._vocab, self.contexts):
+            table.pop(name, None)  # type: ignore[attr-defined]
+
+    def _add(self, name: str, backend: BackendConfig) -> None:
+        if backend.engine is not None:
+            self.replicas[name] = tuple(
+                Replica(f"{name}#{i}", name, "", NoLink(), health="loading") for i in range(backend.replicas)
+            )
+            self._tasks[name] = asyncio.create_task(self._start_engine(name, backend))
+            return
+        urls = backend.all_urls
+        self.replicas[name] = tuple(
+            Replica(name if len(urls) == 1 else f"{name}#{i}", name, url, self._link(name, url, backend), slots=backend.slots)
+            for i, url in enumerate(urls)
+        )
+        if backend.discover:
+            self._tasks[name] = asyncio.create_task(self._keep_looking(name))
+
+    def _link(self, name: str, url: str, backend: BackendConfig) -> Link:
+        if backend.proxy is not None or backend.http2:
+            from backends.twin import TwinLink  # httpx: only where a proxy or HTTP/2 is needed
+
+            return TwinLink(
+                url, name, kind=backend.kind, key=backend.key, headers=backend.headers, timeouts=backend.timeouts,
+                proxy=backend.proxy, http2=backend.http2, verify=backend.verify,
+            )  # fmt: skip
+        pool = self.clients.pool(url, name, backend.verify)
+        return OpenAILink(pool, kind=backend.kind, key=backend.key, headers=backend.headers, timeouts=backend.timeouts)
+
+    # --- engines
+    async def _start_engine(self, name: str, backend: BackendConfig) -> None:
+        """Finds the model's file, looks into it, and hands the engine to the supervisor."""
+        try:
+            model = await asyncio.to_thread(self._resolve, name, backend.model or "")
+            spec = backend.engine_spec(name, model)
+            if spec.kind in ("llamacpp", "llama-server"):
+                meta = await asyncio.to_thread(gguf.read, Path(model))
+                self._vocab[name] = meta.vocab_size
+                self.contexts[name] = spec.context or meta.context_length
+        except (ValueError, OSError, LookupError) as e:
+            self._all(name, "down", str(e))
+            log.error("model of backend %s: %s", name, e)
+            return
+        self._specs[name] = spec
+        await self.supervisor.apply([*self._specs.values()])
+
+    def _resolve(self, name: str, model: str) -> str:
+        """The path of `model`; blocks while it is downloaded."""
+        if model == "builtin":
+            from quant import builtin
+
+            return str(builtin.path())
+        if model.startswith("hf:"):
+            from quant import hub
+
+            return str(hub.resolve(model))
+        return model
+
+    def _all(self, name: str, health: Health, reason: str) -> None:
+        for replica in self.replicas.get(name, ()):
+            replica.health, replica.reason = health, reason
+            self.on_health(replica)
+
+    def _changed(self, instance: Instance) -> None:
+        """The supervisor says that an instance's state is another."""
+        name = instance.spec.name
+        replica = next((r for r in self.replicas.get(name, ()) if r.name == instance.name), None)
+        backend = self.configs.get(name)
+        if replica is None or backend is None or instance.spec != self._specs.get(name):
+            return  # of an earlier configuration
+        health = _HEALTH.get(instance.state, "down")
+        if health == "ready" and (replica.health != "ready" or replica.url != instance.base_url):
+            replica.link.close()
+            replica.url = instance.base_url
+            replica.link = self._engine_link(instance, backend)
+            replica.failures, replica.down_until = 0, 0.0
+        elif health != "ready" and replica.health == "ready":
+            replica.link.close()
+        replica.health = health
+        replica.reason = "" if health == "ready" else instance.reason or instance.progress
+        self.on_health(replica)
+
+    def _engine_link(self, instance: Instance, backend: BackendConfig) -> Link:
+        pool = self.clients.pool(instance.base_url, instance.name)
+        guard = partial(guards.refuse, vocab=self._vocab.get(instance.spec.name)) if backend.engine in LLAMA else None
+        return OpenAILink(pool, kind=instance.spec.kind, key=instance.api_key or None, timeouts=backend.timeouts, guard=guard)
+
+    # --- discovery
+    async def look(self, name: str) -> str:
+        """Asks a backend's servers for their models, keeps what they say, and returns why none answered ("" when one did)."""
+        found: dict[str, Found] = {}
+        why = ""
+        for replica in self.replicas.get(name, ()):
+            link = replica.link
+            if not isinstance(link, OpenAILink):
+                continue
+            try:
+                status, _, body = await link.ask(link.get(link.base + "/models"), _LOOK)
+                if status != 200:
+                    why = f"{replica.url} answered {status} to GET {link.base}/models"
+                    continue
+                found.update((m.id, m) for m in msgspec.json.decode(body, type=_Listing).data)
+            except Fault as fault:
+                why = fault.message
+            except msgspec.MsgspecError:
+                why = f"{replica.url} gave no OpenAI model list at {link.base}/models"
+        models = tuple(found.values())
+        if found and models != self.found.get(name):
+            self.found[name] = models
+            self.on_models()
+        return "" if found else why
+
+    async def first_look(self, seconds: float) -> None:
+        """One look at every discovering backend, all at once, for at most `seconds`."""
+        names = [n for n, b in self.configs.items() if b.discover]
+        if names:
+            await asyncio.wait([asyncio.create_task(self.look(n)) for n in names], timeout=seconds)
+
+    async def _keep_looking(self, name: str) -> None:
+        told = ""
+        while True:
+            why = await self.look(name)
+            if why and why != told:
+                log.warning("no models from backend %s yet: %s", name, why)
+            told = why
+            await asyncio.sleep(RETRY_SECONDS if why else LOOK_SECONDS)
+
+    # --- the rest
+    def instance(self, name: str) -> Instance | None:
+        """The engine instance of that name."""
+        return next((i for i in self.instances() if i.name == name), None)
+
+    def instances(self) -> Iterable[Instance]:
+        """All engine instances."""
+        return self.supervisor.instances
+
+    def every(self) -> list[Replica]:
+        """All replicas of all backends."""
+        return [r for replicas in self.replicas.values() for r in replicas]
+
+    def context(self, backend: str, model: str) -> int | None:
+        """Tokens that a model takes, where its server or file says."""
+        for found in self.found.get(backend, ()):
+            if found.id == model:
+                return found.max_model_len
+        return self.contexts.get(backend)
+
+    async def stop(self) -> None:
+        """Stops looking, and every engine."""
+        tasks: list[asyncio.Task[Any]] = [*self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._tasks.clear()
+        await self.supervisor.stop()

@@ -1,0 +1,84 @@
+"""The OpenAPI document of the data port. Bodies are described as far as the gateway itself reads them: what else stands in a
+request is between the client and the model."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import msgspec
+
+from gateway.version import VERSION
+
+Json = dict[str, Any]
+_ERROR: Json = {
+    "type": "object", "required": ["error"],
+    "properties": {"error": {
+        "type": "object", "required": ["message", "type", "param", "code", "origin"],
+        "properties": {
+            "message": {"type": "string"}, "type": {"type": "string"}, "param": {"type": ["string", "null"]},
+            "code": {"type": ["string", "null"]}, "origin": {"enum": ["client", "gateway", "backend"]},
+        },
+    }},
+}  # fmt: skip
+_MODEL: Json = {"type": "string", "description": "A name that GET /v1/models lists."}
+_STREAM: Json = {"type": ["boolean", "null"], "default": False}
+_MESSAGES: Json = {
+    "type": "array", "minItems": 1,
+    "items": {"type": "object", "required": ["role"], "properties": {"role": {"type": "string"}}},
+}  # fmt: skip
+_BODIES: dict[str, tuple[str, Json]] = {
+    "/v1/chat/completions": ("Chat", {"model": _MODEL, "messages": _MESSAGES, "stream": _STREAM}),
+    "/v1/completions": ("Text completion", {"model": _MODEL, "prompt": {}, "stream": _STREAM}),
+    "/v1/embeddings": ("Embeddings", {"model": _MODEL, "input": {}}),
+    "/v1/rerank": ("Order documents by relevance", {"model": _MODEL, "query": {"type": "string"}, "documents": {"type": "array"}}),
+    "/tokenize": ("Text or messages to token ids", {"model": _MODEL, "prompt": {"type": "string"}, "messages": _MESSAGES}),
+    "/detokenize": ("Token ids to text", {"model": _MODEL, "tokens": {"type": "array", "items": {"type": "integer"}}}),
+}
+_OPTIONAL = {"stream", "prompt", "messages"}
+_GETS = {
+    "/v1/models": "The models that this key may use", "/v1/models/{model}": "One model", "/health": "The process serves",
+    "/ready": "Some model can answer now", "/metrics": "Prometheus text", "/version": "The gateway's version",
+}  # fmt: skip
+_FAILS = ("400", "401", "403", "404", "405", "408", "413", "429", "431", "502", "503", "504")
+
+
+def _answers(ok: Json) -> Json:
+    failed = {"description": "An error", "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
+    return {"200": ok, **dict.fromkeys(_FAILS, failed)}
+
+
+def _post(path: str) -> Json:
+    summary, properties = _BODIES[path]
+    needed = [k for k in properties if k not in _OPTIONAL or (path == "/v1/chat/completions" and k == "messages")]
+    schema: Json = {"type": "object", "required": needed, "properties": properties, "additionalProperties": True}
+    content: Json = {"application/json": {"schema": {"type": "object"}}}
+    if "stream" in properties:
+        content["text/event-stream"] = {"schema": {"type": "string"}}
+    return {"post": {
+        "summary": summary, "requestBody": {"required": True, "content": {"application/json": {"schema": schema}}},
+        "responses": _answers({"description": "The answer", "content": content}),
+    }}  # fmt: skip
+
+
+def _get(path: str) -> Json:
+    kind = "text/plain" if path == "/metrics" else "application/json"
+    operation: Json = {"summary": _GETS[path], "responses": _answers({"description": "The answer", "content": {kind: {}}})}
+    if path.endswith("{model}"):
+        operation["parameters"] = [{"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}]
+    if path in ("/health", "/ready", "/version"):
+        operation["security"] = []
+    return {"get": operation}
+
+
+@functools.cache
+def document() -> bytes:
+    """The document, as JSON."""
+    return msgspec.json.encode({
+        "openapi": "3.1.0",
+        "info": {"title": "Pointsman", "version": VERSION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+                 "description": "One OpenAI-compatible endpoint in front of local and remote models."},
+        "paths": {**{p: _post(p) for p in _BODIES}, **{p: _get(p) for p in _GETS}},
+        "components": {"schemas": {"Error": _ERROR}, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
+        "security": [{"key": []}, {}],
+    })  # fmt: skip

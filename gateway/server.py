@@ -1,0 +1,92 @@
+"""A uvicorn server inside our own loop: started on a socket that we made, stopped when we say, its signals left to us."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import uvicorn
+
+from gateway.config import ServerConfig
+
+BACKLOG = 4096
+
+
+class SocketError(OSError):
+    """The address cannot be listened on."""
+
+
+def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
+    """A listening socket. `shared`: several processes may listen on the same port. Raises SocketError with one clear sentence."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as e:
+        raise SocketError(f"cannot listen on {host}:{port}: {e.strerror or e}") from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        sock.bind(address)
+        sock.listen(BACKLOG)
+    except OSError as e:
+        sock.close()
+        raise SocketError(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another with --port") from None
+    sock.setblocking(False)
+    return sock
+
+
+class Server:
+    """One listening socket with its uvicorn server."""
+
+    def __init__(self, config: uvicorn.Config, sock: socket.socket) -> None:
+        self.uvicorn = uvicorn.Server(config)
+        self.sock = sock
+        self.port: int = sock.getsockname()[1]
+        self._loop: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> set[Any]:
+        """The open connections' protocols."""
+        return self.uvicorn.server_state.connections
+
+    async def start(self) -> None:
+        """Begins to accept connections."""
+        server = self.uvicorn
+        if not server.config.loaded:
+            server.config.load()
+        server.lifespan = server.config.lifespan_class(server.config)
+        await server.startup(sockets=[self.sock])
+        self._loop = asyncio.create_task(server.main_loop())
+
+    async def stop(self, seconds: float) -> bool:
+        """Stops accepting, waits at most `seconds` for what is under way. True when nothing was left."""
+        server = self.uvicorn
+        if self._loop is None:
+            self.sock.close()
+            return True
+        server.should_exit = True
+        await self._loop
+        stopping = asyncio.create_task(server.shutdown(sockets=[self.sock]))
+        done, _ = await asyncio.wait([stopping], timeout=seconds)
+        if done:
+            return True
+        server.force_exit = True
+        for connection in [*self.connections]:
+            connection.transport.abort()
+        await stopping
+        return False
+
+
+def settings(server: ServerConfig, app: Any, http: Any = "httptools", *, tls: bool = True) -> uvicorn.Config:
+    """uvicorn's settings for one of our sockets. What uvicorn offers on top (access log, proxy headers, reload) stays off."""
+    cert = server.tls if tls else None
+    return uvicorn.Config(
+        app, http=http, ws="none", loop="none", lifespan="off", log_config=None, access_log=False, server_header=False, proxy_headers=False,
+        timeout_keep_alive=max(1, round(server.limits.keep_alive_seconds)), h11_max_incomplete_event_size=int(server.limits.header_bytes),
+        ssl_certfile=cert.cert if cert is not None else None, ssl_keyfile=cert.key if cert is not None else None, backlog=BACKLOG,
+    )  # fmt: skip
+
