@@ -1,0 +1,121 @@
+"""The engine disconnects after n bytes, for every n of a golden answer, whatever its framing and however it leaves."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.fakes.answers import Framing
+from tests.fakes.engine import Engine
+from tests.fakes.reader import Answer
+from tests.fakes.script import Ending, Script
+from tests.faults.check import complete, faulty
+from tests.golden import BY_NAME, GOLDEN, Golden
+from tests.harness import Client, Running, both_ways, config_for, running
+
+STREAM, WHOLE = "vllm-chat-stream", "llamacpp-chat"
+WAYS: list[tuple[str, Framing, Ending]] = [
+    (STREAM, "chunked", "fin"), (STREAM, "chunked", "rst"), (STREAM, "length", "fin"), (STREAM, "eof", "fin"),
+    (WHOLE, "chunked", "fin"), (WHOLE, "length", "fin"), (WHOLE, "length", "rst"), (WHOLE, "eof", "fin"),
+    ("openai-completions", "length", "fin"), ("sglang-embeddings", "length", "fin"), ("vllm-embeddings", "chunked", "fin"),
+]  # fmt: skip
+
+
+class Asker:
+    """Asks again and again on one connection, as long as the gateway keeps it."""
+
+    def __init__(self, gateway: Running) -> None:
+        self.gateway = gateway
+        self.client: Client | None = None
+
+    def __call__(self, case: Golden) -> Answer:
+        client = self.client or self.gateway.dial()
+        answer = client.ask(case.doc, case.path)
+        self.client = client if answer.keeps else None
+        if not answer.keeps:
+            client.sock.close()
+        return answer
+
+    def close(self) -> None:
+        if self.client is not None:
+            self.client.sock.close()
+
+
+def needed(script: Script, case: Golden, framing: Framing) -> int:
+    """The raw size from which an answer can be whole: its last event, or its last byte."""
+    if case.stream:
+        at = script.raw.rfind(b'"finish_reason":"') if framing == "eof" else script.raw.rfind(b"data: [DONE]")
+        return script.raw.index(b"\n\n", at) + 2 if framing == "eof" else at + len(b"data: [DONE]")
+    return len(script.raw.rstrip())
+
+
+@both_ways
+@pytest.mark.parametrize(("name", "framing", "ending"), WAYS, ids=["-".join(way) for way in WAYS])
+def test_every_cut_is_a_prefix_and_an_error(name: str, framing: Framing, ending: Ending, asgi: bool) -> None:
+    case = BY_NAME[name]
+    whole = case.answer(framing)
+    least = needed(whole, case, framing)
+    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+        ask = Asker(gateway)
+        longest = 0
+        for size in range(len(whole.raw) + 1):
+            engine.queue(whole.but(cut=size, ending=ending))
+            answer = ask(case)
+            if size < least:
+                longest = max(longest, faulty(answer, case))
+            elif size == len(whole.raw) and ending == "fin":
+                complete(answer, case)
+            elif answer.status != 200 or b"[DONE]\n\n" not in answer.body:
+                faulty(answer, case)
+        ask.close()
+        assert len(engine.posts()) == len(whole.raw) + 1  # each was asked once
+        assert longest > 1 if case.stream else longest == 0
+        gateway.settled()
+
+
+@both_ways
+def test_before_content_another_replica_answers(asgi: bool) -> None:
+    """Every cut before the first content is healed by the second replica; none after it is."""
+    case = BY_NAME[STREAM]
+    whole = case.answer("chunked")
+    content = whole.raw.index(b"\n\n", whole.raw.index(b'"content":" import"'))
+    with Engine() as first, Engine() as second:
+        config = config_for(
+            [first],
+            more={
+                "backends": {"other": {"url": second.url}},
+                "routes": {"m": {"targets": [{"backend": "fake", "model": "fake"}, {"backend": "other", "model": "fake", "weight": 0}]}},
+            },
+        )
+        with running(config, asgi) as gateway:
+            ask = Asker(gateway)
+            for size in range(len(whole.raw)):
+                first.queue(whole.but(cut=size), whole)
+                second.queue(whole)
+                answer = ask(case)
+                if size < content:
+                    complete(answer, case)
+                elif answer.body != case.client:
+                    faulty(answer, case)
+                    second._queue.clear()
+                else:
+                    second._queue.clear()
+                complete(ask(case), case)  # a good answer, so that the first replica never rests
+            ask.close()
+            assert 0 < len(second.posts()) <= content + 2
+            gateway.settled()
+
+
+@both_ways
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in GOLDEN])
+@pytest.mark.parametrize("piece", [0, 1, 7], ids=["whole", "bytes", "sevens"])
+def test_golden_answers_pass_byte_for_byte(case: Golden, piece: int, asgi: bool) -> None:
+    with Engine() as engine, running(config_for([engine]), asgi) as gateway:
+        for framing in ("chunked", "length", "eof"):
+            engine.queue(case.answer(framing).but(piece=piece))  # type: ignore[arg-type]
+            answer = gateway.ask(case.doc, case.path)
+            complete(answer, case)
+        for request in engine.posts():
+            assert request.doc["model"] == "fake"
+            assert not case.stream or request.doc["stream_options"]["include_usage"] is True
+            untouched = {key: value for key, value in case.doc.items() if key not in ("model", "stream_options")}
+            assert {key: request.doc[key] for key in untouched} == untouched
