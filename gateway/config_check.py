@@ -104,7 +104,7 @@ def _tls(server: ServerConfig) -> Iterator[Problem]:
 
 
 def _backend(path: str, name: str, backend: BackendConfig) -> Iterator[Problem]:
-    yield from _named(path, name, "backend")
+    yield from _named(path, name, "a backend")
     if "#" in name:  # replicas are named `backend#1`
         yield path, "a backend's name must not hold #"
     ways = [way for way in ("url", "urls", "engine") if getattr(backend, way)]
@@ -164,7 +164,7 @@ def _engine(path: str, backend: BackendConfig) -> Iterator[Problem]:
 
 
 def _route(path: str, name: str, route: RouteConfig, config: Config) -> Iterator[Problem]:
-    yield from _named(path, name, "route")
+    yield from _named(path, name, "a route")
     if not route.targets:
         yield join(path, "targets"), "is empty; name at least one backend"
     elif not any(target.weight for target in route.targets):
@@ -189,7 +189,7 @@ def _aliases(config: Config) -> Iterator[Problem]:
     for name, route in config.routes.items():
         for index, alias in enumerate(route.aliases):
             here = join(join(join("$.routes", name), "aliases"), index)
-            yield from _named(here, alias, "alias")
+            yield from _named(here, alias, "an alias")
             if alias in config.routes:
                 yield here, f"`{alias}` is already the name of a route"
             elif alias in owner:
@@ -207,7 +207,7 @@ def _keys(config: Config) -> Iterator[Problem]:
         if key.name in names:
             yield join(here, "name"), f"`{key.name}` is already the name of another key"
         names.add(key.name)
-        yield from _named(join(here, "name"), key.name, "key")
+        yield from _named(join(here, "name"), key.name, "a key")
         yield from _one_key(here, key)
         if key.hash and hashes.setdefault(key.hash, key.name) != key.name:
             yield here, f"is the same key as `{hashes[key.hash]}`"
@@ -225,4 +225,4 @@ def _one_key(path: str, key: KeyConfig) -> Iterator[Problem]:
 
 def _named(path: str, name: str, what: str) -> Iterator[Problem]:
     if not _NAME.fullmatch(name):
-        yield path, f"is not a name for a {what}; use 1 to 256 characters without spaces, quotes, backslashes or control characters"
+        yield path, f"is not a name for {what}; use 1 to 256 characters without spaces, quotes, backslashes or control characters"

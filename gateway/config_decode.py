@@ -194,7 +194,7 @@ def _leaf(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
         # not strict: an expanded ${PORT} is a text even where a number is wanted
         return msgspec.convert(value, kind, strict=False, dec_hook=_hook)
     except (ValueError, OverflowError) as error:
-        hint = "; put it in quotes" if isinstance(value, int | float) and "`str`" in str(error).split(", got")[0] else ""
+        hint = "; put it in quotes" if isinstance(value, int | float) and "`str" in str(error).split(", got")[0] else ""
         return _fail(path, re.sub(r" - at `.*`$", "", str(error)).replace("Expected", "expected") + hint, problems)
 
 

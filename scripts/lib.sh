@@ -27,10 +27,10 @@ print(sys.version.split()[0], sys.argv[1], hashlib.sha256(open(sys.argv[2], "rb"
     (
         if command -v flock >/dev/null; then flock 9; fi # two runs at once: the second waits
         if [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null; then exit 0; fi
-        say "setting up $1 with Python $("$python" -c 'import platform; print(platform.python_version())') (once; $lock)"
+        say "setting up $1 with Python $("$python" -c 'import platform; print(platform.python_version())') (once, about a minute; from $lock)"
         "$python" -m venv --clear "$venv"
         # Nothing compiles: wheels only, and only those whose hash the lock names.
-        "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r "$lock"
+        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r "$lock"
         "$venv/bin/python" - "$PWD" <<'PYTHON'
 import pathlib, sys, sysconfig
 # The project itself, straight from this folder: no build, no network.

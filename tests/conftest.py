@@ -1,0 +1,12 @@
+"""What holds for every test: nothing of the user's own settings reaches the gateway under test."""
+
+from __future__ import annotations
+
+import os
+
+_OWN = ("POINTSMAN_", "HF_", "OPENAI_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+for _name in [name for name in os.environ if name.startswith(_OWN) or name.lower() in _PROXIES]:
+    if not _name.startswith("POINTSMAN_TEST_"):  # settings of the tests themselves
+        del os.environ[_name]
