@@ -130,7 +130,7 @@ def install_engine(what: str, root: Path) -> None:
 
 
 def install_model(root: Path) -> None:
-    out, recipe, log = root / "model", HERE / "mkmodel.py", root / "model.log"
+    out, recipe, log = model_of(root), HERE / "mkmodel.py", root / "model.log"
     with alone(root, "model"):
         if stands(out, recipe):
             say("model", f"already in {out}")
