@@ -152,8 +152,6 @@ def _flags(args: argparse.Namespace) -> Flags:
 def _serve(args: argparse.Namespace) -> int:
     if args.offline:  # read by huggingface_hub when it is first imported, and by the engines' own processes
         os.environ["HF_HUB_OFFLINE"] = "1"
-    from gateway import wiring
-    from gateway.cli_banner import banner
     from gateway.config import ConfigError, from_flags
 
     flags, file = _flags(args), _config_file(args)
@@ -167,11 +165,14 @@ def _serve(args: argparse.Namespace) -> int:
     except ConfigError as error:
         raise UsageError(str(error)) from None
 
+    from gateway.cli_banner import banner  # only now: a mistake in the configuration is told at once
+    from gateway.wiring import serve
+
     def ready(port: int, admin_port: int | None, models: Sequence[str]) -> None:
         sys.stdout.write(banner(config, port, admin_port, models))
         sys.stdout.flush()
 
-    return wiring.serve(config, asgi=args.asgi, banner=ready, config_path=file, read=read)
+    return serve(config, asgi=args.asgi, banner=ready, config_path=file, read=read)
 
 
 def _check(args: argparse.Namespace) -> int:
