@@ -21,6 +21,7 @@ from backends.types import Fault, Receiver, Timeouts
 MAX_HEAD = 64 * 1024  # bytes of an answer's head, and of framing between two bytes of its body
 MAX_IDLE = 1024  # connections kept per origin
 IDLE_SECONDS = 60.0
+_lower = bytes.lower
 _JOIN = 16 * 1024  # below this, head and body go out in one write
 
 
@@ -179,6 +180,13 @@ class Connection(asyncio.Protocol):
         else:
             body = b""
             self.overhead += len(data)
+        if self.complete and not self.head_told and not self.extra:
+            receiver = flight.receiver
+            if receiver is not None:
+                status, self.head_told = self.head, True
+                self._retire(flight, broken is None)
+                receiver.on_whole(status, self.fields, body)
+            return
         if self.extra:
             broken, self.complete = "it sent a second answer", False
         elif self.overhead > MAX_HEAD and not self.complete:
@@ -213,8 +221,9 @@ class Connection(asyncio.Protocol):
             self.interim = True
             return
         self.head = status
-        self.fields = {name.lower(): value for name, value in self.headers.items()}
-        self.headers.clear()
+        headers = self.headers
+        self.fields = dict(zip(map(_lower, headers), headers.values(), strict=True))
+        headers.clear()
 
     def on_message_complete(self) -> None:
         if self.interim:
@@ -226,11 +235,17 @@ class Connection(asyncio.Protocol):
         self.reused = self.parser.should_keep_alive()
 
     def _finish(self, flight: Sent, reusable: bool) -> None:
-        receiver, flight.receiver, flight.conn, self.flight = flight.receiver, None, None, None
+        receiver = flight.receiver
+        self._retire(flight, reusable)
+        assert receiver is not None
+        receiver.on_end()
+
+    def _retire(self, flight: Sent, reusable: bool) -> None:
+        """The flight is over and the connection goes back to the pool, or is closed."""
+        flight.receiver = flight.conn = self.flight = None
         self.pool.busy.discard(flight)
         # An early answer may have overtaken our request: then the rest of its body is still on its way.
         keep = reusable and self.reused and self.transport.get_write_buffer_size() == 0
-        self.headers.clear()
         self._reset()
         if keep and not self.transport.is_closing():
             if flight.paused:
@@ -238,8 +253,6 @@ class Connection(asyncio.Protocol):
             self.pool.put(self)
         else:
             self.transport.close()
-        assert receiver is not None
-        receiver.on_end()
 
     def eof_received(self) -> None:
         flight = self.flight
@@ -417,6 +430,11 @@ class Whole:
         self.headers: Mapping[bytes, bytes] = {}
         self.parts: list[bytes] = []
         self.flight: Sent | None = None
+
+    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        self.on_head(status, headers)
+        self.on_data(body)
+        self.on_end()
 
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         self.status, self.headers = status, headers

@@ -32,6 +32,15 @@ def target_raw(model: str) -> msgspec.Raw:
     return wire.raw(model)
 
 
+def _ask_usage(doc: wire.Doc) -> None:
+    """Asks for token counts on the client's behalf. Mutates `doc`."""
+    options = doc.get("stream_options")
+    if options is None or options == wire.NULL:
+        doc["stream_options"] = _ASK_USAGE
+    elif b'"include_usage":true' not in bytes(options):
+        doc["stream_options"] = wire.raw({**wire.sub(doc, "stream_options"), "include_usage": wire.TRUE})
+
+
 class OpenAILink:
     """One address: a pool and the request heads for it, ready but for the length. A `routing.types.Link`."""
 
@@ -82,19 +91,16 @@ class OpenAILink:
             doc = quirk(doc)
         doc = {**doc, "model": target_raw(target.model)}
         if call.stream:
-            options = doc.get("stream_options")
-            if options is None or options == b"null":
-                doc["stream_options"] = _ASK_USAGE
-            elif b'"include_usage":true' not in bytes(options):
-                doc["stream_options"] = wire.raw({**wire.sub(doc, "stream_options"), "include_usage": wire.TRUE})
+            _ask_usage(doc)
         body = wire.encode(doc)
-        head = self.heads[call.api]
+        return self.pool.send((self._head(call, len(body)), body), receiver, timeouts or self.timeouts)
+
+    def _head(self, call: Call, length: int) -> bytes:
         headers = call.headers
-        for name in _FORWARDED:
-            if name in headers:
-                head += b"%b: %b\r\n" % (name, headers[name])
-        head += b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (call.id.encode(), len(body))
-        return self.pool.send((head, body), receiver, timeouts or self.timeouts)
+        if b"traceparent" in headers:
+            lines = b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers)
+            return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.heads[call.api], lines, call.id, length)
+        return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.heads[call.api], call.id, length)
 
     async def ask(self, payload: tuple[bytes, bytes], timeouts: Timeouts | None = None) -> tuple[int, Mapping[bytes, bytes], bytes]:
         """Sends a request made by `get` or `post` and waits for the whole answer: (status, headers, body). Raises `Fault`."""

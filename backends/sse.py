@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from backends.wire import NULL
+
 
 class What(Enum):
     """What one event is to a relay."""
@@ -33,7 +35,7 @@ class _Chunk(msgspec.Struct):
     choices: list[_Choice] | None = None
     error: Any = None
     object: Any = None
-    usage: msgspec.Raw | None = None
+    usage: msgspec.Raw = NULL
     message: Any = None
     code: Any = None
     type: Any = None
@@ -120,7 +122,7 @@ def look(event: bytes) -> Seen:
         return Seen(What.ERROR, chunk.error)
     if name == b"error" or chunk.object == "error":
         return Seen(What.ERROR, {"message": chunk.message, "type": chunk.type, "code": chunk.code})
-    usage = data if chunk.usage is not None and chunk.usage != b"null" else None
+    usage = data if chunk.usage != NULL else None
     if not chunk.choices:
         return Seen(What.USAGE, usage=usage) if usage and chunk.choices is not None else Seen(What.OTHER, usage=usage)
     if any(c.finish_reason is not None for c in chunk.choices):

@@ -90,7 +90,7 @@ class Target(msgspec.Struct, frozen=True):
 class Call(msgspec.Struct, frozen=True):
     """One request as the client meant it. `doc` holds the JSON body's top-level values as raw slices."""
 
-    id: str
+    id: bytes
     api: str
     model: str
     stream: bool
@@ -103,7 +103,10 @@ class Call(msgspec.Struct, frozen=True):
 class Receiver(Protocol):
     """What takes an upstream answer. All methods are plain calls made on the event loop, in order:
     `on_head` once, `on_data` any number of times, then exactly one of `on_end` and `on_fault`
-    (`on_fault` may also come first). After `Flight.cancel` nothing more is called."""
+    (`on_fault` may also come first). `on_whole` stands for all of them when a whole answer came in one piece; its flight is over
+    already. After `Flight.cancel` nothing more is called."""
+
+    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None: ...
 
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None: ...
 

@@ -19,7 +19,7 @@ _str = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
 encode = _encoder.encode
 
-TRUE = msgspec.Raw(b"true")
+TRUE, NULL = msgspec.Raw(b"true"), msgspec.Raw(b"null")
 _FLAGS = {b"true": True, b"false": False, b"null": False}
 
 
@@ -50,7 +50,7 @@ def parse(body: bytes) -> Doc:
 def text(doc: Doc, key: str) -> str | None:
     """The string under `key`, or None when it is absent or null."""
     raw = doc.get(key)
-    if raw is None or raw == b"null":
+    if raw is None or raw == NULL:
         return None
     try:
         return _str.decode(raw)
@@ -72,7 +72,7 @@ def flag(doc: Doc, key: str) -> bool:
 def sub(doc: Doc, key: str) -> Doc:
     """The object under `key`, split shallowly; empty when absent or null."""
     raw = doc.get(key)
-    if raw is None or raw == b"null":
+    if raw is None or raw == NULL:
         return {}
     try:
         return _doc.decode(raw)
@@ -83,7 +83,7 @@ def sub(doc: Doc, key: str) -> Doc:
 def items(doc: Doc, key: str) -> list[Doc]:
     """The list of objects under `key`, each split shallowly; empty when absent or null."""
     raw = doc.get(key)
-    if raw is None or raw == b"null":
+    if raw is None or raw == NULL:
         return []
     try:
         return _docs.decode(raw)
@@ -144,17 +144,22 @@ def usage(body: bytes) -> Usage | None:
     return Usage(total - cached - written, cached, written, out - reasoning, reasoning)
 
 
-def usage_tail(body: bytes) -> bytes:
-    """The part of a whole answer that `usage` needs, so that a large body need not be kept: its end, from the last `"usage"`
-    on, made an object again. Small bodies are returned as they are."""
-    if len(body) <= 16 * 1024:
-        return body
+def usage_tail(body: bytes) -> bytes | None:
+    """The part of a whole answer that `usage` needs, so that the answer itself need not be kept: the object after the last
+    `"usage"`, made a document again. None when there is none, or it is unlike any usage."""
     at = body.rfind(b'"usage"')
-    end = body.find(b"}", body.rfind(b"_tokens", at)) if at >= 0 else -1
-    if at < 0 or end - at > 4096:
-        return b"{}"
-    braces = body[at:end].count(b"{") - body[at:end].count(b"}")
-    return b"{" + body[at:end] + b"}" * (braces + 1)
+    if at < 0:
+        return None
+    depth, i, end = 0, at, min(len(body), at + 4096)
+    while i < end:
+        close = body.find(b"}", i, end)
+        if close < 0:
+            return None
+        depth += body.count(b"{", i, close) - 1
+        if depth <= 0:
+            return b"{%b}" % body[at : close + 1]
+        i = close + 1
+    return None
 
 
 _TYPES = {

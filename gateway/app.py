@@ -21,6 +21,7 @@ from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, repl
 from gateway.openapi import document
 from gateway.serve import Core
 from gateway.version import VERSION
+from routing.pool import pick
 
 log = logging.getLogger("pointsman")
 Headers = Mapping[bytes, bytes]
@@ -134,14 +135,14 @@ class App:
         if name is None:
             raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
         route = core.route(name, tenant)
-        decision = core.pick(route, ())
+        decision = pick(route, core.clients.now, core.draw())
         if decision is None or not isinstance(decision.replica.link, OpenAILink):
             raise Fault("unavailable", f"No replica of '{name}' can count tokens now.", retry_after=2.0, code="no_replica")
         call = tokens.tokenize if what == "tokenize" else tokens.detokenize
         await self._json(headers, send, await call(decision.replica.link, doc, decision.target.model, time.time()))
 
     async def _json(self, headers: Headers, send: Send, body: bytes, status: int = 200) -> None:
-        lines = b"x-request-id: %b\r\n" % self.core.request_id(headers).encode() + self.core.door.cors(headers)
+        lines = b"x-request-id: %b\r\n" % self.core.request_id(headers) + self.core.door.cors(headers)
         await reply(send, status, body, lines)
 
 

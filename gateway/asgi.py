@@ -163,7 +163,7 @@ async def reply(send: Send, status: int, body: bytes, lines: bytes = b"", kind: 
 
 async def reply_fault(core: Core, headers: Mapping[bytes, bytes], send: Send, fault: Fault) -> None:
     """Sends a fault as an OpenAI error."""
-    lines = b"x-request-id: %b\r\n" % core.request_id(headers).encode() + core.door.cors(headers)
+    lines = b"x-request-id: %b\r\n" % core.request_id(headers) + core.door.cors(headers)
     if fault.retry_after is not None:
         lines += b"retry-after: %d\r\n" % max(1, round(fault.retry_after + 0.49))
     if fault.kind == "auth":

@@ -9,7 +9,6 @@ replica and dispatches again; after it the client gets an error event. Everythin
 from __future__ import annotations
 
 import time
-from functools import partial
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,9 +17,10 @@ from backends.faults import from_answer
 from backends.types import Call, Fault, Flight
 from gateway.auth import ANYONE, Tenant
 from gateway.record import Record
-from gateway.relay import StreamRelay, WholeAnswer
+from gateway.relay import StreamRelay, WholeAnswer, check_whole
 from routing import health
 from routing.lease import Lease
+from routing.pool import pick
 from routing.types import Decision, Replica, Route
 
 if TYPE_CHECKING:
@@ -30,10 +30,11 @@ SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no
 JSON_HEAD = b"content-type: application/json\r\n"
 WAITING = b": waiting\n\n"
 MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
-_PASSED = (
+_SSE = b"text/event-stream"
+_PASSED = frozenset({
     b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
     b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
-)  # fmt: skip
+})  # fmt: skip
 
 
 class Sink(Protocol):
@@ -54,34 +55,31 @@ class Sink(Protocol):
 class Exchange:
     """One request under way. See the module's text for its life."""
 
-    __slots__ = (
-        "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended", "excluded",
-        "flight", "headers", "id", "last_fault", "lease", "parked_at", "paused_at", "received", "relay", "route", "sink", "status",
-        "stream", "tenant", "ttft", "upstream_headers",
-    )  # fmt: skip
+    # Defaults stand on the class: most requests never change most of them.
+    tenant: Tenant = ANYONE
+    route: Route | None = None
+    call: Call | None = None
+    decision: Decision | None = None
+    lease: Lease | None = None
+    flight: Flight | None = None
+    relay: StreamRelay | None = None
+    answer: WholeAnswer | None = None
+    excluded: set[Replica] | tuple[()] = ()
+    last_fault: Fault | None = None
+    upstream_headers: Mapping[bytes, bytes] = {}
+    attempts = status = chunks = bytes_out = 0
+    stream = begun = ended = False
+    ttft: float | None = None  # seconds from arrival to the first content
+    parked_at: float | None = None
+    paused_at: float | None = None
+    tail: bytes | None = None  # what the recorder reads the usage from
+    cors = dropped = b""
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
         self.core, self.sink, self.api, self.headers = core, sink, api, headers
         self.id = core.request_id(headers)
         self.received = time.monotonic()
         self.comment_at = self.received + core.server.head_commit_seconds  # when a silent stream gets its head
-        self.tenant: Tenant = ANYONE
-        self.route: Route | None = None
-        self.call: Call | None = None
-        self.decision: Decision | None = None
-        self.lease: Lease | None = None
-        self.flight: Flight | None = None
-        self.relay: StreamRelay | None = None
-        self.answer: WholeAnswer | None = None
-        self.excluded: set[Replica] | tuple[()] = ()
-        self.last_fault: Fault | None = None
-        self.upstream_headers: Mapping[bytes, bytes] = {}
-        self.attempts = self.status = self.chunks = self.bytes_out = 0
-        self.stream = self.begun = self.ended = False
-        self.ttft: float | None = None
-        self.parked_at: float | None = None
-        self.paused_at: float | None = None
-        self.cors = self.dropped = b""
 
     # --- in
     def start(self, body: bytes) -> None:
@@ -106,11 +104,10 @@ class Exchange:
             raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
         self.stream = wire.flag(doc, "stream")
         route = self.core.route(model, self.tenant)
-        self.route = route
         if route.concurrency is not None and route.inflight >= route.concurrency:
-            self.route = None  # not counted in
             raise Fault("rate_limited", f"Model '{model}' has {route.concurrency} calls under way, its limit.", retry_after=1.0, code="route_busy")
         route.inflight += 1
+        self.route = route
         self.call = Call(self.id, self.api, model, self.stream, doc, self.tenant.name, self.headers, self.received)
 
     # --- towards an engine
@@ -118,16 +115,19 @@ class Exchange:
         """Sends the call to a replica, parks it until one comes, or raises the Fault that says why neither can be."""
         route, call = self.route, self.call
         assert route is not None and call is not None
-        decision = self.core.pick(route, self.excluded)
+        core = self.core
+        decision = pick(route, core.clients.now, core.draw(), self.excluded)
         if decision is None:
-            self.core.park(self)
+            core.park(self)
             return
-        self.parked_at = None
+        if self.parked_at is not None:
+            self.parked_at = None
         self.decision = decision
         target, replica = decision.target, decision.replica
         if target.unsupported and not target.unsupported.isdisjoint(call.doc):
             call = self._unsupported(call, target.unsupported, target.backend, route)
-        self.relay = self.answer = None
+        if self.attempts:
+            self.relay = self.answer = None
         self.attempts += 1
         self.lease = Lease(replica)
         try:
@@ -154,7 +154,7 @@ class Exchange:
         self._refuse(Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining"))
 
     def _unsupported(self, call: Call, unsupported: frozenset[str], backend: str, route: Route) -> Call:
-        found = sorted(k for k in unsupported.intersection(call.doc) if call.doc[k] != b"null")
+        found = sorted(k for k in unsupported.intersection(call.doc) if call.doc[k] != wire.NULL)
         if found and not route.drop:
             raise wire.bad(
                 f"Backend '{backend}' does not support {', '.join(repr(f) for f in found)}. Leave it out, or set on_unsupported: drop on the route.",
@@ -166,18 +166,32 @@ class Exchange:
 
     def _release(self) -> None:
         """Gives back what the attempt holds on a replica. Idempotent."""
-        lease, self.lease, self.flight = self.lease, None, None
-        if lease is not None and lease.end():
-            self.core.freed(lease.replica)
+        lease = self.lease
+        if lease is not None:
+            self.lease = self.flight = None
+            if lease.end():
+                self.core.freed(lease.replica)
 
     # --- Receiver
+    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        if status != 200 or headers.get(b"content-type", b"")[:17].lower() == _SSE or len(body) > self.core.limits.answer_bytes:
+            self.flight = None
+            self.on_head(status, headers)
+            if body:
+                self.on_data(body)
+            if self.lease is not None and not self.ended:  # not over by what it held
+                self.on_end()
+            return
+        self.status, self.upstream_headers = status, headers
+        self._answered(body)
+
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
         self.status = status
         self.upstream_headers = headers
         decision = self.decision
         assert decision is not None
         where, limits = decision.target.backend, self.core.limits
-        if status == 200 and headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream":
+        if status == 200 and headers.get(b"content-type", b"")[:17].lower() == _SSE:
             self.relay = StreamRelay(where, not self._wants_usage(), limits.event_bytes)
         else:
             self.answer = WholeAnswer(where, limits.answer_bytes if 200 <= status < 300 else MAX_ERROR)
@@ -240,10 +254,16 @@ class Exchange:
             return
         answer = self.answer
         assert answer is not None
-        body = answer.body()
+        self._answered(answer.body())
+
+    def _answered(self, body: bytes) -> None:
+        """A whole answer that is no stream."""
+        decision = self.decision
+        assert decision is not None
+        where = decision.target.backend
         if not 200 <= self.status < 300:
-            self._failed(from_answer(self.status, self.upstream_headers, body, decision.target.backend, time.time()))
-        elif (fault := answer.check(body)) is not None:
+            self._failed(from_answer(self.status, self.upstream_headers, body, where, time.time()))
+        elif (fault := check_whole(body, where)) is not None:
             self._failed(fault)
         else:
             health.good(decision.replica)
@@ -294,6 +314,7 @@ class Exchange:
 
     def _respond(self, body: bytes) -> None:
         self.bytes_out = len(body)
+        self.tail = wire.usage_tail(body)
         self.ttft = time.monotonic() - self.received
         lines = self._lines(JSON_HEAD)
         self.last_fault = None  # an earlier attempt's
@@ -312,17 +333,14 @@ class Exchange:
         self.sink.finish(tail)
 
     def _lines(self, first: bytes) -> bytes:
-        lines = b"%bx-request-id: %b\r\n" % (first, self.id.encode())
         decision = self.decision
-        if decision is not None:
-            lines += b"x-pointsman-backend: %b\r\n" % decision.replica.name.encode()
-            upstream = self.upstream_headers
-            for name in _PASSED:
-                if name in upstream:
-                    lines += b"%b: %b\r\n" % (name, upstream[name])
+        lines = b"%bx-request-id: %b\r\n%b" % (first, self.id, b"" if decision is None else decision.replica.line)
+        upstream = self.upstream_headers
+        if not _PASSED.isdisjoint(upstream):
+            lines += b"".join(b"%b: %b\r\n" % (name, upstream[name]) for name in sorted(_PASSED.intersection(upstream)))
         if self.dropped:
             lines += b"x-pointsman-dropped: %b\r\n" % self.dropped
-        return lines + self.cors
+        return lines + self.cors if self.cors else lines
 
     # --- the client
     def gone(self) -> None:
@@ -369,23 +387,16 @@ class Exchange:
             return
         self.ended = True
         self.core.ended(self)
-        self.status = status
-        tail = self._usage_bytes()
-        # The recorder reads it off the request's own path; it gets the few bytes that it needs, never the exchange.
-        self.core.recorder.put(self._record(status), None if tail is None else partial(wire.usage, tail))
-
-    def _usage_bytes(self) -> bytes | None:
         if self.relay is not None:
-            return self.relay.usage_event
-        if self.answer is not None and self.last_fault is None:
-            return wire.usage_tail(self.answer.body())
-        return None
+            self.tail = self.relay.usage_event
+        # The recorder reads the usage off the request's own path; it gets the few bytes that it needs, never the exchange.
+        self.core.recorder.put(self._record(status), self.tail)
 
     def _record(self, status: int) -> Record:
         decision, fault = self.decision, self.last_fault
         duration = time.monotonic() - self.received
         return Record(
-            self.id, time.time() - duration, self.api, self.route.name if self.route is not None else "",
+            self.id.decode(), time.time() - duration, self.api, self.route.name if self.route is not None else "",
             decision.target.backend if decision is not None else "", decision.replica.name if decision is not None else "",
             self.tenant.name, self.stream, status, duration, self.ttft, self.attempts, self.chunks, self.bytes_out, None,
             fault.kind if fault is not None else "", fault.origin if fault is not None else "", fault.message if fault is not None else "",

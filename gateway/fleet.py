@@ -118,8 +118,8 @@ class Fleet:
             spec = backend.engine_spec(name, model)
             if spec.kind in ("llamacpp", "llama-server"):
                 meta = await asyncio.to_thread(gguf.read, Path(model))
-                self._vocab[name] = meta.vocab_size
-                self.contexts[name] = spec.context or meta.context_length
+                self._vocab[name] = meta.vocab or None
+                self.contexts[name] = spec.context or (meta.context or None)
         except (ValueError, OSError, LookupError) as e:
             self._all(name, "down", str(e))
             log.error("model of backend %s: %s", name, e)

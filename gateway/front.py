@@ -29,13 +29,14 @@ from gateway.limits import bad_request, too_large
 if TYPE_CHECKING:
     from gateway.serve import Core
 
+_lower = bytes.lower
 IDLE, READING, BUSY, COLD, LINGER = range(5)
 HOT = {
     b"POST /v1/chat/completions HTTP/1.1\r\n": "chat",
     b"POST /v1/completions HTTP/1.1\r\n": "completions",
     b"POST /v1/embeddings HTTP/1.1\r\n": "embeddings",
 }
-_HOT = tuple(HOT)
+_HOT = tuple(HOT.items())
 MAX_EARLY = 64 * 1024
 MAX_LINGER, LINGER_SECONDS = 64 << 20, 5.0
 _JOIN = 64 * 1024
@@ -44,6 +45,7 @@ _CONNECTION = re.compile(rb"(?im)^(connection[ \t]*:)([^\r\n]*)(\r\n)")
 _H2C_TOKEN = re.compile(rb"(?i)\s*\b(?:upgrade|http2-settings)\b\s*,?")
 _STATUS = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _STATUS[499], _STATUS[529] = b"HTTP/1.1 499 Client Closed Request\r\n", b"HTTP/1.1 529 Overloaded\r\n"
+OK = _STATUS[200]
 CLOSE = b"connection: close\r\n"
 
 
@@ -156,14 +158,15 @@ class Front(asyncio.Protocol):
         if end < 0 or end > self.core.limits.header_bytes:
             self._incomplete(data, end)
             return
-        head = data[: end + 4]
-        if b"pgrade" in head or b"PGRADE" in head:
-            data = without_h2c(head) + data[end + 4 :]
-        if data.startswith(_HOT):
-            self._hot(data)
-        else:
-            self.state = COLD
-            self._inner().data_received(data)
+        if data.find(b"pgrade", 0, end) >= 0 or data.find(b"PGRADE", 0, end) >= 0:
+            data = without_h2c(data[: end + 4]) + data[end + 4 :]
+        for line, api in _HOT:
+            if data.startswith(line):
+                self.api = api
+                self._hot(data)
+                return
+        self.state = COLD
+        self._inner().data_received(data)
 
     def _incomplete(self, data: bytes, end: int) -> None:
         limit = self.core.limits.header_bytes
@@ -179,7 +182,6 @@ class Front(asyncio.Protocol):
             # C callables: no Python frame a header or a piece of the body
             self.on_header, self.on_body = self.headers.__setitem__, self.parts.append
             self.parser = httptools.HttpRequestParser(self)
-        self.api = HOT[data[: data.index(b"\r\n") + 2]]
         self.state = READING
         self.fed = 0
         self._feed(data)
@@ -200,11 +202,11 @@ class Front(asyncio.Protocol):
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _feed(self, data: bytes) -> None:
-        parser = self.parser
+        parser, limits = self.parser, self.core.limits
         assert parser is not None
         self.fed += len(data)
-        if self.fed > self.core.limits.body_bytes + self.core.limits.header_bytes:
-            self._reply(too_large(self.core.limits.body_bytes))
+        if self.fed > limits.body_bytes + limits.header_bytes:
+            self._reply(too_large(limits.body_bytes))
             return
         try:
             parser.feed_data(data)
@@ -221,14 +223,14 @@ class Front(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         # Called inside feed_data; only here does the parser know whether the connection may stay open.
-        assert self.parser is not None
         if self.state == BUSY:
             self.extra = True  # a second request in the same read: httptools cannot pause, so answer one, then close
             return
-        self.keep = self.parser.should_keep_alive()
-        self.body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        self.fields = {k.lower(): v for k, v in self.headers.items()}
         self.state = BUSY
+        self.keep = self.parser.should_keep_alive()  # type: ignore[union-attr]
+        self.body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+        headers = self.headers
+        self.fields = dict(zip(map(_lower, headers), headers.values(), strict=True))
 
     def _begin(self) -> None:
         body, self.body = self.body, b""
@@ -245,8 +247,8 @@ class Front(asyncio.Protocol):
 
     # --- Sink
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
-        keep = b"" if self.keep else CLOSE
-        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), self.core.date, lines, keep, len(body))
+        line = OK if status == 200 else status_line(status)
+        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (line, self.core.date, lines, b"" if self.keep else CLOSE, len(body))
         if len(body) < _JOIN:
             self.transport.write(head + body)
         else:
@@ -273,7 +275,7 @@ class Front(asyncio.Protocol):
     def _done(self) -> None:
         """The answer is out: back to the boundary, and to whatever came early."""
         self.exchange = None
-        if not self.keep or self.closing:
+        if not self.keep or self.core.draining:
             self.transport.close()
             return
         self.state = IDLE
@@ -291,7 +293,7 @@ class Front(asyncio.Protocol):
         """An answer to what never became an exchange."""
         body = wire.envelope(fault)
         retry = b"retry-after: 1\r\n" if fault.retry_after else b""
-        request_id = self.core.request_id({}).encode()
+        request_id = self.core.request_id({})
         self.transport.write(
             b"%b%bcontent-type: application/json\r\nx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
             % (status_line(fault.status), self.core.date, request_id, retry, CLOSE, len(body), body)
@@ -322,10 +324,6 @@ class Front(asyncio.Protocol):
             inner.data_received(data)
 
     # --- uvicorn's and the tick's
-    @property
-    def closing(self) -> bool:
-        return self.core.draining
-
     def shutdown(self) -> None:
         """Called by uvicorn when it stops: idle connections close now, busy ones after their answer."""
         if self.state == COLD and self.inner is not None and not _at_boundary(self.inner):

@@ -47,7 +47,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.DOTALL), HIDDEN),
     # A header's whole value: its scheme and what follows.
     (re.compile(rf"\b((?:proxy-)?authorization|(?:set-)?cookie)({_BETWEEN}\\?[\"']?)[^\r\n\"'\\]+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
-    (re.compile(r"\b(bearer)([ \t]+)[^\s\"',;}\]\\]+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
+    (re.compile(r"\b(bearer)([ \t]+)(?!\[redacted)[^\s\"',;}\]\\]+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
     (re.compile(r"(://)[^/\s@\"']{1,512}@"), rf"\1{HIDDEN}@"),
     (re.compile(rf"([?&](?:key|token|sig|auth|code|{_NAME})=)[^&\s\"'#]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(rf"(?<![\w-])({_NAME})({_BETWEEN})(\\?[\"'])((?:(?!\3)[^\r\n])*)", re.IGNORECASE), rf"\1\2\3{HIDDEN}"),

@@ -143,7 +143,7 @@ class Metrics:
 
         It must be cheap and must not block. `merge` says what becomes of several workers' values. ValueError: taken or no name.
         """
-        if not name.replace("_", "").isalnum() or not name.isascii() or name[0].isdigit():
+        if not name.isascii() or not name.isidentifier():
             raise ValueError(f"metric name {name!r}: use ASCII letters, digits and underscores")
         if name in self._sources or name in FAMILY_NAMES:
             raise ValueError(f"metric {name} is registered already")
@@ -231,10 +231,13 @@ def _tokens(row: Row, record: Record) -> None:
     usage = record.usage
     if usage is None:
         return
-    for name in TOKEN_TYPES:
-        count = getattr(usage, name)
-        if count > 0:
-            row.tokens[name] = row.tokens.get(name, 0) + count
+    tokens = row.tokens
+    tokens["input"] = tokens.get("input", 0) + usage.input
+    tokens["output"] = tokens.get("output", 0) + usage.output
+    if usage.cached or usage.cache_write or usage.reasoning:
+        for name, count in (("cached", usage.cached), ("cache_write", usage.cache_write), ("reasoning", usage.reasoning)):
+            if count > 0:
+                tokens[name] = tokens.get(name, 0) + count
     written = usage.output + usage.reasoning
     # A whole answer arrives at once: only a stream has time between its tokens.
     if record.stream and record.ttft is not None and written > 1:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from backends import wire
 from backends.types import Usage
 from gateway.admin.state import Traffic
 from gateway.admin.window import Windows
@@ -19,8 +20,7 @@ from gateway.logs import Checked, cut, redact
 from gateway.metrics import Metrics
 from gateway.record import Record
 
-Parse = Callable[[], Usage | None]
-
+BATCH = 32  # records
 REQUEST_LOG = "pointsman.request"
 
 
@@ -40,10 +40,11 @@ class Recorder:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.dropped = 0
+        self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`; None: only the tick drains
         self.unparsed = 0  # answers whose usage could not be read
         self._metrics, self._capacity, self._clock = metrics, capacity, clock
         self._log = log or logging.getLogger(REQUEST_LOG)
-        self._queue: deque[tuple[Record, Parse | None]] = deque()
+        self._queue: deque[tuple[Record, bytes | None]] = deque()
         self._recent: deque[Record] = deque(maxlen=recent)
         self._windows = Windows(clock())
         for name, help, read in (
@@ -56,33 +57,44 @@ class Recorder:
     def __repr__(self) -> str:
         return f"Recorder({len(self._queue)} of {self._capacity} waiting, {self.dropped} dropped, {len(self._recent)} recent)"
 
-    def put(self, record: Record, parse: Parse | None = None) -> None:
-        """Queues one record; never blocks, never raises. `parse` reads the usage from an answer's tail, later, in `drain`."""
-        if len(self._queue) >= self._capacity:
+    def put(self, record: Record, tail: bytes | None = None) -> None:
+        """Queues one record; never blocks, never raises. The usage is read from `tail`, the end of an answer, later, in `drain`."""
+        queue = self._queue
+        if len(queue) >= self._capacity:
             self.dropped += 1
-        else:
-            self._queue.append((record, parse))
+            return
+        queue.append((record, tail))
+        if len(queue) == BATCH and self.soon is not None:
+            # Under load records are handled in small batches while they are still in the processor's caches.
+            self.soon(self._drain_batch)
+
+    def _drain_batch(self) -> None:
+        self.drain(BATCH)
 
     def drain(self, limit: int = 1000) -> int:
-        """Handles up to `limit` records (some 10 µs each) and returns how many are left. Blocks for that long, mutates."""
-        now = self._clock()
-        for _ in range(min(limit, len(self._queue))):
-            record, parse = self._queue.popleft()
-            if parse is not None and record.usage is None:
-                record.usage = self._parse(parse)
-            self._metrics.observe(record)
-            self._windows.add(now, _route(record), failed=failed(record), ttft=record.ttft, tokens=_written(record), over=_over(record))
-            self._recent.append(record)
-            log_record(self._log, record)
-        return len(self._queue)
+        """Handles up to `limit` records (a few µs each) and returns how many are left. Blocks for that long, mutates."""
+        now, queue, log = self._clock(), self._queue, self._log
+        # Looked up once for all of them: at 20,000 requests a second each microsecond here is two per cent of a core.
+        observe, count, keep = self._metrics.observe, self._windows.add, self._recent.append
+        info, warn = log.isEnabledFor(logging.INFO), log.isEnabledFor(logging.WARNING)
+        for _ in range(min(limit, len(queue))):
+            record, tail = queue.popleft()
+            if tail is not None:
+                record.usage = self._usage(tail)
+            observe(record)
+            usage = record.usage
+            bad = failed(record)
+            count(now, _route(record), bad, record.ttft, usage.output + usage.reasoning if usage is not None else 0, _over(record))
+            keep(record)
+            if info or (bad and warn):
+                log_record(log, record)
+        return len(queue)
 
-    def _parse(self, parse: Parse) -> Usage | None:
-        try:
-            return parse()
-        except (ValueError, TypeError, LookupError, RecursionError, AttributeError):
-            # What an upstream wrote must not stop the counting of everybody's requests. msgspec's errors are ValueErrors.
+    def _usage(self, tail: bytes) -> Usage | None:
+        usage = wire.usage(tail)
+        if usage is None:
             self.unparsed += 1
-            return None
+        return usage
 
     async def run(self, *, interval: float = 0.1, batch: int = 64) -> None:
         """Drains for ever, `batch` records between two looks at the network, so that a burst never stalls a stream.
@@ -143,10 +155,6 @@ def _safe(text: str) -> str:
 def _route(record: Record) -> str:
     # A client can ask for any name: those that are no route share one ring.
     return "unknown" if record.fault == "not_found" or not record.route else record.route
-
-
-def _written(record: Record) -> int:
-    return 0 if record.usage is None else record.usage.output + record.usage.reasoning
 
 
 def _over(record: Record) -> float:

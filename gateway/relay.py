@@ -133,12 +133,18 @@ class WholeAnswer:
         """All bytes so far."""
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
 
-    def check(self, body: bytes) -> Fault | None:
-        """The fault of a 200 whose body is no JSON object, or is an error object."""
-        if not body.lstrip().startswith((b"{", b"[")) or not body.rstrip().endswith((b"}", b"]")):
-            return _cut(f"Backend '{self.where}' answered 200 with something that is not JSON.", "not_json")
-        if b'"error"' in body and b'"choices"' not in body:
-            seen = sse.look(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
-            if seen.what is What.ERROR:
-                return from_event(seen.error, self.where)
-        return None
+
+def check_whole(body: bytes, where: str) -> Fault | None:
+    """The fault of a 200 whose body is no JSON object or list, or is an error object. `where` names the backend."""
+    if body[:1] not in _OPEN or body[-1:] not in _SHUT:
+        body = body.strip()
+        if body[:1] not in _OPEN or body[-1:] not in _SHUT:
+            return _cut(f"Backend '{where}' answered 200 with something that is not JSON.", "not_json")
+    if b'"error"' in body and b'"choices"' not in body:
+        seen = sse.look(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
+        if seen.what is What.ERROR:
+            return from_event(seen.error, where)
+    return None
+
+
+_OPEN, _SHUT = frozenset({b"{", b"["}), frozenset({b"}", b"]"})

@@ -11,7 +11,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from difflib import get_close_matches
 
 from backends.http import Clients
@@ -21,7 +21,7 @@ from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
 from gateway.recorder import Recorder
 from routing import pool
-from routing.types import Decision, Replica, Route
+from routing.types import Replica, Route
 
 MAX_PARKED = 4096
 TICK_SECONDS = 0.1
@@ -46,9 +46,9 @@ class Core:
         self.parked: dict[Exchange, None] = {}  # in order of arrival
         self.draining = False
         self.requests = 0
-        self._draw = (draw or random.Random()).random
+        self.draw = (draw or random.Random()).random  # [0, 1)
         self._ids = itertools.count(1)
-        self._id_prefix = f"req-{os.urandom(6).hex()}-"
+        self._id_prefix = f"req-{os.urandom(6).hex()}-".encode()
         self.swap(generation)
 
     def __repr__(self) -> str:
@@ -64,18 +64,19 @@ class Core:
         self.tick_date(time.time())
 
     # --- what an exchange asks
-    def request_id(self, headers: Mapping[bytes, bytes]) -> str:
+    def request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
         """The client's own x-request-id where it is a plain token, else a new one."""
-        given = headers.get(b"x-request-id")
-        if given is not None and _ID.match(given):
-            return given.decode()
-        return self._id_prefix + str(next(self._ids))
+        if b"x-request-id" in headers and _ID.match(headers[b"x-request-id"]):
+            return headers[b"x-request-id"]
+        return b"%b%d" % (self._id_prefix, next(self._ids))
 
     def admit(self, exchange: Exchange) -> None:
         """Lets a request in or raises the Fault that keeps it out. Sets the exchange's tenant."""
         self.requests += 1
-        exchange.tenant = self.door.identify(exchange.headers)
-        exchange.cors = self.door.cors(exchange.headers)
+        door = self.door
+        exchange.tenant = door.identify(exchange.headers)
+        if door.origins:
+            exchange.cors = door.cors(exchange.headers)
         if self.draining:
             raise Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining")
         if len(self.inflight) > self.limits.concurrency:
@@ -90,10 +91,6 @@ class Core:
             hint = f" Did you mean '{close[0]}'?" if close else f" There is: {', '.join(names[:8])}." if names else " No model is configured."
             raise Fault("not_found", f"There is no model '{model[:200]}'.{hint}", origin="client", param="model", code="model_not_found")
         return found
-
-    def pick(self, route: Route, excluded: Container[Replica]) -> Decision | None:
-        """A replica that may take a call now."""
-        return pool.pick(route, self.clients.now, self._draw(), excluded)
 
     def park(self, exchange: Exchange) -> None:
         """Lets a call wait for a replica that is loading or busy. Raises Fault when none will come, or too many wait."""

@@ -10,7 +10,7 @@ import msgspec
 from gateway.auth import Tenant, allowed
 from gateway.serve import Core
 from gateway.version import VERSION
-from routing.types import Replica, Route
+from routing.types import Route
 
 # path → api of `Exchange`: a JSON body with a `model`, relayed.
 CALLS: Mapping[str, str] = {
@@ -65,8 +65,3 @@ def ready(core: Core) -> tuple[int, bytes]:
     ok = not core.draining and (not states or "ready" in states.values())
     return (200 if ok else 503), msgspec.json.encode({"ready": ok, "models": states})
 
-
-def ready_replica(core: Core, route: Route) -> Replica | None:
-    """A replica to ask something small."""
-    decision = core.pick(route, ())
-    return None if decision is None else decision.replica

@@ -66,6 +66,7 @@ class Gateway:
         self.clients = Clients(asyncio.get_running_loop())
         self.figures = Metrics()
         self.recorder = Recorder(self.figures)
+        self.recorder.soon = self.clients.loop.call_soon
         self.fleet = Fleet(self.clients, self._on_health, self._rebuild)
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
@@ -175,7 +176,7 @@ class Gateway:
     async def restart_engine(self, name: str) -> None:
         if self.fleet.instance(name) is None:
             raise KeyError(name)
-        await self.fleet.supervisor.restart(name)
+        self.fleet.supervisor.restart(name)
 
     async def reload(self) -> dict[str, object]:
         """Builds the new generation beside the old one and swaps; a configuration with an error changes nothing. ValueError then."""

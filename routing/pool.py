@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 
 from routing.types import Arm, Decision, Replica, Route
 
 
 def available(replica: Replica, now: float) -> bool:
-    """Whether a replica may be sent a call now: ready, a slot free, not resting after failures."""
-    return replica.health == "ready" and replica.down_until <= now and not replica.full
+    """Whether a replica may be sent a call now: ready, not resting after failures, a slot free."""
+    return replica.health == "ready" and replica.down_until <= now and (replica.slots is None or replica.inflight < replica.slots)
 
 
 def pick(route: Route, now: float, draw: float, excluded: Container[Replica] = ()) -> Decision | None:
@@ -20,22 +20,21 @@ def pick(route: Route, now: float, draw: float, excluded: Container[Replica] = (
     after failures, the one that rests shortest is tried, since a call that might fail beats one that surely does.
     `now` is monotonic seconds. Mutates nothing but `route.turn`.
     """
-    arm = _drawn(route.arms, route.total_weight * draw)
-    chosen = _least(arm, route, now, excluded)
+    arms = route.arms
+    if not arms:
+        return None
+    chosen = _least(arms[0] if len(arms) == 1 else _drawn(arms, route.total_weight * draw), route, now, excluded)
     if chosen is not None:
-        return Decision(chosen, arm.target, "weighted")
-    open_arms = [a for a in route.arms if _least(a, route, now, excluded) is not None]
-    if open_arms:
-        arm = _drawn(open_arms, sum(a.target.weight for a in open_arms) * draw)
-        chosen = _least(arm, route, now, excluded)
-        assert chosen is not None
-        return Decision(chosen, arm.target, "weighted, the first draw was not available")
-    return _resting(route, now, excluded)
+        return chosen
+    open_arms = [a for a in arms if _least(a, route, now, excluded) is not None]
+    if not open_arms:
+        return _resting(route, now, excluded)
+    chosen = _least(_drawn(open_arms, sum(a.target.weight for a in open_arms) * draw), route, now, excluded)
+    assert chosen is not None
+    return Decision(chosen.replica, chosen.target, "weighted, the first draw was not available")
 
 
-def _drawn(arms: tuple[Arm, ...] | list[Arm], point: float) -> Arm:
-    if len(arms) == 1:
-        return arms[0]
+def _drawn(arms: Sequence[Arm], point: float) -> Arm:
     for arm in arms:
         point -= arm.target.weight
         if point < 0:
@@ -43,17 +42,17 @@ def _drawn(arms: tuple[Arm, ...] | list[Arm], point: float) -> Arm:
     return arms[-1]
 
 
-def _least(arm: Arm, route: Route, now: float, excluded: Container[Replica]) -> Replica | None:
-    replicas = arm.replicas
-    if len(replicas) == 1:
-        only = replicas[0]
-        return only if available(only, now) and only not in excluded else None
-    route.turn += 1
-    start = route.turn % len(replicas) if replicas else 0
-    best: Replica | None = None
-    for replica in (*replicas[start:], *replicas[:start]):
-        if (best is None or replica.inflight < best.inflight) and available(replica, now) and replica not in excluded:
-            best = replica
+def _least(arm: Arm, route: Route, now: float, excluded: Container[Replica]) -> Decision | None:
+    choices = arm.choices
+    if len(choices) > 1:
+        route.turn += 1
+        start = route.turn % len(choices)
+        choices = (*choices[start:], *choices[:start])
+    best: Decision | None = None
+    for choice in choices:
+        replica = choice.replica
+        if (best is None or replica.inflight < best.replica.inflight) and available(replica, now) and replica not in excluded:
+            best = choice
     return best
 
 

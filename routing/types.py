@@ -23,10 +23,11 @@ class Link(Protocol):
 class Replica:
     """One server address of a backend. Counters belong to leases; `health` and `reason` to routing/health."""
 
-    __slots__ = ("backend", "down_until", "failures", "health", "inflight", "link", "name", "reason", "slots", "total", "url")
+    __slots__ = ("backend", "down_until", "failures", "health", "inflight", "line", "link", "name", "reason", "slots", "total", "url")
 
     def __init__(self, name: str, backend: str, url: str, link: Link, slots: int | None = None, health: Health = "ready") -> None:
         self.name, self.backend, self.url, self.link, self.slots = name, backend, url, link, slots
+        self.line = b"x-pointsman-backend: %b\r\n" % name.encode("latin-1", "replace")  # tells the client who answered
         self.health: Health = health
         self.reason = ""
         self.inflight = 0  # calls under way
@@ -43,11 +44,23 @@ class Replica:
         return self.slots is not None and self.inflight >= self.slots
 
 
-class Arm(msgspec.Struct, frozen=True, eq=False):
-    """One target of a route with the replicas that serve it."""
+class Decision(msgspec.Struct, frozen=True, eq=False):
+    """Where a call goes and why."""
 
+    replica: Replica
     target: Target
-    replicas: tuple[Replica, ...]
+    reason: str
+    scores: Mapping[str, Any] = {}
+
+
+class Arm:
+    """One target of a route with the replicas that serve it. `choices`: the usual decision for each replica, made once. Immutable."""
+
+    __slots__ = ("choices", "replicas", "target")
+
+    def __init__(self, target: Target, replicas: tuple[Replica, ...]) -> None:
+        self.target, self.replicas = target, replicas
+        self.choices = tuple(Decision(r, target, "weighted") for r in replicas)
 
 
 class Route:
@@ -81,11 +94,3 @@ class Route:
         """Every replica of every arm."""
         return [r for arm in self.arms for r in arm.replicas]
 
-
-class Decision(msgspec.Struct, frozen=True, eq=False):
-    """Where a call goes and why."""
-
-    replica: Replica
-    target: Target
-    reason: str
-    scores: Mapping[str, Any] = {}

@@ -59,7 +59,7 @@ class Ring:
         slots = (self._slots[second % SECONDS] for second in range(max(first, last - SECONDS + 1), last + 1))
         return [slot for slot in slots if slot is not None and first <= slot.at <= last]
 
-    def add(self, now: float, *, failed: bool, ttft: float | None, tokens: int, over: float) -> None:
+    def add(self, now: float, failed: bool, ttft: float | None, tokens: int, over: float) -> None:
         """Counts a request that ended at `now` and wrote `tokens` over its last `over` seconds. Mutates."""
         second = int(now)
         slot = self.at(second)
@@ -68,7 +68,9 @@ class Ring:
         if ttft is not None:
             chosen = bin_of(ttft)
             slot.ttft[chosen] = slot.ttft.get(chosen, 0) + 1
-        if tokens:
+        if tokens and over <= 1.0:
+            slot.tokens += tokens
+        elif tokens:
             self._spread(second, tokens, over)
 
     def _spread(self, second: int, tokens: int, over: float) -> None:
@@ -101,9 +103,10 @@ class Windows:
         self._started = started
         self._routes: dict[str, Ring] = {}
 
-    def add(self, now: float, route: str, *, failed: bool, ttft: float | None, tokens: int, over: float) -> None:
+    def add(self, now: float, route: str, failed: bool, ttft: float | None, tokens: int, over: float) -> None:
         """Counts one finished request. Mutates; constant time but for an answer that took many seconds."""
-        self._ring(route).add(now, failed=failed, ttft=ttft, tokens=tokens, over=over)
+        ring = self._routes.get(route) or self._ring(route)
+        ring.add(now, failed, ttft, tokens, over)
 
     def _ring(self, route: str) -> Ring:
         ring = self._routes.get(route)

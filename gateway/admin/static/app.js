@@ -35,8 +35,7 @@ function arrived(status, finished) {
     return;
   }
   [version, snapshot, requests, lastSeen, misses] = [status.version, status, finished, Date.now(), 0];
-  show($("login"), false);
-  show($("content"), true);
+  lock(false);
   document.body.classList.remove("stale");
   live("good", "live");
   renderHead();
@@ -48,14 +47,13 @@ function arrived(status, finished) {
   views.engines(snapshot, { log: openLog, restart: confirmRestart });
   views.replicas(snapshot);
   views.inflight(snapshot);
-  views.recent(requests, $("only-failed").checked);
+  views.recent(requests, $("only-failed").checked, snapshot.models.length > 0);
 }
 
 function missed(error) {
   if (error instanceof Failure && error.status === 401) {
     live("", "locked");
-    show($("content"), false);
-    show($("login"), true);
+    lock(true);
     text($("login-note"), adminKey() ? "That key is not right." : "");
     misses = 4;
     return;
@@ -66,6 +64,12 @@ function missed(error) {
   live("bad", "lost");
   document.body.classList.add("stale");
   renderBanners(error);
+}
+
+function lock(locked) {
+  show($("login"), locked);
+  show($("content"), !locked);
+  show($("foot"), !locked);
 }
 
 function live(mood, word) {
@@ -156,7 +160,7 @@ function confirmRestart(name) {
   openDialog(`Restart ${name}?`, {
     small: true,
     words: "Answers that it is writing now will break off. Other engines go on.",
-    actions: [h("button", { type: "button", click: close }, "Cancel"), h("button", { type: "button", class: "primary", click: go }, "Restart")],
+    actions: [h("button", { type: "button", autofocus: true, click: close }, "Cancel"), h("button", { type: "button", class: "primary", click: go }, "Restart")],
   });
 }
 
@@ -165,7 +169,7 @@ function start() {
   chat.start();
   $("dialog-close").addEventListener("click", () => $("dialog").close());
   $("dialog").addEventListener("close", () => clearTimeout(following));
-  $("only-failed").addEventListener("change", () => views.recent(requests, $("only-failed").checked));
+  $("only-failed").addEventListener("change", () => views.recent(requests, $("only-failed").checked, Boolean(snapshot?.models.length)));
   $("reload").addEventListener("click", () => act("/api/reload", (answer) => answer.message || "The configuration was read again."));
   $("login").addEventListener("submit", (event) => {
     event.preventDefault();

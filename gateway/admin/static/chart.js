@@ -47,10 +47,18 @@ function path(values, top) {
   return d;
 }
 
+/** The areas under the line's unbroken pieces. */
 function area(values, top) {
-  if (!values.length || values.some((v) => v === null)) return "";
   const step = W / Math.max(1, values.length - 1);
-  return `M0 ${H}` + values.map((v, i) => `L${(i * step).toFixed(1)} ${height(v, top)}`).join("") + `L${W} ${H}Z`;
+  let d = "";
+  for (let i = 0; i < values.length; i += 1) {
+    if (values[i] === null) continue;
+    const x = (i * step).toFixed(1);
+    if (i === 0 || values[i - 1] === null) d += `M${x} ${H}`;
+    d += `L${x} ${height(values[i], top)}`;
+    if (i === values.length - 1 || values[i + 1] === null) d += `L${x} ${H}Z`;
+  }
+  return d;
 }
 
 function height(value, top) {

@@ -23,22 +23,23 @@ const TILES = [
   ["Output tokens per second", [""], (t) => [number(t.total.tokens_per_second), ""], (x) => [x.tokens_per_second], number],
 ];
 
-let flights = [];
+const FLIGHTS = 300; // the page's own record, one a second
+let flights = Array(FLIGHTS).fill(null);
 
 export function tiles(snapshot) {
   const { traffic } = snapshot;
-  flights = [...flights, snapshot.inflight_total].slice(-traffic.history.rps.length || -150);
+  flights = [...flights, snapshot.inflight_total].slice(-FLIGHTS);
   const items = [
     ...TILES.map(([name, lines, value, series, unit]) => ({ name, lines, value: value(traffic), series: series(traffic.history), unit, since: "5 min" })),
-    { name: "In flight now", lines: [""], value: [number(snapshot.inflight_total), ""], series: [flights], unit: number, since: "this page" },
+    { name: "In flight now", lines: [""], value: [number(snapshot.inflight_total), ""], series: [flights], unit: number, since: "5 min", live: true },
   ];
   sync($("tiles"), items, (t) => t.name, makeTile, updateTile);
 }
 
 function makeTile(tile) {
-  const note = tile.since === "5 min" ? "last minute" : "";
-  return h("div", { class: "tile" }, h("h3", {}, tile.name, h("span", {}, note)), h("div", { class: "value" }, h("span"), h("small")), spark(tile.lines),
-    h("footer", {}, h("span", {}, tile.since === "5 min" ? "5 min ago" : "page opened"), h("span")));
+  const note = tile.live ? "" : "last minute";
+  return h("div", { class: "tile" }, h("h3", {}, tile.name, h("span", { class: "mid" }, note)), h("div", { class: "value" }, h("span"), h("small")), spark(tile.lines),
+    h("footer", {}, h("span", {}, "5 min ago"), h("span")));
 }
 
 function updateTile(node, tile) {
@@ -70,7 +71,7 @@ function updateModel(node, model, figures) {
   text(cells[0].firstChild, model.name);
   title(cells[0], model.name);
   text(cells[0].lastChild, model.reason || model.api.join(", "));
-  className(cells[0].lastChild, model.reason && model.state !== "ready" ? "sub bad-text" : "sub");
+  className(cells[0].lastChild, model.reason && tone(model.state) === "bad" ? "sub bad-text" : "sub");
   state(cells[1], model.state);
   const targets = model.targets.map((t) => `${t.backend} → ${t.model}${model.targets.length > 1 ? ` (${number(share(t, model.targets))} %)` : ""}`);
   sync(cells[2], targets, (t) => t, () => h("span", { class: "sub" }), text);
@@ -90,6 +91,7 @@ function share(target, all) {
 export function engines(snapshot, actions) {
   const list = snapshot.engines;
   text($("engines-note"), list.length ? `${list.filter((e) => tone(e.state) === "good").length} of ${list.length} running` : "");
+  show($("engines-card"), list.length > 0 || snapshot.models.length > 0);
   empty($("engines-empty"), !list.length, "No engine runs on this machine; requests go to remote servers only. To run a model here:", START.model);
   sync($("engines"), list, (e) => e.name, (e) => makeEngine(e, actions), (node, e) => updateEngine(node, e, snapshot.now));
 }
@@ -118,7 +120,7 @@ function updateEngine(node, engine, now) {
   else bar.value = engine.progress;
   text(reason, engine.reason || (mood === "warn" && engine.progress !== null ? `${Math.round(engine.progress * 100)} %` : ""));
   const values = [engine.kind || "–", bytes(engine.rss_bytes), engine.slots ?? "–", engine.restarts, engine.since ? span(now - engine.since) : "–",
-    engine.pid ?? "–", engine.memory ? bytes(engine.memory) : "none", engine.base_url.replace(/^https?:\/\//, "").replace(/\/v1\/?$/, "") || "–"];
+    engine.pid ?? "–", engine.memory ? bytes(engine.memory) : "none", host(engine.base_url)];
   values.forEach((value, i) => title(text(facts.children[i].lastChild, value), String(value)));
 }
 
@@ -126,10 +128,11 @@ export function replicas(snapshot) {
   show($("replicas-card"), snapshot.replicas.length > 0);
   sync($("replicas"), snapshot.replicas, (r) => `${r.backend} ${r.name}`, makeReplica, (node, r) => {
     text(node.cells[0].firstChild, r.name);
+    title(node.cells[0], r.name);
     text(node.cells[0].lastChild, r.reason || r.backend);
     className(node.cells[0].lastChild, r.reason && tone(r.state) === "bad" ? "sub bad-text" : "sub");
     state(node.cells[1], r.state);
-    title(text(node.cells[2], r.url), r.url);
+    title(text(node.cells[2], host(r.url)), r.url);
     [r.inflight, r.total, r.failures].forEach((value, i) => text(node.cells[3 + i], number(value)));
     className(node.cells[5], r.failures ? "num mid bad-text" : "num mid");
   });
@@ -149,23 +152,28 @@ export function inflight(snapshot) {
     const rate = r.ttft !== null && r.age - r.ttft > 0.2 && r.chunks > 1 ? (r.chunks - 1) / (r.age - r.ttft) : null;
     title(text(node.cells[0], r.route), `${r.route} · ${r.api} · ${r.id}`);
     state(node.cells[1], r.state);
-    title(text(node.cells[2], r.replica || "–"), r.replica);
+    title(text(node.cells[2], host(r.replica)), r.replica);
     text(node.cells[3], r.tenant || "–");
     [seconds(r.age), seconds(r.ttft), r.stream ? number(rate) : "–", number(r.chunks)].forEach((value, i) => text(node.cells[4 + i], value));
   });
 }
 
+/** A server's address without what is always the same. */
+function host(url) {
+  return url.replace(/^https?:\/\//, "").replace(/\/v1\/?$/, "") || "–";
+}
+
 const WHO = { client: "the client", gateway: "Pointsman", backend: "the server" };
 
-export function recent(list, onlyFailed) {
+export function recent(list, onlyFailed, served = true) {
   const wanted = onlyFailed ? list.filter((r) => r.fault || r.status >= 400) : list;
   const node = $("recent-empty");
   show(node, !wanted.length);
-  if (!wanted.length) text(node, onlyFailed ? "None of the last requests failed." : "No requests yet. Paste the curl line above into a terminal, or ask something under “Try it”.");
+  if (!wanted.length) text(node, onlyFailed ? "None of the last requests failed." : `No requests yet.${served ? " Paste the curl line above into a terminal, or ask something under “Try it”." : ""}`);
   sync($("recent"), wanted, (r) => r.id, () => {
     const made = row("mono", "", "", "wide", "num mid", "num", "num mid", "wide");
     made.cells[2].append(h("span"));
-    made.cells[1].append(h("span"), h("span", { class: "sub" }));
+    made.cells[1].append(h("span"), h("span", { class: "sub" }), h("span", { class: "sub bad-text narrow" }));
     return made;
   }, updateRecent);
 }
@@ -173,14 +181,15 @@ export function recent(list, onlyFailed) {
 function updateRecent(node, r) {
   const cells = node.cells;
   const left = r.status === 499;
-  const why = r.fault ? `${WHO[r.origin] || r.origin}: ${r.message || r.fault}` : "";
+  const why = left ? "the client left before the answer was whole" : r.fault ? `${WHO[r.origin] || r.origin}: ${r.message || r.fault}` : "";
   text(cells[0], clock(r.unix));
   text(cells[1].firstChild, r.route || "–");
-  text(cells[1].lastChild, `${r.api}${r.stream ? ", stream" : ""}${r.attempts > 1 ? `, ${r.attempts} attempts` : ""}`);
+  text(cells[1].children[1], `${r.api}${r.stream ? ", stream" : ""}${r.attempts > 1 ? `, ${r.attempts} attempts` : ""}`);
+  text(cells[1].lastChild, left ? "" : why);
   title(cells[1], `${r.route}\n${r.id}${r.tenant ? `\n${r.tenant}` : ""}${why ? `\n${why}` : ""}`);
   state(cells[2], left ? "left" : r.status < 400 ? "ok" : String(r.status));
   className(cells[2].firstChild, `state ${left ? "" : r.status < 400 ? (r.fault ? "bad" : "good") : "bad"}`);
-  title(text(cells[3], r.replica || "–"), r.replica);
+  title(text(cells[3], host(r.replica)), r.replica);
   text(cells[4], seconds(r.ttft));
   text(cells[5], seconds(r.duration));
   const u = r.usage;
