@@ -287,7 +287,7 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on() -> None:
             chatting.send("again\n")
             chatting.expect("You said: again")
             chatting.expect("> ")
-            chatting.process.send_signal(signal.SIGINT)
+            chatting.send("\x04")  # Ctrl-D; a signal right behind the prompt can be lost in CPython's readline
             assert chatting.process.wait(DEADLINE) == 0
         kept = engine.posts()[1].doc
     assert kept and [message["content"] for message in kept["messages"]] == ["hello", "begin\x1b[2J", "again"]
