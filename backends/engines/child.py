@@ -1,8 +1,8 @@
 """llama.cpp's server in a process of its own: `python -m backends.engines.child`, settings as JSON on standard input.
 
-Standard output is a status channel, JSON lines: `{"progress": text}`, `{"port": …, "context": …, "slots": …, "vocab": …, "parameters": …}` once the model
-is loaded and the port is open, or `{"error": sentence, "fatal": true}` before exit status 3. Everything else goes to standard error.
-The port is chosen by the kernel, so that nobody can take it in between.
+Standard output is a status channel, JSON lines: `{"progress": text}`; `{"port": …, "context": …, "slots": …, "vocab": …, …}`
+once the model is loaded and the port is open; or `{"error": sentence, "fatal": true}` before exit status 3. Everything else
+goes to standard error. The port is chosen by the kernel, so that nobody can take it in between.
 """
 
 from __future__ import annotations
