@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-ROW = 44  # px: a line of text over its bar
+ROW = 46  # px: a line of text, its bar, and the range of the rounds under it
 BAR = 12
 LINE_HEIGHT = 200
 LABEL = 20
@@ -48,9 +48,9 @@ def bars(title: str, items: Sequence[Bar]) -> str:
         out.append(f'<rect class="bar" x="0" y="{y + 24}" width="{_percent(b.value, top):.2f}%" height="{BAR}" rx="3"/>')
         if b.low is not None and b.high is not None and b.high > b.low:
             at = [_percent(x, top) for x in (b.low, b.high)]
-            middle = y + 24 + BAR / 2
-            out.append(f'<line class="range" x1="{at[0]:.2f}%" y1="{middle:g}" x2="{at[1]:.2f}%" y2="{middle:g}"/>')
-            out += [f'<line class="range" x1="{x:.2f}%" y1="{middle - 4:g}" x2="{x:.2f}%" y2="{middle + 4:g}"/>' for x in at]
+            middle = y + 24 + BAR + 5
+            out.append(f'<line class="range" x1="{at[0]:.2f}%" y1="{middle}" x2="{at[1]:.2f}%" y2="{middle}"/>')
+            out += [f'<line class="range" x1="{x:.2f}%" y1="{middle - 2}" x2="{x:.2f}%" y2="{middle + 2}"/>' for x in at]
         out.append("</g>")
     return "".join([*out, "</svg>"])
 
@@ -79,13 +79,12 @@ def line(title: str, series: Sequence[tuple[float, float]], unit: str, marks: Se
         return 100.0 * t / span, 8 + height * (1 - v / top)
 
     out = [f'<svg class="line" width="100%" height="{LINE_HEIGHT}" role="img" aria-label="{escape(title)}">']
-    for v in scale:
-        y = at(0, v)[1]
-        out.append(f'<line class="grid" x1="0" y1="{y:.1f}" x2="100%" y2="{y:.1f}"/>')
-        out.append(f'<text class="axis" x="0" y="{y - 3:.1f}">{v:,.6g}{f" {unit}" if v == top else ""}</text>')
+    heights = [(v, at(0, v)[1]) for v in scale]
+    out += [f'<line class="grid" x1="0" y1="{y:.1f}" x2="100%" y2="{y:.1f}"/>' for _, y in heights]
     points = " ".join(f"{at(t, v)[0]:.2f},{100 * (1 - v / top):.2f}" for t, v in series)
     out.append(f'<svg x="0" y="8" width="100%" height="{height}" viewBox="0 0 100 100" preserveAspectRatio="none">')
     out.append(f'<polyline class="path" points="{points}" vector-effect="non-scaling-stroke"/></svg>')
+    out += [f'<text class="axis" x="0" y="{y - 3:.1f}">{v:,.6g}{f" {unit}" if v == top else ""}</text>' for v, y in heights]
     for t, v, what in marks:
         x, y = at(t, v)
         out.append(f'<circle class="mark" cx="{x:.2f}%" cy="{y:.1f}" r="4"><title>{escape(what)}</title></circle>')

@@ -41,9 +41,11 @@ def requests_chart(found: Sequence[Row]) -> str:
     """Best requests a second."""
     shown = [(r, r.best) for r in found if r.best is not None]
     items = [_bar(r, b.median, number(b.median) + ("*" if r.best_bound else ""), b) for r, b in shown]
-    note = "Whole answers at the best of 1, 16, 64 and 256 connections, one core." + (
-        " `*`: held back by the load's core." if any(r.best_bound for r, _ in shown) else ""
-    )
+    note = "Whole answers at the best of 1, 16, 64 and 256 connections, one core."
+    if any(r.rounds > 1 for r, _ in shown):
+        note += " The thin line goes from the lowest to the highest round."
+    if any(r.best_bound for r, _ in shown):
+        note += " `*`: held back by the load's core."
     return _card("Requests a second", "More is better", note, bars("Requests a second", items))
 
 
@@ -105,7 +107,7 @@ def tiles(found: Sequence[Row]) -> str:
         (number(most.lost if most else None), "streams lost", f"of {MOST.streams:,} at once"),
     ]
     cells = "".join(f"<div><strong>{escape(a)}</strong><span>{escape(b)}</span><small>{escape(c)}</small></div>" for a, b, c in shown)
-    return f'<div class="tiles" aria-label="Pointsman">{cells}</div>'
+    return f'<section><h2>Pointsman</h2><div class="tiles">{cells}</div></section>'
 
 
 def section_html(section: Section) -> str:
@@ -143,7 +145,9 @@ def page(result: Result) -> str:
     makers = (requests_chart, cpu_chart, added_chart, streams_chart, relay_chart, memory_chart)
     charts = "".join(make(found) for make in makers)
     failed = report.not_measured(result)
+    busy = report.warning(found)
     parts = [
+        f'<p class="warning">{escape(busy)}</p>' if busy else "",
         tiles(found),
         f'<p class="warning">Not measured: {escape(failed)}.</p>' if failed else "",
         f'<div class="cards">{charts}</div>',
@@ -159,7 +163,7 @@ def soak_page(when: str, machine: Mapping[str, str], soaks: Sequence[soak.Soak])
     for s in soaks:
         marks = [(p.seconds, p.rss, f"{p.stage}: {p.rss:.1f} MiB") for p in s.points]
         grown = soak.growths(s)
-        note = f"MiB resident over the seconds; dots are moments of rest. {grown[0]} over answers, {grown[1]} over chunks."
+        note = f"Resident MiB over time; dots are moments of rest. Growth: {grown[0]} over the answers, {grown[1]} over the chunks."
         chart = line(f"Memory of {s.name}", s.series, "MiB", marks)
         failed = f'<p class="warning">Not finished: {escape(s.failed)}</p>' if s.failed else ""
         head = f'<h2>{escape(s.name)}</h2><p class="note">{escape(note)}</p>'

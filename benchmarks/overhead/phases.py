@@ -103,7 +103,8 @@ def run_wrk(bench: Bench, target: Target, connections: int, seconds: float) -> P
         raise Broken(f"wrk: {done.stdout[-300:]} {done.stderr[-300:]}")
     phase: Phase = _result(done.stdout)
     phase["rps"] = phase["requests"] / (phase["us"] / 1e6)
-    phase["cpu_us_per_req"] = cpu["gw_cpu"] * 1e6 / max(1, phase["requests"])
+    if phase["requests"]:
+        phase["cpu_us_per_req"] = cpu["gw_cpu"] * 1e6 / phase["requests"]
     return phase | cpu
 
 
@@ -129,7 +130,8 @@ def run_load(bench: Bench, target: Target, model: str, stream: bool, *settings: 
     phase["chunks_s"] = phase["events"] / window
     phase["streams_s"] = phase["finished"] / window
     phase["lost"] = phase["failed"] + phase["stalled"]
-    phase["cpu_us_per_chunk"] = cpu["gw_cpu"] * 1e6 / max(1, phase["events"])
+    if phase["events"]:
+        phase["cpu_us_per_chunk"] = cpu["gw_cpu"] * 1e6 / phase["events"]
     return phase | cpu
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.overhead.phases import CADENCE_MS, PACED_STREAMS, UNPACED_STREAMS, WHOLE, Streams
+from benchmarks.overhead.phases import CADENCE_MS, PACED_STREAMS, PHASES, UNPACED_STREAMS, WHOLE, Streams
 from benchmarks.overhead.stats import DISTURBED, Result, Row, StreamRow, rows
 
 NONE = "–"
@@ -126,13 +126,28 @@ def paced(found: Sequence[Row], phase: Streams) -> Section:
     return Section(f"{phase.streams:,} streams at once", note, head, body)
 
 
+def _phases_of(row: Row, names: Sequence[str]) -> str:
+    return f"{row.name} (all)" if len(names) == len(PHASES) else f"{row.name} ({', '.join(names)})"
+
+
+def warning(found: Sequence[Row]) -> str:
+    """A sentence when too much was disturbed for the figures to be relied on; else empty."""
+    calm, phases = sum(r.clean for r in found), sum(r.phases for r in found)
+    if 2 * calm >= phases:
+        return ""
+    return f"This machine was busy: {phases - calm} of {phases} phases were disturbed by others. Do not rely on these figures."
+
+
 def resources(found: Sequence[Row]) -> Section:
     """Start and memory."""
-    never = [f"{r.name} {name}" for r in found for name in r.never_clean]
+    never = [_phases_of(r, r.never_clean) for r in found if r.never_clean]
+    silent = [_phases_of(r, r.silent) for r in found if r.silent]
     note = (
         f"A phase is disturbed when other processes (or the hypervisor) took {DISTURBED:.0%} or more of either core; medians are over the "
-        f"undisturbed rounds where there are any. Never undisturbed: {', '.join(never) if never else 'none'}."
+        f"undisturbed rounds where there are any. Never undisturbed: {'; '.join(never) if never else 'none'}."
     )
+    if silent:
+        note += f" Without a single answer in some round: {'; '.join(silent)}."
     head = ("gateway", "cold start s", "RSS idle MiB", "RSS peak MiB", "undisturbed phases")
     body = [[r.name, number(r.cold_s, 2), number(r.rss_idle), number(r.rss_peak), f"{r.clean}/{r.phases}"] for r in found]
     return Section("Start, memory, disturbance", note, head, body)
@@ -164,7 +179,10 @@ def not_measured(result: Result) -> str:
 def markdown(result: Result) -> str:
     """The whole report."""
     out = [summary(result), "\n".join(f"- {k}: {v}" for k, v in setup(result))]
-    for section in sections(rows(result)):
+    found = rows(result)
+    if busy := warning(found):
+        out.insert(1, f"**{busy}**")
+    for section in sections(found):
         out += [f"**{section.title}.** {section.note}", table(section.head, section.body)]
     if result["failed"]:
         out.append(f"Not measured: {not_measured(result)}.")

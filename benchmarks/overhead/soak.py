@@ -29,7 +29,10 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Point:
-    """Resident memory of the process tree, MiB, at a moment of rest. `answers` and `chunks` are what was served until then."""
+    """Resident memory of the process tree, MiB, at a moment of rest. `answers` and `chunks` are what was served until then.
+
+    `stage` is "idle", or what was asked for until then; chunks come in whole streams, so a few more are served.
+    """
 
     stage: str
     answers: int
@@ -76,30 +79,26 @@ class Watch(threading.Thread):
         self.join()
 
 
-def stage_name(answers: int, chunks: int) -> str:
-    """How a point of rest is called."""
-    return f"{chunks:,} chunks" if chunks else f"{answers:,} answers" if answers else "idle"
-
-
 def soak_one(bench: Bench, target: Target, soak: Soak, scale: float) -> None:
     """All stages on a gateway that was started. `scale` multiplies the counts. Raises Broken unless every count was met, none failed."""
     began = time.monotonic()
     served = {"answers": 0, "chunks": 0}
 
-    def rest() -> None:
+    def rest(stage: str) -> None:
         meter.drain(target.root)
         time.sleep(SETTLE_SECONDS)
-        stage = stage_name(served["answers"], served["chunks"])
         soak.points.append(Point(stage, served["answers"], served["chunks"], target.memory(), time.monotonic() - began))
 
     watch = Watch(target, began, soak.series)
     watch.start()
     try:
-        rest()
+        rest("idle")
         for kind, totals in (("answers", ANSWERS), ("chunks", CHUNKS)):
             for total in totals:
-                served[kind] += _serve(bench, target, kind, max(1, round(total * scale)) - served[kind])
-                rest()
+                wanted = max(1, round(total * scale))
+                if wanted > served[kind]:
+                    served[kind] += _serve(bench, target, kind, wanted - served[kind])
+                rest(f"{wanted:,} {kind}")
     finally:
         watch.stop()
 

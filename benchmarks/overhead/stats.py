@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypedDict
 
 from benchmarks.overhead.phases import PHASES, STREAMS, WHOLE, Phase, Round
@@ -43,6 +43,11 @@ class Figure:
         return cls(statistics.median(v), min(v), max(v)) if v else None
 
 
+def answers(phase: Phase) -> float:
+    """Whole answers, or events of streams, that a phase had."""
+    return phase["requests"] if "requests" in phase else phase["events"]
+
+
 def clean(phase: Phase) -> bool:
     """Nobody else took a twentieth of either core."""
     return phase["foreign0"] < DISTURBED and phase["foreign1"] < DISTURBED
@@ -56,7 +61,7 @@ def undisturbed(rounds: Sequence[Round], name: str) -> list[Phase]:
 
 def figure(rounds: Sequence[Round], name: str, key: str) -> Figure | None:
     """`key` of the phase `name` over `rounds`."""
-    return Figure.of(p[key] for p in undisturbed(rounds, name))
+    return Figure.of(p[key] for p in undisturbed(rounds, name) if key in p)
 
 
 def median(rounds: Sequence[Round], name: str, key: str) -> float | None:
@@ -85,7 +90,7 @@ class WholeRow:
     p99: float
     added_p50: float | None
     added_p99: float | None
-    cpu_us: float
+    cpu_us: float | None
     few: bool  # the p99 is over fewer than a thousand answers
 
 
@@ -97,7 +102,7 @@ class StreamRow:
     streams_s: float
     of_direct: float | None
     of_nginx: float | None
-    cpu_us: float
+    cpu_us: float | None
     utilisation: float
     cap: float | None
     ttft: tuple[float, float] | None
@@ -126,7 +131,8 @@ class Row:
     errors: int
     clean: int
     phases: int
-    never_clean: tuple[str, ...] = field(default=())
+    never_clean: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()  # phases in which a round had no answer at all
 
     @property
     def direct(self) -> bool:
@@ -146,6 +152,12 @@ def _mid(phases: Sequence[Phase], key: str) -> float:
     return statistics.median(p[key] for p in phases)
 
 
+def _some(phases: Sequence[Phase], key: str) -> float | None:
+    """The median of `key` over those phases that have it: a phase without a single answer has no CPU an answer."""
+    found = Figure.of(p[key] for p in phases if key in p)
+    return found.median if found else None
+
+
 def _whole(rounds: Sequence[Round], name: str, direct: Sequence[Round], is_direct: bool) -> WholeRow | None:
     phases = undisturbed(rounds, name)
     if not phases:
@@ -162,7 +174,7 @@ def _whole(rounds: Sequence[Round], name: str, direct: Sequence[Round], is_direc
         p99=p99,
         added_p50=added[0],
         added_p99=added[1],
-        cpu_us=_mid(phases, "cpu_us_per_req"),
+        cpu_us=_some(phases, "cpu_us_per_req"),
         few=min(p["requests"] for p in phases) < FEW,
     )
 
@@ -179,7 +191,7 @@ def _stream(rounds: Sequence[Round], name: str, direct: Sequence[Round], nginx: 
         streams_s=_mid(phases, "streams_s"),
         of_direct=ratio(chunks.median, median(direct, name, "chunks_s")),
         of_nginx=ratio(chunks.median, median(nginx, name, "chunks_s")),
-        cpu_us=_mid(phases, "cpu_us_per_chunk"),
+        cpu_us=_some(phases, "cpu_us_per_chunk"),
         utilisation=used,
         cap=ratio(chunks.median, used),
         ttft=_pair(phases, "ttft"),
@@ -236,6 +248,7 @@ def row(name: str, result: Result) -> Row:
         clean=sum(sum(v) for _, v in measured),
         phases=sum(len(v) for _, v in measured),
         never_clean=tuple(n for n, v in measured if v and not any(v)),
+        silent=tuple(p.name for p in PHASES if any(answers(r["phases"][p.name]) == 0 for r in rounds if p.name in r["phases"])),
     )
 
 

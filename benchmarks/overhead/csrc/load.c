@@ -14,7 +14,6 @@
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -38,7 +37,7 @@ static int64_t now_us(void) {
   return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-enum { HDR, CSIZE, CDATA, CCRLF, TRAILER, RAW, IDLE };    // response parser states; IDLE: nothing more to send
+enum { CONNECT, HDR, CSIZE, CDATA, CCRLF, TRAILER, RAW, IDLE };  // CONNECT: not yet open; IDLE: nothing more to send; else the parser's
 typedef struct {
   int fd, st, chunked, close, status, done, error, events, crlf;
   int64_t t_send, t_last, clen;                           // clen: bytes left in chunk or body (-1: until EOF)
@@ -61,23 +60,30 @@ static void send_req(Conn *c) {
   ssize_t w = send(c->fd, req, (size_t)req_len, MSG_NOSIGNAL);  // the request is small: one write suffices
   if (w != req_len) conn_err++;                           // the connection's end is seen by the next read
 }
+static void watch(Conn *c, int op, uint32_t what) {
+  struct epoll_event e = {.events = what, .data.ptr = c};
+  epoll_ctl(ep, op, c->fd, &e);
+}
+static void shut(Conn *c) { close(c->fd); c->fd = -1; live--; }
+static void refused(Conn *c) { conn_err++; failed++; shut(c); }  // for good: a gateway that does not accept is not hammered
+// Never blocks: a gateway that does not accept must not hold up the other connections or the end of the window.
 static void open_conn(Conn *c) {
   struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
   int one = 1;
-  c->fd = socket(AF_INET, SOCK_STREAM, 0);
-  if (c->fd < 0 || connect(c->fd, (void *)&a, sizeof a)) {
-    conn_err++; failed++;
-    if (c->fd >= 0) close(c->fd);
-    c->fd = -1; return;
-  }
+  c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0);
+  live++; c->st = CONNECT; c->t_send = now_us(); c->t_last = 0;
+  if (c->fd < 0) { refused(c); return; }
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  fcntl(c->fd, F_SETFL, O_NONBLOCK);
-  struct epoll_event e = {.events = EPOLLIN, .data.ptr = c};
-  epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
-  live++;
+  if (!connect(c->fd, (void *)&a, sizeof a)) { watch(c, EPOLL_CTL_ADD, EPOLLIN); send_req(c); }
+  else if (errno == EINPROGRESS) watch(c, EPOLL_CTL_ADD, EPOLLIN | EPOLLOUT);
+  else refused(c);
+}
+static void connected(Conn *c) {
+  int err = 0; socklen_t n = sizeof err;
+  if (getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &n) || err) { refused(c); return; }
+  watch(c, EPOLL_CTL_MOD, EPOLLIN);
   send_req(c);
 }
-static void shut(Conn *c) { close(c->fd); c->fd = -1; live--; }
 static void reopen(Conn *c) {
   shut(c);
   if (limit && issued >= limit) return;
@@ -174,11 +180,12 @@ static int feed(Conn *c, const char *p, int n, int64_t now) {
       if (c->clen >= 0 && !(c->clen -= k)) return n;
       break;
     }
-    case IDLE: return n;
+    case CONNECT: case IDLE: return n;
   }
   return -1;
 }
 static void readable(Conn *c) {
+  if (c->st == CONNECT) { connected(c); return; }
   static char buf[1 << 18];
   ssize_t r = read(c->fd, buf, sizeof buf);
   int64_t now = now_us();
@@ -265,5 +272,6 @@ int main(int argc, char **argv) {
   if (now_us() < t1) t1 = now_us();                       // ended by a count: the window was shorter
   puts("END"); fflush(stdout);
   print(opened, cs);
+  free(cs); free(req); free(ttft.v); free(gap.v); free(relay.v);
   return 0;
 }
