@@ -92,7 +92,7 @@ export function clock(unix) {
 
 const STATES = {
   good: ["ready", "up", "running", "serving", "healthy", "streaming", "ok"],
-  warn: ["loading", "starting", "partial", "waiting", "prefill", "draining", "restarting", "probing", "degraded", "backoff", "stopping"],
+  warn: ["loading", "starting", "partial", "waiting", "prefill", "draining", "restarting", "probing", "resting", "degraded", "backoff", "stopping"],
 };
 
 /** "good", "warn", "bad" or "" for a state's word. */

@@ -105,7 +105,7 @@ class Page:
                 return self.js(code)
             except RuntimeError as error:
                 # The page was replaced while we looked: look at the new one.
-                if "context" not in str(error) and "navigated" not in str(error):
+                if not any(word in str(error) for word in ("context", "navigated", "collected")):
                     raise
         raise TimeoutError(condition)
 

@@ -86,7 +86,8 @@ def busy() -> FakeState:
 
 def record(i: int) -> Record:
     """A finished request; each seventh failed in some way."""
-    base = Record(f"req-{i}", NOW - i * 1.7, "chat", "qwen3-8b", "gpu", "http://10.0.0.5:8000/v1", "alice", i % 2 == 0, 200, 1.2 + i % 5 / 3)
+    took = 1.2 + i % 5 / 3
+    base = Record(f"req-{i}", NOW - i * 1.7, "chat", "qwen3-8b", "gpu", "http://10.0.0.5:8000/v1", "alice", i % 2 == 0, 200, took)
     base.ttft, base.attempts, base.chunks, base.bytes_out, base.usage = 0.06 + i % 7 / 50, 1, 180, 52_000, Usage(300 + i, 128, 0, 180)
     if i % 7 == 3:
         base.status, base.fault, base.origin, base.attempts, base.usage, base.ttft = 502, "upstream", "backend", 3, None, None
@@ -95,7 +96,8 @@ def record(i: int) -> Record:
         base.status, base.fault, base.origin, base.usage = 499, "cancelled", "client", None
         base.message = "the client left"
     elif i % 7 == 6:
-        base.route, base.status, base.fault, base.origin, base.replica, base.usage, base.ttft = "gpt-9", 404, "not_found", "client", "", None, None
+        base.route, base.status, base.fault, base.origin = "gpt-9", 404, "not_found", "client"
+        base.replica, base.usage, base.ttft = "", None, None
         base.message = "The model 'gpt-9' does not exist. There are: pointsman-toy, qwen3-8b, embed."
     return base
 
@@ -116,8 +118,10 @@ def _models() -> list[ModelView]:
 
 def _engines() -> list[EngineView]:
     return [
-        EngineView("toy", "llama.cpp", "pointsman-toy.gguf", "ready", None, "", 4021, 0, NOW - 93_000, "http://127.0.0.1:40213/v1", 54 << 20, 4),
-        EngineView("embedder", "llama.cpp", "hf:BAAI/bge-small-en-v1.5:Q8_0", "loading", 0.62, "downloading 23 of 37 MB", None, 1, NOW - 12),
+        EngineView("toy", "llama.cpp", "pointsman-toy.gguf", "ready", None, "",
+                   4021, 0, NOW - 93_000, "http://127.0.0.1:40213/v1", 54 << 20, 4),
+        EngineView("embedder", "llama.cpp", "hf:BAAI/bge-small-en-v1.5:Q8_0", "loading", 0.62, "downloading 23 of 37 MB",
+                   None, 1, NOW - 12),
         EngineView("broken", "llama.cpp", "/models/x.gguf", "failed", None,
                    "The file is cut off: it has 1,048,576 bytes and should have 4,920,734,272. Download it again.",
                    None, 5, NOW - 600, "", None, 2, 8 << 30),
@@ -128,7 +132,7 @@ def _replicas() -> list[ReplicaView]:
     return [
         ReplicaView("toy", "toy", "http://127.0.0.1:40213/v1", "up", 1, 812, 0),
         ReplicaView("http://10.0.0.5:8000", "gpu", "http://10.0.0.5:8000/v1", "up", 3, 41_022, 12),
-        ReplicaView("https://west.example.com", "west", "https://west.example.com/v1", "down", 0, 9_313, 1_140, "3 connection attempts timed out"),
+        ReplicaView("https://west.example.com", "west", "https://west.example.com/v1", "down", 0, 9_313, 1_140, "3 attempts timed out"),
     ]
 
 
@@ -152,7 +156,8 @@ def _traffic() -> Traffic:
     p50: list[float | None] = [None if 40 < i < 52 else v for i, v in enumerate(wave(0.06, 1))]
     p95: list[float | None] = [None if v is None else v * 2.4 for v in p50]
     errors = [1.5 if i % 37 == 0 else 0.0 for i in range(149)]
-    return Traffic(60.0, 2.0, RouteTraffic("", 790, 9, 13.2, 2520.0, 0.078, 0.29), routes, History(wave(6, 0), errors, wave(1100, 0.4), p50, p95))
+    history = History(wave(6, 0), errors, wave(1100, 0.4), p50, p95)
+    return Traffic(60.0, 2.0, RouteTraffic("", 790, 9, 13.2, 2520.0, 0.078, 0.29), routes, history)
 
 
 @contextlib.contextmanager
