@@ -169,10 +169,21 @@ def _serve(args: argparse.Namespace) -> int:
     from gateway.wiring import serve
 
     def ready(port: int, admin_port: int | None, models: Sequence[str]) -> None:
-        sys.stdout.write(banner(config, port, admin_port, models))
+        sys.stdout.write(banner(config, port, admin_port, models, _command()))
         sys.stdout.flush()
 
     return serve(config, asgi=args.asgi, banner=ready, config_path=file, read=read)
+
+
+def _command() -> str:
+    """How a shell in this folder calls this program: its name when that finds it, else where it lies."""
+    import shlex
+    import shutil
+
+    own = Path(sys.prefix, "bin", "pointsman")
+    if shutil.which("pointsman") or not own.exists():
+        return "pointsman"
+    return shlex.quote(str(own.relative_to(Path.cwd()) if own.is_relative_to(Path.cwd()) else own))
 
 
 def _check(args: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from gateway.config import Config, is_loopback
 from gateway.version import VERSION
 
+DEFAULT_URL = "http://127.0.0.1:8484"
 _SHOWN = 8  # models named in the banner; the status page has them all
 
 
@@ -25,8 +26,9 @@ def origin(host: str, port: int, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
-def banner(config: Config, port: int, admin_port: int | None, models: Sequence[str]) -> str:
-    """The whole text: where it listens, what it serves, what to paste. `port`s are the real ones, after 0 was resolved."""
+def banner(config: Config, port: int, admin_port: int | None, models: Sequence[str], command: str = "pointsman") -> str:
+    """The whole text: where it listens, what it serves, what to paste. `port`s are the real ones, after 0 was resolved;
+    `command` is how a shell calls this program."""
     server = config.server
     base = origin(server.host, port, server.tls is not None) + "/v1"
     status = f"{origin(server.admin.host, admin_port, False)}/" if admin_port is not None else "off"
@@ -39,7 +41,8 @@ def banner(config: Config, port: int, admin_port: int | None, models: Sequence[s
     model = models[0] if models else "MODEL"
     parts += ["Try it:", "", *_indent(_curl(base, model, bool(config.keys))), ""]
     parts += ["From Python (pip install openai):", "", *_indent(_python(base, model, bool(config.keys))), ""]
-    parts += ["Or `pointsman chat` in another terminal. Ctrl-C stops.", ""]
+    where = "" if base == f"{DEFAULT_URL}/v1" else f" --url {shlex.quote(base)}"
+    parts += ["Or in another terminal:", "", f"  {command} chat{where}", "", "Ctrl-C stops the gateway.", ""]
     return "\n".join(parts) + "\n"
 
 

@@ -127,7 +127,7 @@ def test_the_banner_is_ready_to_paste() -> None:
     words = shlex.split(command[0])
     assert words[1] == "http://127.0.0.1:8484/v1/chat/completions"
     assert json.loads(words[-1])["model"] == "it's"
-    code = "\n".join(line[2:] for line in shown.split("pip install openai):")[1].split("Or `pointsman")[0].splitlines())
+    code = "\n".join(line[2:] for line in shown.split("pip install openai):")[1].split("Or in another")[0].splitlines())
     compile(code, "banner", "exec")
     assert 'api_key="none"' in code and "http://127.0.0.1:8485/" in shown
     assert all(line == line.rstrip() for line in shown.splitlines()) and "\033" not in shown
@@ -140,6 +140,31 @@ def test_the_banner_with_keys_on_all_addresses() -> None:
     assert '"Authorization: Bearer $POINTSMAN_KEY"' in shown and 'os.environ["POINTSMAN_KEY"]' in shown
     assert "m7, and 2 more" in shown and "other machines can connect" in shown and re.search(r"Status +off", shown)
     assert "none yet" in banner(Config(), 80, None, [])
+
+
+# --- serve
+
+
+def test_serve_from_flags_alone() -> None:
+    """Ready with a banner that names where; models and chat find it; a reload keeps what the flags said; SIGTERM ends it with 0."""
+    with Engine() as engine:
+        serve = [*COMMAND, "serve", "--upstream", engine.url, "--port", "0", "--admin-port", "off", "--log-level", "error"]
+        env = {**os.environ, "POINTSMAN_KEYS": "sk-test"}
+        with subprocess.Popen(serve, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            shown = "".join(iter(process.stdout.readline, "Ctrl-C stops the gateway.\n"))
+            found = re.search(r"Endpoint +(http://127\.0\.0\.1:\d+)/v1\n", shown)
+            assert found is not None and "1 configured" in shown
+            arguments = ["--url", found[1], "--key", "sk-test"]
+            assert any("fake-embed" in run("models", *arguments).stdout for _ in range(50))  # once they are discovered
+            talk = run("chat", "fake", *arguments, stdin="hello\n")
+            assert (talk.returncode, talk.stdout, talk.stderr) == (0, "You said: hello\n", "")
+            process.send_signal(signal.SIGHUP)
+            assert re.search(r"^fake +ready +4096$", run("models", *arguments).stdout, re.M)
+            denied = run("models", "--url", found[1])
+            assert denied.returncode == 1 and "(HTTP 401); give a key" in denied.stderr
+            process.terminate()
+            assert process.wait(DEADLINE) == 0
 
 
 # --- models
