@@ -138,9 +138,21 @@ def _write(path: Path, text: str) -> None:
     say(f"written: {path}")
 
 
+def read_result(path: Path) -> Any:
+    """The content of a result file of a run or a soak. Raises Missing for anything else."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+        raise tools.Missing(f"{path} is not a result of this harness: {e}") from e
+    wanted = {"soaks"} if isinstance(data, dict) and data.get("kind") == "soak" else {"rounds", "failed", "notes", "repeats"}
+    if not isinstance(data, dict) or data.get("schema") != run.SCHEMA or not wanted | {"when", "machine", "command"} <= set(data):
+        raise tools.Missing(f"{path} is not a result of this harness, or of another version")
+    return data
+
+
 def show(path: Path, page: Path | None) -> int:
     """Prints the tables of an earlier result and writes its page."""
-    data = json.loads(path.read_text())
+    data = read_result(path)
     if data.get("kind") == "soak":
         soaks = soak.from_json(data)
         sys.stdout.write(soak.markdown(soaks))

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.overhead import machine, meter
 from benchmarks.overhead.phases import MODEL, UNPACED, Bench, run_load
 from benchmarks.overhead.report import NONE, Section, number, table
-from benchmarks.overhead.run import FAULTS, Plan, Say, check_ports
+from benchmarks.overhead.run import FAULTS, SCHEMA, Plan, Say, check_ports
 from benchmarks.overhead.target import WHOLE_EVENTS, Broken, Mock, Target
 
 ANSWERS = (20_000, 200_000)  # whole answers after which memory is read
@@ -146,7 +146,7 @@ def run(plan: Plan, say: Say, scale: float = 1.0) -> list[Soak]:
 def as_json(plan: Plan, soaks: Sequence[Soak]) -> dict[str, Any]:
     """What the JSON file holds."""
     return {
-        "schema": 1,
+        "schema": SCHEMA,
         "kind": "soak",
         "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
         "command": list(plan.command),

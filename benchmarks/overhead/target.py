@@ -27,7 +27,7 @@ class Broken(Exception):
 
 
 def body(model: str, stream: bool) -> str:
-    """A chat request of some 0.8 KB for a model of the mock."""
+    """A chat request of some 0.7 KB for a model of the mock."""
     call: dict[str, Any] = {
         "model": model,
         "messages": [{"role": "system", "content": SYSTEM * 3}, {"role": "user", "content": QUESTION}],

@@ -113,7 +113,7 @@ def test_lost_streams_and_lower_bounds_stand_with_the_figures() -> None:
 
 def test_a_busy_machine_is_said() -> None:
     bad = {name: {"foreign0": 0.5} for name in ("c1", "c16", "c64", "c256", "sse0")}
-    assert "This machine was busy: 5 of 8 phases" in html.page(result({"x": [one_round(100, 10, **bad)]}))
+    assert "This machine was busy: 5 of 8 phases" in html.page(result({"x": [one_round(100, 10, 0.25, **bad)]}))
 
 
 def test_hostile_names_are_escaped() -> None:

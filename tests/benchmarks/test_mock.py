@@ -78,7 +78,7 @@ class Wire:
     def stream(self) -> list[bytes]:
         """The HTTP chunks of a stream, unframed, to its end."""
         assert self.until(b"\r\n\r\n") == HEAD
-        chunks = []
+        chunks: list[bytes] = []
         while True:
             size = int(self.until(b"\r\n"), 16)
             data = self.exactly(size)

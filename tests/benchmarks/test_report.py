@@ -69,7 +69,7 @@ def test_resources_name_what_was_never_undisturbed_and_what_was_silent() -> None
     everything = {name: bad for name in ("c1", "c16", "c64", "c256", "sse0", "sse100", "sse500", "sse1000")}
     silent = one_round(100, 10, c1=bad, c16=bad)
     silent["phases"]["sse0"]["events"] = 0.0
-    section = report.resources(rows(result({"x": [silent], "y": [one_round(90, 10, **everything)]})))
+    section = report.resources(rows(result({"x": [silent], "y": [one_round(90, 10, 0.25, **everything)]})))
     assert "Never undisturbed: x (c1, c16); y (all)." in section.note
     assert section.note.endswith("Without a single answer in some round: x (sse0).")
     assert section.body == [["x", "0.25", "30", "40", "6/8"], ["y", "0.25", "30", "40", "0/8"]]
@@ -79,7 +79,7 @@ def test_resources_name_what_was_never_undisturbed_and_what_was_silent() -> None
 
 def test_a_busy_machine_is_said_first() -> None:
     bad = {name: {"foreign0": 0.5} for name in ("c1", "c16", "c64", "c256", "sse0")}
-    busy = result({"x": [one_round(100, 10, **bad)]})
+    busy = result({"x": [one_round(100, 10, 0.25, **bad)]})
     assert report.warning(rows(busy)) == "This machine was busy: 5 of 8 phases were disturbed by others. Do not rely on these figures."
     assert report.markdown(busy).split("\n\n")[1].startswith("**This machine was busy: 5 of 8")
     assert report.warning(rows(small())) == ""
