@@ -32,7 +32,7 @@ MODELS = ("/v1/models/", "/models/")
 class App:
     """The data port's ASGI callable. `metrics` renders the Prometheus text."""
 
-    def __init__(self, core: Core, metrics: Callable[[], str]) -> None:
+    def __init__(self, core: Core, metrics: Callable[[], Awaitable[str]]) -> None:
         self.core, self.metrics = core, metrics
         self.created = int(time.time())
         self.gets: dict[str, Get] = {
@@ -114,7 +114,7 @@ class App:
     async def show_metrics(self, headers: Headers, send: Send) -> None:
         if not self.core.server.metrics_public:
             self.core.door.identify(headers)
-        await reply(send, 200, self.metrics().encode(), kind=b"text/plain; version=0.0.4; charset=utf-8")
+        await reply(send, 200, (await self.metrics()).encode(), kind=b"text/plain; version=0.0.4; charset=utf-8")
 
     async def preflight(self, headers: Headers, send: Send) -> None:
         lines = self.core.door.cors(headers)

@@ -14,7 +14,8 @@ import msgspec
 
 from backends.engines import gguf, guards
 from backends.engines.spec import EngineSpec
-from backends.engines.supervisor import Instance, Supervisor
+from backends.engines.instance import Instance
+from backends.engines.supervisor import Supervisor
 from backends.http import Clients
 from backends.openai import OpenAILink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
@@ -45,15 +46,38 @@ class Found(msgspec.Struct, frozen=True):
     max_model_len: int | None = None
 
 
+class EngineState(msgspec.Struct, frozen=True):
+    """What a worker must know of one engine instance that its parent runs."""
+
+    replica: str
+    backend: str
+    health: Health
+    reason: str
+    base_url: str = ""
+    api_key: str = ""
+    vocab: int | None = None
+    context: int | None = None
+
+    def __repr__(self) -> str:
+        return f"EngineState({self.replica} {self.health} {self.base_url or '-'})"
+
+
 class _Listing(msgspec.Struct):
     data: list[Found]
 
 
 class Fleet:
-    """The replicas by backend. `on_health` is called when a replica's health has changed, `on_models` when discovery found a change."""
+    """The replicas by backend. `on_health` is called when a replica's health has changed, `on_models` when there is another model
+    or another fact of one.
 
-    def __init__(self, clients: Clients, on_health: Callable[[Replica], None], on_models: Callable[[], None], *, engines: bool = True) -> None:
-        self.clients, self.on_health, self.on_models = clients, on_health, on_models
+    With `follows` it runs no engine and looks for no model: the parent process does, and says what it finds through `follow`.
+    """
+
+    def __init__(
+        self, clients: Clients, on_health: Callable[[Replica], None], on_models: Callable[[], None], *, follows: bool = False
+    ) -> None:
+        self.clients, self.on_health, self.on_models, self.follows = clients, on_health, on_models, follows
+        self.states: dict[str, EngineState] = {}
         self.configs: dict[str, BackendConfig] = {}
         self.replicas: dict[str, tuple[Replica, ...]] = {}
         self.found: dict[str, tuple[Found, ...]] = {}
@@ -73,7 +97,8 @@ class Fleet:
         for name, backend in new.items():
             if name not in self.replicas:
                 self._add(name, backend)
-        await self.supervisor.apply([*self._specs.values()])
+        if not self.follows:
+            await self.supervisor.apply([*self._specs.values()])
 
     def _remove(self, name: str) -> None:
         task = self._tasks.pop(name, None)
@@ -82,21 +107,25 @@ class Fleet:
         for replica in self.replicas.pop(name, ()):
             replica.link.close()
         for table in (self.found, self._specs, self._vocab, self.contexts):
-            table.pop(name, None)  # type: ignore[attr-defined]
+            table.pop(name, None)
 
     def _add(self, name: str, backend: BackendConfig) -> None:
         if backend.engine is not None:
             self.replicas[name] = tuple(
                 Replica(f"{name}#{i}", name, "", NoLink(), health="loading") for i in range(backend.replicas)
             )
-            self._tasks[name] = asyncio.create_task(self._start_engine(name, backend))
+            if not self.follows:
+                self._tasks[name] = asyncio.create_task(self._start_engine(name, backend))
+            for state in self.states.values():
+                if state.backend == name:
+                    self._take(state)
             return
         urls = backend.all_urls
         self.replicas[name] = tuple(
             Replica(name if len(urls) == 1 else f"{name}#{i}", name, url, self._link(name, url, backend), slots=backend.slots)
             for i, url in enumerate(urls)
         )
-        if backend.discover:
+        if backend.discover and not self.follows:
             self._tasks[name] = asyncio.create_task(self._keep_looking(name))
 
     def _link(self, name: str, url: str, backend: BackendConfig) -> Link:
@@ -126,6 +155,9 @@ class Fleet:
             return
         self._specs[name] = spec
         await self.supervisor.apply([*self._specs.values()])
+        for instance in self.supervisor.instances:  # those that went on have no change to tell
+            if instance.spec.name == name:
+                self._changed(instance)
 
     def _resolve(self, name: str, model: str) -> str:
         """The path of `model`; blocks while it is downloaded."""
@@ -141,32 +173,52 @@ class Fleet:
 
     def _all(self, name: str, health: Health, reason: str) -> None:
         for replica in self.replicas.get(name, ()):
-            replica.health, replica.reason = health, reason
-            self.on_health(replica)
+            self._take(EngineState(replica.name, name, health, reason))
 
     def _changed(self, instance: Instance) -> None:
         """The supervisor says that an instance's state is another."""
         name = instance.spec.name
-        replica = next((r for r in self.replicas.get(name, ()) if r.name == instance.name), None)
-        backend = self.configs.get(name)
-        if replica is None or backend is None or instance.spec != self._specs.get(name):
+        if instance in self.supervisor.instances and name in self.configs:
+            health = _HEALTH.get(instance.state, "down")
+            reason = "" if health == "ready" else instance.reason or instance.progress
+            context = instance.fact("context") or self.contexts.get(name)
+            self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, self._vocab.get(name), context))
+
+    def _take(self, state: EngineState) -> None:
+        """Makes a replica what its engine's state says, and tells whoever listens."""
+        self.states[state.replica] = state
+        replica = next((r for r in self.replicas.get(state.backend, ()) if r.name == state.replica), None)
+        if replica is None:
             return  # of an earlier configuration
-        health = _HEALTH.get(instance.state, "down")
-        if health == "ready" and (replica.health != "ready" or replica.url != instance.base_url):
+        ready = state.health == "ready"
+        if ready and (replica.health != "ready" or replica.url != state.base_url):
             replica.link.close()
-            replica.url = instance.base_url
-            replica.link = self._engine_link(instance, backend)
+            replica.url = state.base_url
+            replica.link = self._engine_link(state)
             replica.failures, replica.down_until = 0, 0.0
-        elif health != "ready" and replica.health == "ready":
+        elif not ready and replica.health == "ready":
             replica.link.close()
-        replica.health = health
-        replica.reason = "" if health == "ready" else instance.reason or instance.progress
+        replica.health, replica.reason = state.health, state.reason
+        if ready and state.context is not None and self.contexts.get(state.backend) != state.context:
+            self.contexts[state.backend] = state.context
+            self.on_models()
         self.on_health(replica)
 
-    def _engine_link(self, instance: Instance, backend: BackendConfig) -> Link:
-        pool = self.clients.pool(instance.base_url, instance.name)
-        guard = partial(guards.refuse, vocab=self._vocab.get(instance.spec.name)) if backend.engine in LLAMA else None
-        return OpenAILink(pool, kind=instance.spec.kind, key=instance.api_key or None, timeouts=backend.timeouts, guard=guard)
+    def _engine_link(self, state: EngineState) -> Link:
+        backend = self.configs[state.backend]
+        pool = self.clients.pool(state.base_url, state.replica)
+        kind = backend.engine or "command"
+        guard = partial(guards.refuse, vocab=state.vocab) if kind in LLAMA else None
+        return OpenAILink(pool, kind=kind, key=state.api_key or None, timeouts=backend.timeouts, guard=guard)
+
+    def follow(self, states: Iterable[EngineState], found: Mapping[str, tuple[Found, ...]]) -> None:
+        """Takes over what the parent process knows."""
+        for state in states:
+            if self.states.get(state.replica) != state:
+                self._take(state)
+        if dict(found) != self.found:
+            self.found = dict(found)
+            self.on_models()
 
     # --- discovery
     async def look(self, name: str) -> str:
@@ -196,7 +248,7 @@ class Fleet:
     async def first_look(self, seconds: float) -> None:
         """One look at every discovering backend, all at once, for at most `seconds`."""
         names = [n for n, b in self.configs.items() if b.discover]
-        if names:
+        if names and not self.follows:
             await asyncio.wait([asyncio.create_task(self.look(n)) for n in names], timeout=seconds)
 
     async def _keep_looking(self, name: str) -> None:

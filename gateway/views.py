@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from backends.engines.supervisor import Instance
+from backends.engines.instance import Instance
 from gateway import surfaces
 from gateway.admin import state
 from gateway.exchange import Exchange

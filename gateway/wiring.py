@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,8 @@ from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
 from gateway.app import App, safely
+from gateway.auth import digest
+from gateway.cli_banner import origin
 from gateway.config import Config, ConfigError
 from gateway.config_check import is_loopback
 from gateway.fleet import Fleet
@@ -39,74 +43,58 @@ Read = Callable[[], Config]
 Banner = Callable[[int, int | None, Sequence[str]], None]
 
 
-class Gateway:
-    """One process's gateway. `read` gives the configuration anew for a reload. An `AdminState` for the control plane."""
+class Control(ABC):
+    """What one process and the parent of several have in common: the fleet, the configuration and its reload, the control plane.
+    `read` gives the configuration anew for a reload. An `AdminState`."""
+
+    core: Core
+    clients: Clients
+    fleet: Fleet
+    figures: Metrics
+    recorder: Recorder
 
     def __init__(self, config: Config, *, asgi: bool = False, read: Read | None = None) -> None:
         self.configuration, self.asgi, self.read = config, asgi, read
-        self.started = time.time()
+        self.started, self.began = time.time(), time.monotonic()
         self.port = 0
         self.admin_port: int | None = None
         self._tasks: list[asyncio.Task[Any]] = []
-        self._servers: list[Server] = []
+        self._plane: Server | None = None
         self._number = 1
         self._problem = ""  # why the last reload was refused
 
-    async def start(self) -> None:
-        """Listens when it returns; engines may still be loading. Raises SocketError. Needs a running loop."""
-        config = self.configuration
-        data = listen(config.server.host, config.server.port)
-        admin = None
-        try:
-            if config.server.admin.port is not None:
-                admin = listen(config.server.admin.host, config.server.admin.port)
-        except SocketError:
-            data.close()
-            raise
-        self.clients = Clients(asyncio.get_running_loop())
-        self.figures = Metrics()
-        self.recorder = Recorder(self.figures)
-        self.recorder.soon = self.clients.loop.call_soon
-        self.fleet = Fleet(self.clients, self._on_health, self._rebuild)
-        await self.fleet.apply(config)
-        await self.fleet.first_look(FIRST_LOOK_SECONDS)
-        self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
-        self._gauges()
-        await self._listen(config, data, admin)
-        self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep())]
+    def _fleet(self, *, follows: bool = False) -> Fleet:
+        return Fleet(self.clients, self._on_health, self._rebuild, follows=follows)
 
-    async def _listen(self, config: Config, data: Any, admin: Any) -> None:
-        self.app = safely(App(self.core, self.metrics))
-        server = settings(config.server, self.app, "httptools" if self.asgi else Front)
-        server.app_core = self.core  # type: ignore[attr-defined]
-        self._servers = [Server(server, data)]
-        self.port = self._servers[0].port
-        if admin is not None:
-            loopback = is_loopback(config.server.admin.host)
-            plane = create(self, access=self._access(), loopback=loopback, data=self._data_port())
-            self._servers.append(Server(settings(config.server, plane, tls=False), admin))
-            self.admin_port = self._servers[1].port
-        for s in self._servers:
-            await s.start()
+    # --- the control plane
+    async def _control(self, config: Config) -> None:
+        """Starts the control plane where it is wanted. Raises SocketError."""
+        place = config.server.admin
+        if place.port is None:
+            return
+        sock = listen(place.host, place.port)
+        tls = config.server.tls
+        data = DataPort(self.base_url.removesuffix("/v1"), tls.cert if tls is not None else "")
+        plane = create(self, access=self._access(), loopback=is_loopback(place.host), data=data)
+        self._plane = Server(settings(config.server, plane, tls=False), sock)
+        self.admin_port = self._plane.port
+        await self._plane.start()
 
     def _access(self) -> Access:
-        def admin_key(key: str) -> bool:
-            from gateway.auth import digest
-
+        def is_admin(key: str) -> bool:
             tenant = self.core.door.tenants.get(digest(key))
             return tenant is not None and tenant.admin
 
         has_admin = any(t.admin for t in self.core.door.tenants.values())
-        return Access(authorize=admin_key) if has_admin else Access()
+        return Access(authorize=is_admin) if has_admin else Access()
 
-    def _data_port(self) -> DataPort:
-        return DataPort(self.base_url.removesuffix("/v1"), self.configuration.server.tls.cert if self.configuration.server.tls else "")
+    async def _stop_control(self) -> None:
+        if self._plane is not None:
+            await self._plane.stop(1.0)
 
     @property
     def base_url(self) -> str:
         """What a client on this machine puts into its SDK."""
-        from gateway.cli_banner import origin
-
         server = self.configuration.server
         return origin(server.host, self.port, server.tls is not None) + "/v1"
 
@@ -121,40 +109,38 @@ class Gateway:
             self._number += 1
             self.core.swap(build.generation(self._number, self.configuration, self.fleet))
 
-    async def _sweep(self) -> None:
-        """Once a second: connections that idle or dawdle."""
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            for connection in [*self._servers[0].connections]:
-                if isinstance(connection, Front):
-                    connection.tick(self.clients.now)
+    async def reload(self) -> dict[str, object]:
+        """Builds the new generation beside the old one and swaps; a configuration with an error changes nothing. ValueError then."""
+        if self.read is None:
+            raise ValueError("this gateway was started without a configuration to read again")
+        try:
+            config = self.read()
+        except ConfigError as e:
+            self._problem = f"The last reload was refused: {e}"
+            log.error("reload refused, the old configuration runs on: %s", e)
+            raise ValueError(str(e)) from None
+        return await self.adopt(config)
 
-    async def stop(self) -> None:
-        """Takes no more, lets what is under way finish for `drain_seconds`, ends the rest with an error, stops the engines."""
-        core = getattr(self, "core", None)
-        if core is None:
-            return
-        core.draining = True
-        await self._drain(core)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self.fleet.stop()
-        self.clients.close()
-
-    async def _drain(self, core: Core) -> None:
-        stopping = [asyncio.create_task(s.stop(self.configuration.server.drain_seconds + 5)) for s in self._servers]
-        if not stopping:
-            return
-        await asyncio.wait(stopping, timeout=self.configuration.server.drain_seconds)
-        core.cut()
-        await asyncio.gather(*stopping)
+    async def adopt(self, config: Config) -> dict[str, object]:
+        """Makes `config` the one in force for new requests; those under way finish as they began."""
+        old = self.configuration
+        fixed = [f for f in ("host", "port", "workers", "tls", "admin") if getattr(old.server, f) != getattr(config.server, f)]
+        await self.fleet.apply(config)
+        await self.fleet.first_look(FIRST_LOOK_SECONDS)
+        self.configuration = config
+        self._problem = f"server.{', server.'.join(fixed)} changed: that needs a restart" if fixed else ""
+        self._rebuild()
+        log.info("configuration %d is in force: %d routes", self._number, len(self.core.generation.routes))
+        return {"generation": self._number, "routes": sorted(self.core.generation.routes), "needs_restart": fixed}
 
     # --- AdminState
+    def warnings(self) -> list[str]:
+        """What an operator should know."""
+        return [self._problem] if self._problem else []
+
     def snapshot(self) -> Snapshot:
-        warnings = [f"The last reload was refused: {self._problem}"] if self._problem else []
         return views.snapshot(
-            self.core, self.fleet, started=self.started, base_url=self.base_url, traffic=self.recorder.traffic(), warnings=warnings
+            self.core, self.fleet, started=self.started, base_url=self.base_url, traffic=self.recorder.traffic(), warnings=self.warnings()
         )
 
     def recent(self, limit: int) -> list[Record]:
@@ -174,50 +160,100 @@ class Gateway:
         return self.figures.render()
 
     async def restart_engine(self, name: str) -> None:
-        if self.fleet.instance(name) is None:
-            raise KeyError(name)
         self.fleet.supervisor.restart(name)
 
-    async def reload(self) -> dict[str, object]:
-        """Builds the new generation beside the old one and swaps; a configuration with an error changes nothing. ValueError then."""
-        if self.read is None:
-            raise ValueError("this gateway was started without a configuration to read again")
-        try:
-            config = self.read()
-        except ConfigError as e:
-            self._problem = str(e)
-            log.error("reload refused, the old configuration runs on: %s", e)
-            raise ValueError(str(e)) from None
-        return await self.adopt(config)
+    @abstractmethod
+    async def start(self) -> None:
+        """Listens when it returns. Raises SocketError."""
 
-    async def adopt(self, config: Config) -> dict[str, object]:
-        """Makes `config` the one in force for new requests; those under way finish as they began."""
-        old = self.configuration
-        fixed = [f for f in ("host", "port", "workers", "tls", "admin") if getattr(old.server, f) != getattr(config.server, f)]
+    @abstractmethod
+    async def stop(self) -> None:
+        """Lets what is under way finish, bounded, and takes everything down."""
+
+
+class Gateway(Control):
+    """A process that serves the data port: the only one, or a worker.
+
+    A worker gets its listening socket from its parent (`sock`), has no control plane and follows the parent's fleet.
+    """
+
+    def __init__(self, config: Config, *, asgi: bool = False, read: Read | None = None, sock: socket.socket | None = None) -> None:
+        super().__init__(config, asgi=asgi, read=read)
+        self.sock = sock
+        self.ask_metrics: Callable[[], Awaitable[str]] | None = None
+        self._data: Server | None = None
+
+    async def start(self) -> None:
+        """Listens when it returns; engines may still be loading. Raises SocketError. Needs a running loop."""
+        config = self.configuration
+        sock = self.sock or listen(config.server.host, config.server.port)
+        self.clients = Clients(asyncio.get_running_loop())
+        self.figures = Metrics()
+        self.recorder = Recorder(self.figures)
+        self.recorder.soon = self.clients.loop.call_soon
+        self.fleet = self._fleet(follows=self.sock is not None)
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
-        self.configuration = config
-        self._problem = f"server.{', server.'.join(fixed)} changed: that needs a restart" if fixed else ""
-        self._rebuild()
-        log.info("configuration %d is in force: %d routes", self._number, len(self.core.generation.routes))
-        return {"generation": self._number, "routes": sorted(self.core.generation.routes), "needs_restart": fixed}
+        self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
+        gauges(self.figures, self.core, self.fleet)
+        server = settings(config.server, safely(App(self.core, self.all_metrics)), "httptools" if self.asgi else Front)
+        server.app_core = self.core  # type: ignore[attr-defined]
+        self._data = Server(server, sock)
+        self.port = self._data.port
+        if self.sock is None:
+            await self._control(config)
+        await self._data.start()
+        self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data))]
 
-    def _gauges(self) -> None:
-        core, figures, fleet = self.core, self.figures, self.fleet
-        figures.callback("pointsman_requests_in_flight", "Requests under way.", lambda: len(core.inflight))
-        figures.callback("pointsman_requests_waiting", "Requests that wait for a replica.", lambda: len(core.parked))
-        figures.callback(
-            "pointsman_replica_in_flight", "Calls under way by replica.", lambda: [({"replica": r.name}, r.inflight) for r in fleet.every()]
-        )
-        figures.callback(
-            "pointsman_replica_up", "1: the replica can be sent calls.", lambda: [({"replica": r.name}, float(r.health == "ready")) for r in fleet.every()]
-        )
-        for name, help, field in (
-            ("pointsman_upstream_connections_opened_total", "Connections opened to backends.", "opened"),
-            ("pointsman_upstream_pool_hits_total", "Calls that found an open connection.", "hits"),
-            ("pointsman_upstream_stale_total", "Pooled connections that had been closed by the backend.", "stale"),
-        ):
-            figures.callback(name, help, lambda f=field: sum(getattr(p, f) for p in self.clients.pools.values()), kind="counter")  # type: ignore[misc]
+    async def _sweep(self, server: Server) -> None:
+        """Once a second: connections that idle or dawdle."""
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            for connection in [*server.connections]:
+                if isinstance(connection, Front):
+                    connection.tick(self.clients.now)
+
+    async def stop(self) -> None:
+        """Takes no more, lets what is under way finish for `drain_seconds`, ends the rest with an error, stops the engines."""
+        if not hasattr(self, "core"):
+            return
+        self.core.draining = True
+        seconds = self.configuration.server.drain_seconds
+        if self._data is not None:
+            stopping = asyncio.create_task(self._data.stop(seconds + 5))
+            await asyncio.wait([stopping], timeout=seconds)
+            self.core.cut()
+            await stopping
+        await self._stop_control()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.sock is None:
+            await self.fleet.stop()
+        self.clients.close()
+
+    async def all_metrics(self) -> str:
+        """What the data port shows; a worker asks its parent, who has everybody's."""
+        return self.metrics() if self.ask_metrics is None else await self.ask_metrics()
+
+
+def gauges(figures: Metrics, core: Core, fleet: Fleet) -> None:
+    """Registers what is read rather than counted."""
+    figures.callback("pointsman_requests_in_flight", "Requests under way.", lambda: len(core.inflight))
+    figures.callback("pointsman_requests_waiting", "Requests that wait for a replica.", lambda: len(core.parked))
+    figures.callback(
+        "pointsman_replica_in_flight", "Calls under way by replica.", lambda: [({"replica": r.name}, r.inflight) for r in fleet.every()]
+    )
+    figures.callback(
+        "pointsman_replica_up", "1: the replica can be sent calls.",
+        lambda: [({"replica": r.name}, float(r.health == "ready")) for r in fleet.every()], merge="max",
+    )  # fmt: skip
+    for name, help, field in (
+        ("pointsman_upstream_connections_opened_total", "Connections opened to backends.", "opened"),
+        ("pointsman_upstream_pool_hits_total", "Calls that found an open connection.", "hits"),
+        ("pointsman_upstream_stale_total", "Pooled connections that had been closed by the backend.", "stale"),
+    ):
+        figures.callback(name, help, lambda f=field: sum(getattr(p, f) for p in core.clients.pools.values()), kind="counter")  # type: ignore[misc]
 
 
 def serve(config: Config, *, asgi: bool = False, banner: Banner | None = None, config_path: Path | None = None, read: Read | None = None) -> int:
@@ -234,8 +270,18 @@ def serve(config: Config, *, asgi: bool = False, banner: Banner | None = None, c
 
 
 async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path | None, read: Read | None) -> int:
-    gateway = Gateway(config, asgi=asgi, read=read)
-    await gateway.start()
+    gateway: Control
+    if config.server.workers > 1:
+        from gateway.cluster import Cluster
+
+        gateway = Cluster(config, asgi=asgi, read=read)
+    else:
+        gateway = Gateway(config, asgi=asgi, read=read)
+    try:
+        await gateway.start()
+    except BaseException:
+        await gateway.stop()
+        raise
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for sig in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(sig, stop.set)
@@ -250,7 +296,7 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
     return 0
 
 
-async def _reloads(gateway: Gateway, asked: asyncio.Event, path: Path | None) -> None:
+async def _reloads(gateway: Control, asked: asyncio.Event, path: Path | None) -> None:
     """Reloads when asked to, or when the file has changed (looked at once a second: works on every file system)."""
     seen = _stamp(path)
     while True:
