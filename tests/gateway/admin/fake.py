@@ -161,12 +161,12 @@ def _traffic() -> Traffic:
 
 
 @contextlib.contextmanager
-def served(app: Any) -> Iterator[str]:
-    """Serves an ASGI app on a free port of this machine, in a thread; gives its URL."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+def served(app: Any, *, port: int = 0, lifespan: bool = True) -> Iterator[str]:
+    """Serves an ASGI app on a (free) port of this machine, in a thread; gives its URL."""
+    with socket.create_server(("127.0.0.1", port)) as listener:
         # A connection made before the server's loop runs waits in the listener's queue: nothing to wait for.
         listener.listen(128)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on" if lifespan else "off", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
