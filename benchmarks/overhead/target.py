@@ -22,6 +22,9 @@ STREAM_EVENTS = 64  # content events of a stream of the mock
 WHOLE_EVENTS = STREAM_EVENTS + 2  # ... and the finish and the usage events; [DONE] is not counted
 
 
+LOG_KEPT = 64 * 1024  # bytes of a gateway's output that stay after it has ended
+
+
 class Broken(Exception):
     """A gateway did not start, or its answers are not what the mock sent."""
 
@@ -118,6 +121,7 @@ class Target:
         if self.process is not None:
             stop(self.process)
             self.process = None
+            self._shorten_log()
 
     def post(self, text: str, timeout: float = 5.0) -> tuple[int, bytes]:
         """One request of ours on its own connection: status and body."""
@@ -130,8 +134,15 @@ class Target:
         finally:
             connection.close()
 
-    def _tail(self) -> str:
-        return self.log.read_text(errors="replace")[-600:].strip()
+    def _tail(self, size: int = 600) -> str:
+        with self.log.open("rb") as log:
+            log.seek(max(0, self.log.stat().st_size - size))
+            return log.read().decode("utf-8", "replace").strip()
+
+    def _shorten_log(self) -> None:
+        """Keeps the end of a log that has a line for every request."""
+        if self.log.stat().st_size > LOG_KEPT:
+            self.log.write_text(self._tail(LOG_KEPT))
 
 
 class Mock:

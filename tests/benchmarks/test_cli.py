@@ -211,7 +211,7 @@ def test_listing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["--list", "--cache", str(tmp_path), "--pointsman", str(program)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(peers.NAMES)
-    assert "pointsman: pointsman 9.8.7; auth, two replicas, metrics and records on" in lines
+    assert "pointsman: pointsman 9.8.7; auth, two replicas, metrics, records and request log on" in lines
 
 
 def test_an_earlier_result_is_shown_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -166,6 +166,14 @@ def test_a_phase_of_streams_through_a_gateway(site: Site, built: dict[str, Path]
     assert not port_in_use(site.port)
 
 
+def test_a_long_log_is_cut_to_its_end(site: Site) -> None:
+    target = Target("chatty", site, Peer((sys.executable, "-c", "print('x' * 200_000, 'end', sep='')")), None)
+    with pytest.raises(Broken, match=r"^ended with 0: x{596}end$"):
+        target.start()
+    target.stop()
+    assert target.log.read_text() == "x" * (64 * 1024 - 4) + "end"
+
+
 @needs_cc
 def test_a_load_that_cannot_run_is_said(site: Site, built: dict[str, Path]) -> None:
     bench = Bench(built, site.run, Cores(None, None), 1, 1.0)
