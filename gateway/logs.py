@@ -21,6 +21,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
+import msgspec
+
 Format = Literal["text", "json", "auto"]
 
 LINE = 8192  # characters of one line
@@ -103,8 +105,18 @@ def redact_value(value: object, *, bodies: bool = True, limit: int = FIELD, dept
         items = list(value.items())[:FIELDS]
         return {clean(str(k), 128): _field(str(k), v, bodies=bodies, limit=limit, depth=depth) for k, v in items}
     if isinstance(value, list | tuple | set | frozenset):
-        return [redact_value(v, bodies=bodies, limit=limit, depth=depth - 1) for v in list(value)[:FIELDS]]
+        return _sequence(list(value)[:FIELDS], bodies=bodies, limit=limit, depth=depth - 1)
     return cut(redact(cut(str(value), 2 * limit)), limit)
+
+
+def _sequence(values: list[object], *, bodies: bool, limit: int, depth: int) -> list[Any]:
+    shown: list[Any] = []
+    secret = False
+    for value in values:
+        shown.append(HIDDEN if secret else redact_value(value, bodies=bodies, limit=limit, depth=depth))
+        # A command line: `--api-key` and what follows it.
+        secret = isinstance(value, str) and value.startswith("-") and _SECRET_FIELD.match(value.lstrip("-")) is not None
+    return shown
 
 
 def _field(name: str, value: object, *, bodies: bool, limit: int, depth: int) -> Any:
@@ -206,6 +218,12 @@ class JsonFormatter(_Formatter):
 
 
 def _json(value: object) -> str:
+    try:
+        quick = msgspec.json.encode(value)
+        if quick.isascii():
+            return quick.decode()
+    except (TypeError, ValueError):
+        pass  # a type that JSON lacks, or half a surrogate pair: the slow way knows what to do
     # ASCII only: it writes out every control character, line separator and half surrogate.
     return json.dumps(value, separators=(",", ":"), default=str)
 

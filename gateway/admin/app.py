@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from backends.types import Fault
 from gateway.admin import pages
 from gateway.admin.chat import Answer, Chat, DataPort, read_body
-from gateway.admin.guard import Access, Guard, envelope
+from gateway.admin.guard import HEADERS, Access, Guard, envelope
 from gateway.admin.state import AdminState, Snapshot
 from gateway.logs import redact, redact_value
 from gateway.metrics import CONTENT_TYPE
@@ -82,6 +82,7 @@ def create(state: AdminState, *, access: Access | None = None, loopback: bool = 
     app.add_exception_handler(Fault, _on_fault)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
+    app.add_exception_handler(Exception, _on_bug)
     _add_reads(app, state)
     _add_actions(app, state)
     if chat is not None:
@@ -185,6 +186,13 @@ async def _on_http(_: Request, error: Exception) -> Response:
     message = "Nothing is here; GET /docs lists what is." if error.status_code == 404 else f"{error.detail}."
     fault = Fault(kind, message, origin="client", status=error.status_code)  # type: ignore[arg-type]
     return Response(envelope(fault), error.status_code, media_type="application/json", headers=error.headers)
+
+
+async def _on_bug(_: Request, error: Exception) -> Response:
+    # Answered outside of the middleware, so the headers are put on here. The traceback goes into the log.
+    fault = Fault("upstream", f"The control plane failed ({type(error).__name__}); its log says where.", origin="gateway", status=500)
+    headers = {name.decode(): value.decode() for name, value in HEADERS}
+    return Response(envelope(fault), 500, media_type="application/json", headers=headers)
 
 
 async def _on_invalid(_: Request, error: Exception) -> Response:

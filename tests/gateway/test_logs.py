@@ -78,6 +78,8 @@ def test_fields_under_a_secrets_name_go_whole() -> None:
     shown = logs.redact_value(value)
     text = json.dumps(shown)
     assert all(secret not in text for secret in ('"x"', '"y"', '"z"', "abcdefgh", "feed"))
+    line = logs.redact_value(["serve", "--api-key", "abc", "--port", 5, "--token", "def"])
+    assert line == ["serve", "--api-key", logs.HIDDEN, "--port", 5, "--token", logs.HIDDEN]
     assert shown["nested"]["max_tokens"] == 4 and shown["key"] == "" and shown["keys"][0]["name"] == "ci"
     assert shown["deep"]["a"]["b"]["c"]["d"]["e"] == "…"
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.types import Usage
-from gateway.metrics import CODES, LABEL_CHARS, Metrics
+from gateway.metrics import CODES, LABEL_CHARS, Metrics, process
 from gateway.record import Record
 
 
@@ -140,6 +141,16 @@ def test_callbacks_of_both_shapes() -> None:
     assert value(metrics, "pointsman_a") == 2e15
     assert value(metrics, "pointsman_b_total", x='q"') == 2 and value(metrics, "pointsman_b_total", x="z") == math.inf
     assert math.isnan(value(metrics, "pointsman_b_total", x="n"))
+
+
+def test_the_process_itself() -> None:
+    metrics = Metrics()
+    process(metrics, "1.2.3", 1_790_000_000.5)
+    assert value(metrics, "pointsman_build_info", version="1.2.3") == 1
+    assert value(metrics, "process_start_time_seconds") == 1_790_000_000.5
+    assert value(metrics, "process_cpu_seconds_total") > 0
+    if os.path.exists("/proc/self/statm"):
+        assert value(metrics, "process_resident_memory_bytes") > 1 << 20 and value(metrics, "process_open_fds") >= 3
 
 
 @pytest.mark.parametrize("name", ["pointsman_requests_total", "twice", "1a", "a-b", "", "ä"])

@@ -20,7 +20,8 @@ export function spark(lines) {
 export function draw(svg, series) {
   const top = Math.max(0, ...series.flat().filter((v) => v !== null));
   const paths = [...svg.children];
-  series.forEach((values, index) => set(paths[index + 1], path(values, top)));
+  // A second line that is zero all along would only hide the first.
+  series.forEach((values, index) => set(paths[index + 1], index && !values.some(Boolean) ? "" : path(values, top)));
   set(paths[0], area(series[0], top));
   return top;
 }

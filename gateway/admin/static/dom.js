@@ -57,11 +57,13 @@ export function row(...classes) {
 }
 
 const one = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const few = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 const none = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
 export function number(value) {
   if (value === null || value === undefined) return "–";
-  return value !== 0 && Math.abs(value) < 100 ? one.format(value) : none.format(value);
+  if (Math.abs(value) < 1) return few.format(value);
+  return Math.abs(value) < 100 ? one.format(value) : none.format(value);
 }
 
 export function seconds(value) {

@@ -151,6 +151,13 @@ def test_the_document_describes_what_is_there(http: httpx.Client) -> None:
     assert "Snapshot" in document["components"]["schemas"]
 
 
+def test_a_bug_is_an_error_in_the_same_shape(http: httpx.Client, state: fake.FakeState) -> None:
+    state.logs = None  # type: ignore[assignment]
+    answer = http.get("/api/engines/toy/log")
+    assert answer.status_code == 500 and error(answer)["origin"] == "gateway"
+    assert "TypeError" in answer.text and "NoneType" not in answer.text and answer.headers["x-frame-options"] == "DENY"
+
+
 def test_with_a_key(state: fake.FakeState) -> None:
     app = create(state, access=Access(authorize=key_check(["right"])), loopback=False)
     with fake.served(app) as url, httpx.Client(base_url=url, trust_env=False) as http:
