@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -21,6 +22,8 @@ _RETRY = frozenset({408, 429, 500, 502, 503, 504, 529})
 # A 429 that waiting does not heal (wire trap 29).
 _SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "enforced_spend_limit_reached"})
 _CREDENTIALS = frozenset({401, 402, 403, 407})
+MAX_RETRY_AFTER = 30 * 86400.0  # seconds; what is longer (or infinite) is no time to wait for
+_KEYLIKE = re.compile(r"[A-Za-z0-9_~+=*-]{16,}")
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]+>", re.S | re.I)
 
 
@@ -56,21 +59,25 @@ def _plain(body: bytes) -> str:
 
 
 def _retry_after(headers: Mapping[bytes, bytes], unix: float) -> float | None:
-    """Seconds from `retry-after-ms`, or `retry-after` as seconds or HTTP date."""
+    """Seconds, at most `MAX_RETRY_AFTER`, from `retry-after-ms`, or `retry-after` as seconds or HTTP date. None without either."""
     value = headers.get(b"retry-after-ms", b"")
     if value.isdigit():
-        return int(value) / 1000
+        return _bounded(float(value) / 1000)
     value = headers.get(b"retry-after", b"")
     if not value:
         return None
     try:
-        return max(0.0, float(value))
+        return _bounded(float(value))
     except ValueError:
         pass
     try:
-        return max(0.0, parsedate_to_datetime(value.decode("latin-1")).timestamp() - unix)
-    except (ValueError, TypeError):
+        return _bounded(parsedate_to_datetime(value.decode("latin-1")).timestamp() - unix)
+    except (ValueError, TypeError, OverflowError):
         return None
+
+
+def _bounded(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else min(MAX_RETRY_AFTER, max(0.0, seconds))
 
 
 def _spent(error: Mapping[str, Any]) -> bool:
@@ -94,7 +101,8 @@ def from_answer(status: int, headers: Mapping[bytes, bytes], body: bytes, where:
     retry = status in _RETRY
     if status in _CREDENTIALS:
         kind, told, type_, code = "upstream", 502, None, "upstream_credentials"
-        message = f"Backend '{where}' refused the gateway's credentials ({status}): {message}"
+        # Some quote the key that they refuse: it is ours, and not the client's to see.
+        message = f"Backend '{where}' refused the gateway's credentials ({status}): {_KEYLIKE.sub('***', message)}"
     elif status == 429 and _spent(error):
         retry = False
     elif status == 529:

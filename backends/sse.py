@@ -55,11 +55,11 @@ _EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
 
 
 def split(data: bytes) -> tuple[bytes, bytes]:
-    """Whole events, and the beginning of one that is still to come. An event ends at an empty line (LF or CRLF)."""
-    if data.endswith(b"\n\n") or data.endswith(b"\r\n\r\n"):
+    """Whole events, and the beginning of one that is still to come. An event ends at an empty line (LF or CRLF, mixed or not)."""
+    if data.endswith(b"\n\n") or data.endswith(b"\n\r\n"):
         return data, b""
-    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\r\n\r\n")
-    end = max(lf + 2 if lf >= 0 else 0, crlf + 4 if crlf >= 0 else 0)
+    lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\n\r\n")
+    end = max(lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)
     return data[:end], data[end:]
 
 
@@ -91,8 +91,8 @@ def plain_prefix(data: bytes) -> int:
 
 def first(data: bytes) -> tuple[bytes, bytes]:
     """The first event of `data` (whole events, not empty), and what follows it."""
-    lf, crlf = data.find(b"\n\n"), data.find(b"\r\n\r\n")
-    end = crlf + 4 if crlf >= 0 and (lf < 0 or crlf < lf) else lf + 2
+    lf, crlf = data.find(b"\n\n"), data.find(b"\n\r\n")
+    end = crlf + 3 if crlf >= 0 and (lf < 0 or crlf < lf) else lf + 2
     return data[:end], data[end:]
 
 

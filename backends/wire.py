@@ -6,6 +6,7 @@ Pure functions. A body that is not an acceptable JSON object raises `Fault` (bad
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
@@ -102,18 +103,21 @@ def drop(doc: Doc, keys: Iterable[str]) -> Doc:
     return {k: v for k, v in doc.items() if k not in gone}
 
 
+_Tokens = Annotated[int, msgspec.Meta(ge=0)]
+
+
 class _PromptDetails(msgspec.Struct):
-    cached_tokens: int | None = None
-    cache_write_tokens: int | None = None
+    cached_tokens: _Tokens | None = None
+    cache_write_tokens: _Tokens | None = None
 
 
 class _OutputDetails(msgspec.Struct):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Tokens | None = None
 
 
 class _WireUsage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
+    prompt_tokens: _Tokens | None = None
+    completion_tokens: _Tokens | None = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -146,8 +150,12 @@ def usage(body: bytes) -> Usage | None:
 
 def usage_tail(body: bytes) -> bytes | None:
     """The part of a whole answer that `usage` needs, so that the answer itself need not be kept: the object after the last
-    `"usage"`, made a document again. None when there is none, or it is unlike any usage."""
+    key `"usage"`, made a document again. None when there is none, or it is unlike any usage."""
     at = body.rfind(b'"usage"')
+    while body[at + 7 : at + 8] != b":" and at >= 0:  # a string value, or a key with space after it
+        if body[at + 7 : at + 64].lstrip()[:1] == b":":
+            break
+        at = body.rfind(b'"usage"', 0, at)
     if at < 0:
         return None
     depth, i, end = 0, at, min(len(body), at + 4096)
@@ -157,7 +165,7 @@ def usage_tail(body: bytes) -> bytes | None:
             return None
         depth += body.count(b"{", i, close) - 1
         if depth <= 0:
-            return b"{%b}" % body[at : close + 1]
+            return b"{%b}" % body[at : close + 1] if depth == 0 else None  # below zero: there was no object
         i = close + 1
     return None
 

@@ -22,13 +22,14 @@ class StreamRelay:
     4. `close` at the clean end of the upstream gives the terminal event; without a finish the answer was cut and is a fault.
     """
 
-    __slots__ = ("committed", "done", "fault", "finished", "held", "last", "limit", "rest", "strip_usage", "usage_event", "where")
+    __slots__ = ("committed", "done", "fault", "finished", "held", "held_size", "last", "limit", "rest", "strip_usage", "usage_event", "where")
 
     def __init__(self, where: str, strip_usage: bool, limit: int) -> None:
         self.where, self.strip_usage, self.limit = where, strip_usage, limit
         self.committed = self.finished = False
         self.done = b""
         self.held: list[bytes] = []
+        self.held_size = 0
         self.rest = b""
         self.last = b""
         self.usage_event: bytes | None = None
@@ -42,9 +43,10 @@ class StreamRelay:
         if self.rest:
             data = self.rest + data
         whole, self.rest = sse.split(data)
-        if len(self.rest) > self.limit:
+        out = self._whole(whole) if whole else b""
+        if len(self.rest) > self.limit and self.fault is None:
             self.fault = _cut(f"Backend '{self.where}' sent an event of more than {self.limit} bytes.", "event_too_large")
-        return self._whole(whole) if whole else b""
+        return out
 
     def _whole(self, data: bytes) -> bytes:
         out: list[bytes] = []
@@ -81,13 +83,14 @@ class StreamRelay:
             out += [*self.held, event]
             self.held.clear()
             self.committed = True
-        elif not event.startswith(b":"):
+        elif not event.startswith(b":") or b"data:" in event:
             self._hold(event)
         self.finished = self.finished or what is What.FINISH
 
     def _hold(self, event: bytes) -> None:
         self.held.append(event)
-        if sum(map(len, self.held)) > self.limit:
+        self.held_size += len(event)
+        if self.held_size > self.limit:
             self.fault = _cut(f"Backend '{self.where}' sent {self.limit} bytes without any content.", "event_too_large")
 
     def close(self) -> bytes:
@@ -141,10 +144,11 @@ def check_whole(body: bytes, where: str) -> Fault | None:
         if body[:1] not in _OPEN or body[-1:] not in _SHUT:
             return _cut(f"Backend '{where}' answered 200 with something that is not JSON.", "not_json")
     if b'"error"' in body and b'"choices"' not in body:
-        seen = sse.look(b"data: " + body.replace(b"\n", b" ") + b"\n\n")
+        seen = sse.look(b"data: " + body.translate(_ONE_LINE) + b"\n\n")
         if seen.what is What.ERROR:
             return from_event(seen.error, where)
     return None
 
 
+_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 _OPEN, _SHUT = frozenset({b"{", b"["}), frozenset({b"}", b"]"})

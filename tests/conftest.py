@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import os
 
+from hypothesis import settings
+
 _OWN = ("POINTSMAN_", "HF_", "OPENAI_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 for _name in [name for name in os.environ if name.startswith(_OWN) or name.lower() in _PROXIES]:
     if not _name.startswith("POINTSMAN_TEST_"):  # settings of the tests themselves
         del os.environ[_name]
+
+# The same examples on every run and machine, and no clock: a slow machine is no failure.
+settings.register_profile("pointsman", derandomize=True, deadline=None, database=None)
+settings.load_profile("pointsman")

@@ -114,7 +114,8 @@ string ::= "\"" ( [^"\\\x7F\x00-\x1F] | "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) )
 number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
 ws ::= | " " | "\n" [ \t]{0,20}
 """
-PERSON = {"type": "object", "properties": {"name": {"type": "string", "pattern": "^[A-Z][a-z]+( [A-Z][a-z]*)?$"}, "age": {"type": "integer"}}}
+NAME = {"type": "string", "pattern": "^[A-Z][a-z]+( [A-Z][a-z]*)?$"}
+PERSON = {"type": "object", "properties": {"name": NAME, "age": {"type": "integer"}}}
 TREE = {"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"kids": {"type": "array", "items": {"$ref": "#/$defs/n"}}}}}}
 LEGAL: dict[str, dict[str, object]] = {
     "nothing special": {"messages": [{"role": "user", "content": "hi " * 5000}], "temperature": 0.1, "n": 2, "max_tokens": 5},
@@ -136,7 +137,7 @@ LEGAL: dict[str, dict[str, object]] = {
     "wide": {"json_schema": {"type": "object", "properties": properties(200)}},
     "wide and required": {"json_schema": {"type": "object", "properties": properties(1000), "required": list(properties(1000))}},
     "enum": {"json_schema": {"enum": [f"p{i}" for i in range(1000)]}},
-    "a property called enum": {"json_schema": {"type": "object", "properties": {"enum": {"type": "string"}, "properties": {"type": "null"}}}},
+    "a property called enum": {"json_schema": {"type": "object", "properties": {"enum": {"type": "string"}, "properties": {}}}},
     "schema true": {"json_schema": True},
     "tools": {"tools": [{"type": "function", "function": {"name": "f", "description": "d", "parameters": PERSON}}] * 50},
     "tool without parameters": {"tools": [{"type": "function", "function": {"name": "f"}}]},
@@ -183,7 +184,8 @@ def test_broken_values_are_refused_not_raised() -> None:
 @pytest.mark.parametrize(
     ("grammar", "says"),
     [
-        ('root ::= ("a"', "not closed"), ('root ::= "a")', "not opened"), ("root ::= *", "nothing before it"), ('"a"', "does not begin with a rule"),
+        ('root ::= ("a"', "not closed"), ('root ::= "a")', "not opened"), ("root ::= *", "nothing before it"),
+        ('"a"', "does not begin with a rule"),
         ('root ::= "', "cannot be read"), ("| a", "does not begin with a rule"), ('root ::= ("a" x ::= "b"', "not closed"),
     ],
 )  # fmt: skip
