@@ -77,9 +77,6 @@ class Ring:
         # A long answer's tokens were written over many seconds; booking them all in the last one would draw a spike.
         count = min(SECONDS - 1, max(1, ceil(over)))
         for back in range(count):
-            slot = self._slots[(second - back) % SECONDS]
-            if slot is not None and slot.at > second - back:
-                return  # time was given back to front; the newer second keeps its slot
             self.at(second - back).tokens += tokens / count
 
     def load(self, seconds: Iterable[Second]) -> None:

@@ -143,6 +143,19 @@ def test_callbacks_of_both_shapes() -> None:
     assert math.isnan(value(metrics, "pointsman_b_total", x="n"))
 
 
+def test_a_merge_keeps_to_its_cap_too() -> None:
+    workers = []
+    for i in range(3):
+        worker = Metrics()
+        for j in range(200):
+            worker.observe(record(route=f"w{i}-{j}"))
+        workers.append(worker.snapshot())
+    merged = Metrics.merge(workers)
+    assert value(merged, "pointsman_requests_total") == 600
+    assert value(merged, "pointsman_requests_total", route="other") == 600 - 256
+    assert "257 of 256 rows" in repr(merged)
+
+
 def test_the_process_itself() -> None:
     metrics = Metrics()
     process(metrics, "1.2.3", 1_790_000_000.5)

@@ -173,6 +173,7 @@ export function recent(list, onlyFailed, served = true) {
   sync($("recent"), wanted, (r) => r.id, () => {
     const made = row("mono", "", "", "wide", "num mid", "num", "num mid", "wide");
     made.cells[2].append(h("span"));
+    made.cells[7].append(h("span", { class: "clamp" }));
     made.cells[1].append(h("span"), h("span", { class: "sub" }), h("span", { class: "sub bad-text narrow" }));
     return made;
   }, updateRecent);
@@ -194,5 +195,5 @@ function updateRecent(node, r) {
   text(cells[5], seconds(r.duration));
   const u = r.usage;
   text(cells[6], u ? `${number(u.input + u.cached + u.cache_write)} / ${number(u.output + u.reasoning)}` : "–");
-  title(text(cells[7], why), why);
+  title(text(cells[7].firstChild, why), why);
 }

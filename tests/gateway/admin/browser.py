@@ -94,7 +94,9 @@ class Page:
     def until(self, condition: str) -> Any:
         """Waits until a JavaScript condition holds, looking at each change of the page; its value. TimeoutError: it never does."""
         code = f"""new Promise((resolve) => {{
-            const look = () => {{ const value = ({condition}); if (value) {{ observer.disconnect(); resolve(value); }} return value; }};
+            // While the page is still being read, what it asks for may not be there.
+            const value_ = () => {{ try {{ return ({condition}); }} catch {{ return undefined; }} }};
+            const look = () => {{ const value = value_(); if (value) {{ observer.disconnect(); resolve(value); }} return value; }};
             const observer = new MutationObserver(look);
             observer.observe(document, {{subtree: true, childList: true, attributes: true, characterData: true}});
             look();

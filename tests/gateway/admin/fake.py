@@ -161,16 +161,20 @@ def _traffic() -> Traffic:
 
 
 @contextlib.contextmanager
-def served(app: Any, *, port: int = 0, lifespan: bool = True) -> Iterator[str]:
-    """Serves an ASGI app on a (free) port of this machine, in a thread; gives its URL."""
+def served(app: Any, *, port: int = 0, lifespan: bool = True, tls: tuple[str, str] | None = None) -> Iterator[str]:
+    """Serves an ASGI app on a (free) port of this machine, in a thread; gives its URL. `tls`: certificate and key files."""
     with socket.create_server(("127.0.0.1", port)) as listener:
         # A connection made before the server's loop runs waits in the listener's queue: nothing to wait for.
         listener.listen(128)
-        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on" if lifespan else "off", timeout_graceful_shutdown=1))
+        cert, key = tls or (None, None)
+        config = uvicorn.Config(
+            app, log_config=None, lifespan="on" if lifespan else "off", timeout_graceful_shutdown=1, ssl_certfile=cert, ssl_keyfile=key
+        )
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield f"http{'s' if tls else ''}://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -14,6 +15,7 @@ import pytest
 
 from gateway.admin.app import create
 from gateway.admin.chat import ANSWERS, BODY_BYTES, DataPort
+from tests.fakes.certs import make
 from tests.gateway.admin import fake
 
 EVENTS = b'data: {"choices":[{"delta":{"content":"Hello"}}]}\n\ndata: [DONE]\n\n'
@@ -132,6 +134,23 @@ def test_without_a_data_port_there_is_no_box() -> None:
     with fake.served(create(fake.busy())) as url:
         assert httpx.post(f"{url}/api/chat", json=QUESTION, trust_env=False).status_code == 404
 
+
+
+def test_a_data_port_with_its_own_certificate(tmp_path: Path) -> None:
+    """Its certificate, and no other, is trusted."""
+    ours, other = make(tmp_path), make(_folder(tmp_path / "other"))
+    data = DataApp()
+    with fake.served(data, tls=(str(ours.chain), str(ours.key))) as behind:
+        assert behind.startswith("https")
+        for trusted, status in ((ours.chain, 200), (other.chain, 503)):
+            with fake.served(create(fake.busy(), data=DataPort(behind, str(trusted)))) as url:
+                assert httpx.post(f"{url}/api/chat", json=QUESTION, trust_env=False).status_code == status
+    assert len(data.asked) == 1
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
 
 
 def test_an_answer_that_breaks_off_ends_with_an_error_event() -> None:
