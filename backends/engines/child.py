@@ -103,9 +103,11 @@ def parameters(settings: Settings, meta: gguf.Meta, memory: int, cores: int) -> 
 
 
 def _facts(params: Any, meta: gguf.Meta, port: int) -> dict[str, object]:
+    tokens = params.n_ctx // params.n_parallel
+    context = min(tokens, meta.context or tokens)  # llama.cpp's slots never go beyond the trained length
     return {
-        "port": port, "context": params.n_ctx // params.n_parallel, "slots": params.n_parallel, "vocab": meta.vocab,
-        "parameters": meta.parameters, "embedding": meta.embedding, "architecture": meta.architecture, "quant": meta.file_type,
+        "port": port, "context": context, "slots": params.n_parallel, "vocab": meta.vocab, "parameters": meta.parameters,
+        "embedding": meta.embedding, "architecture": meta.architecture, "quant": meta.file_type,
     }  # fmt: skip
 
 

@@ -20,10 +20,16 @@ class Log:
         self._lines: deque[str] = deque(maxlen=LINES)
         self._rest = b""
         self._secrets: tuple[bytes, ...] = ()
+        self._fresh = 0  # lines of this start of the engine
 
     def hide(self, secrets: tuple[str, ...]) -> None:
         """From now on these texts are replaced in what is fed."""
         self._secrets = tuple(text.encode() for text in secrets if len(text) >= 6)
+
+    def begin(self) -> None:
+        """A new start of the engine: what stands here so far is no reason for how it ends."""
+        self.flush()
+        self._fresh = 0
 
     def feed(self, data: bytes) -> None:
         """Bytes as the engine wrote them, cut anywhere."""
@@ -44,6 +50,7 @@ class Log:
         for secret in self._secrets:
             line = line.replace(secret, b"***")
         text = line.rpartition(b"\r")[2] if line.rstrip(b"\r").count(b"\r") else line  # of a progress bar only the last state
+        self._fresh += 1
         self._lines.append(text.decode("utf-8", "replace").strip("\r").rstrip()[:WIDTH])
 
     def note(self, text: str) -> None:
@@ -53,6 +60,10 @@ class Log:
     def tail(self, count: int = 40) -> list[str]:
         """The last `count` lines, oldest first."""
         return list(self._lines)[-count:] if count > 0 else []
+
+    def told(self, count: int = 60) -> list[str]:
+        """The last lines that this start of the engine wrote itself."""
+        return self.tail(min(count, self._fresh, LINES))
 
     @property
     def last(self) -> str:

@@ -21,8 +21,8 @@ _KNOWN: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"No module named '?([\w.]+)", "the Python module {0} is not installed in its environment"),
         (r"address already in use|EADDRINUSE|couldn't bind", "its port was taken"),
         (r"(GGML_ASSERT.+|terminate called.+|.*what\(\):.+)", "{0}"),
-        (r"^(?:\S*\.)?(\w*(?:Error|Exception): .+)$", "{0}"),
         (r"^(?:error|fatal)[: ]+(.+)$", "{0}"),
+        (r"^(?:\S*\.)?(\w*(?:Error|Exception): .+)$", "{0}"),
     )
 )
 _PREFIX = re.compile(r"^(?:\d+\.\d+\.\d+\.\d+ [A-Z] )?")
@@ -67,7 +67,7 @@ def explain(spec: EngineSpec, code: int | None, why: str, said: str, lines: Sequ
         return _sentence(subject, why.partition(": ")[2] + "; give it more with `memory`, or fewer slots or less context")
     if said:
         return _sentence(subject, said.rstrip(".") + (f" ({found})" if found and found not in said else ""))
-    last = next((line for line in reversed(lines) if line.strip() and not line.startswith("[pointsman]")), "")
+    last = next((line for line in reversed(lines) if line.strip()), "")
     if code == -signal.SIGKILL:
         last = ""  # it had no time for last words
     told = found or (f"its last words were {_PREFIX.sub('', last).strip()[:300]!r}" if last else "")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 DEFAULT_CONTEXT = 16_384  # tokens a slot when nobody asked for more
 SMALLEST_CONTEXT = 512
+STEP = 256
 SMALL_MODEL = 1_000_000_000  # parameters below which a large batch costs no other stream noticeable time
 
 
@@ -45,13 +46,13 @@ def threads(asked: int | None, replicas: int, cores: int) -> int:
 
 def context(asked: int | None, trained: int, slots: int, kv_bytes: int, memory: int) -> int:
     """Tokens a slot. What was asked for is kept; else the trained length, up to a default, halved until the KV cache
-    of all slots fits into half of `memory` (bytes; 0: unknown)."""
+    of all slots fits into half of `memory` (bytes; 0: unknown). A multiple of 256, as llama.cpp would round it up to that."""
     if asked:
-        return asked
+        return -(-asked // STEP) * STEP
     tokens = min(trained or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
     while tokens > SMALLEST_CONTEXT and memory and tokens * slots * kv_bytes > memory // 2:
         tokens //= 2
-    return tokens
+    return -(-tokens // STEP) * STEP
 
 
 def batch(context_tokens: int, parameters: int, embeds_only: bool) -> int:

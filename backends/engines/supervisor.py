@@ -133,6 +133,7 @@ class _Runner:
         instance, key = self.instance, secrets.token_urlsafe(24)
         port = probe.free_port()
         plan = launch(instance.spec, port, key)
+        instance.log.begin()
         instance.log.hide((key, *(instance.spec.env[name] for name in hidden(instance.spec.env))))
         instance.api_key, instance.facts, instance.pid = key, {}, None
         instance.base_url = "" if plan.reports else f"http://127.0.0.1:{port}"
@@ -174,7 +175,7 @@ class _Runner:
                     pause = min(pause * self._pace.growth, self._pace.longest)
         except TimeoutError:
             spec = self.instance.spec
-            lines = self.instance.log.tail(3)
+            lines = self.instance.log.told(3)
             told = f"; its last words were {lines[-1][:300]!r}" if lines else ""
             raise _Ended("late", f"The engine {spec.name!r} was not ready within {spec.ready_seconds:g} s{told}.") from None
 
@@ -210,7 +211,7 @@ class _Runner:
         assert process is not None
         await process.close()  # also collects its last words
         self.instance.log.flush()
-        lines = self.instance.log.tail(60)
+        lines = self.instance.log.told()
         reason = reasons.explain(spec, process.code, process.why, self._said, lines)
         if self._fatal:
             return _Ended("unusable", reason)
