@@ -46,7 +46,7 @@ def config_for(
     """One route `m` to model `fake` on one backend whose replicas are the engines (or URLs). The rest is laid over that."""
     urls = [engine if isinstance(engine, str) else engine.url for engine in engines]
     base: dict[str, Any] = {
-        "server": {"port": 0, "admin": {"port": None}, "log": {"level": "error"}},
+        "server": {"port": 0, "admin": {"port": None}, "drain_seconds": 1, "log": {"level": "error"}},
         "backends": {"fake": {"urls": urls}},
         "routes": {"m": {"targets": [{"backend": "fake", "model": "fake"}]}},
     }

@@ -197,10 +197,15 @@ class Engine:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(DEADLINE)
+        self.stop()
         if kind is None and self.strict:
             assert not self.violations, self.violations
+
+    def stop(self) -> None:
+        """Ends the engine as a killed one ends: every connection is dropped, the port is free. Idempotent; blocks until done."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join(DEADLINE)
 
     @property
     def url(self) -> str:

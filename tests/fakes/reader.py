@@ -23,11 +23,10 @@ class Malformed(AssertionError):
 
 
 class Cut(Malformed):
-    """The connection ended inside a message. `seen` is what had come of the body."""
+    """The connection ended inside a message."""
 
-    def __init__(self, what: str, seen: bytes = b"") -> None:
+    def __init__(self, what: str, seen: bytes) -> None:
         super().__init__(f"the connection ended {what}, after {seen[-200:]!r}")
-        self.seen = seen
 
 
 @dataclass(frozen=True)
@@ -122,20 +121,20 @@ class AnswerReader:
         self.buffer += data
         return not self.ended
 
-    def _until(self, mark: bytes, what: str, seen: bytes = b"") -> bytes:
+    def _until(self, mark: bytes, what: str) -> bytes:
         while (at := self.buffer.find(mark)) < 0:
             if len(self.buffer) > 1 << 20:
                 raise Malformed(f"{what} too long")
             if not self._more():
-                raise Cut(f"in {what}", seen)
+                raise Cut(f"in {what}", bytes(self.buffer))
         data = bytes(self.buffer[:at])
         del self.buffer[: at + len(mark)]
         return data
 
-    def _exactly(self, size: int, seen: bytes = b"") -> bytes:
+    def _exactly(self, size: int) -> bytes:
         while len(self.buffer) < size:
             if not self._more():
-                raise Cut("in the body", seen + bytes(self.buffer))
+                raise Cut("in the body", bytes(self.buffer))
         data = bytes(self.buffer[:size])
         del self.buffer[:size]
         return data
@@ -186,19 +185,18 @@ class AnswerReader:
 
     def _chunks(self) -> tuple[bytes, ...]:
         chunks: list[bytes] = []
-        while (part := self.chunk(chunks)) is not None:
+        while (part := self.chunk()) is not None:
             chunks.append(part)
         return tuple(chunks)
 
-    def chunk(self, before: list[bytes] | None = None) -> bytes | None:
+    def chunk(self) -> bytes | None:
         """The next chunk of a chunked body; None for the last one."""
-        seen = b"".join(before or [])
-        line = self._until(b"\r\n", "a chunk's size", seen)
+        line = self._until(b"\r\n", "a chunk's size")
         match = CHUNK_LINE.fullmatch(line)
         if match is None:
             raise Malformed(f"chunk size {line[:100]!r}")
-        part = self._exactly(int(match[1], 16), seen)
-        if self._exactly(2, seen + part) != b"\r\n":
+        part = self._exactly(int(match[1], 16))
+        if self._exactly(2) != b"\r\n":
             raise Malformed("a chunk does not end with CRLF")
         return part if part else None
 

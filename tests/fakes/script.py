@@ -99,7 +99,7 @@ class Script:
         left = len(self.raw) if self.cut is None else self.cut
         for step in self.steps:
             if isinstance(step, Gate):
-                if left:
+                if left or self.cut is None:
                     yield step
                 continue
             part, left = step[:left], left - len(step[:left])

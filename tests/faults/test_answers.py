@@ -123,7 +123,6 @@ WRONG = {
     "no content": script(head(204, [])),
     "JSON cut": respond([WHOLE.upstream[:-20]]),
     "JSON cut at a brace": respond([b'{"id":"x","choices":[{"index":0}'], framing="eof"),
-    "a list": respond([b"[]"]),
     "a number": respond([b"7"]),
     "redirect": script(head(307, [("location", "http://127.0.0.1:1/"), ("content-length", "0")])),
     "not modified": script(head(304, [])),

@@ -49,7 +49,7 @@ def needed(script: Script, case: Golden, framing: Framing) -> int:
     """The raw size from which an answer can be whole: its last event, or its last byte."""
     if case.stream:
         at = script.raw.rfind(b'"finish_reason":"') if framing == "eof" else script.raw.rfind(b"data: [DONE]")
-        return script.raw.index(b"\n\n", at) + 2 if framing == "eof" else at + len(b"data: [DONE]")
+        return script.raw.index(b"\n\n", at) if framing == "eof" else at + len(b"data: [DONE]")
     return len(script.raw.rstrip())
 
 

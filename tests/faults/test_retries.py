@@ -163,7 +163,7 @@ def test_an_engine_that_comes_back_is_used_again(asgi: bool) -> None:
         with running(config_for([engine]), asgi) as gateway:
             engine.on_model("fake", WHOLE.answer())
             complete(gateway.ask(WHOLE.doc), WHOLE)
-            engine.__exit__(None, None, None)
+            engine.stop()
             failed(gateway.ask(chat()), 502, 503)
             with Engine(port=port) as again:
                 assert again.url == url
