@@ -29,8 +29,8 @@ print(sys.version.split()[0], sys.argv[1], hashlib.sha256(open(sys.argv[2], "rb"
         if [ "$(cat "$venv/stamp" 2>/dev/null)" = "$stamp" ] && "$venv/bin/python" -c '' 2>/dev/null; then exit 0; fi
         say "setting up $1 with Python $("$python" -c 'import platform; print(platform.python_version())') (once, about a minute; from $lock)"
         "$python" -m venv --clear "$venv"
-        # Nothing compiles: wheels only, and only those whose hash the lock names.
-        "$venv/bin/python" -m pip install -qq --disable-pip-version-check --require-hashes --only-binary :all: -r "$lock"
+        # Nothing compiles: wheels only, and only those whose hash the lock names; byte code is made when a module is first imported.
+        "$venv/bin/python" -m pip install -qq --no-compile --disable-pip-version-check --require-hashes --only-binary :all: -r "$lock"
         "$venv/bin/python" - "$PWD" <<'PYTHON'
 import pathlib, sys, sysconfig
 # The project itself, straight from this folder: no build, no network.
