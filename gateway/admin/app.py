@@ -83,7 +83,7 @@ def create(state: AdminState, *, access: Access | None = None, loopback: bool = 
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(Exception, _on_bug)
-    _add_reads(app, state)
+    _add_reads(app, state, chat)
     _add_actions(app, state)
     if chat is not None:
         _add_chat(app, chat)
@@ -92,9 +92,11 @@ def create(state: AdminState, *, access: Access | None = None, loopback: bool = 
     return app
 
 
-def _add_reads(app: FastAPI, state: AdminState) -> None:
+def _add_reads(app: FastAPI, state: AdminState, chat: Chat | None) -> None:
     @app.get("/api/status", tags=["status"], responses=_answers(Snapshot), summary="Everything the status page shows")
     async def status() -> Response:
+        if chat is not None:
+            chat.warm()  # whoever looks at the page may ask something next
         return _json(state.snapshot())
 
     @app.get("/api/requests", tags=["status"], responses=_answers(Requests), summary="Finished requests, newest first")

@@ -7,6 +7,7 @@ client's own API key or none, so it opens nothing that the data port does not op
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING
@@ -60,11 +61,11 @@ class Answer:
 
 
 class Chat:
-    """The connection to the data port, made at the first question. At most `ANSWERS` at once."""
+    """The connection to the data port, made when somebody looks at the page. At most `ANSWERS` at once."""
 
     def __init__(self, port: DataPort) -> None:
         self._port = port
-        self._client: httpx.AsyncClient | None = None
+        self._client: asyncio.Future[httpx.AsyncClient] | None = None
         self._open = 0
 
     async def ask(self, body: bytes, key: str) -> Answer:
@@ -86,21 +87,34 @@ class Chat:
     def _ended(self) -> None:
         self._open -= 1
 
-    async def _connect(self) -> httpx.AsyncClient:
+    def warm(self) -> None:
+        """Begins to make the client, if that has not begun. Does not block: in a thread, for importing it and reading
+        certificates takes some 0.3 s, and the data path runs on this very loop."""
         if self._client is None:
-            # In a thread: importing the client and reading certificates takes some 0.3 s, and the data path runs on this very loop.
-            made = await asyncio.to_thread(_client, self._port)
-            if self._client is None:
-                self._client = made
-            else:
-                await made.aclose()  # two first questions at once
-        return self._client
+            self._client = asyncio.ensure_future(asyncio.to_thread(_client, self._port))
+            self._client.add_done_callback(_seen)
+
+    async def _connect(self) -> httpx.AsyncClient:
+        self.warm()
+        assert self._client is not None
+        try:
+            return await asyncio.shield(self._client)
+        except OSError as error:
+            self._client = None
+            raise Fault("unavailable", f"The data port's certificate cannot be read: {error.strerror}.") from None
 
     async def close(self) -> None:
         """Closes what is open. Idempotent."""
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
+        making, self._client = self._client, None
+        if making is not None:
+            with contextlib.suppress(OSError):
+                await (await making).aclose()
+
+
+def _seen(made: asyncio.Future[httpx.AsyncClient]) -> None:
+    """Takes the exception, if there is one, so that it is not reported as lost: whoever asks next gets it."""
+    if not made.cancelled():
+        made.exception()
 
 
 async def _send(client: httpx.AsyncClient, body: bytes, headers: dict[str, str]) -> httpx.Response:

@@ -130,6 +130,14 @@ def test_a_data_port_that_is_not_there() -> None:
     assert answer.status_code == 503 and "did not answer" in answer.json()["error"]["message"]
 
 
+def test_a_certificate_that_is_not_there() -> None:
+    with fake.served(create(fake.busy(), data=DataPort("https://127.0.0.1:1", "/nowhere/cert.pem"))) as url:
+        assert httpx.get(f"{url}/api/status", trust_env=False).status_code == 200
+        for _ in range(2):
+            answer = httpx.post(f"{url}/api/chat", json=QUESTION, trust_env=False)
+            assert answer.status_code == 503 and "No such file" in answer.json()["error"]["message"]
+
+
 def test_without_a_data_port_there_is_no_box() -> None:
     with fake.served(create(fake.busy())) as url:
         assert httpx.post(f"{url}/api/chat", json=QUESTION, trust_env=False).status_code == 404
