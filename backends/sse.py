@@ -56,7 +56,7 @@ _EMPTY = frozenset({b"null", b'""', b"[]", b"{}"})
 
 def split(data: bytes) -> tuple[bytes, bytes]:
     """Whole events, and the beginning of one that is still to come. An event ends at an empty line (LF or CRLF, mixed or not)."""
-    if data.endswith(b"\n\n") or data.endswith(b"\n\r\n"):
+    if data.endswith((b"\n\n", b"\n\r\n")):
         return data, b""
     lf, crlf = data.rfind(b"\n\n"), data.rfind(b"\n\r\n")
     end = max(lf + 2 if lf >= 0 else 0, crlf + 3 if crlf >= 0 else 0)

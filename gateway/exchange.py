@@ -2,15 +2,15 @@
 without sockets in tests, and the same way behind our own protocol and behind ASGI.
 
 Life: `start` (who, what, which route) → `dispatch` (pick, lease, send; or parked until a replica comes) → the `Receiver` callbacks
-→ exactly one of `_finish`, `_refuse`, `gone`, all of which end in `_end`. Before the content commit a retryable fault excludes the
-replica and dispatches again; after it the client gets an error event. Everything here is synchronous, on the event loop.
+→ exactly one of `_respond`, `_finish_stream`, `refuse`, `gone`, which end in `_end`. Before the content commit a retryable fault
+excludes the replica and dispatches again; after it the client gets an error event. All of it is synchronous, on the event loop.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from backends import wire
 from backends.faults import from_answer
@@ -18,6 +18,7 @@ from backends.types import Call, Fault, Flight
 from gateway.auth import ANYONE, Tenant
 from gateway.record import Record
 from gateway.relay import StreamRelay, WholeAnswer, check_whole
+from gateway.sink import Sink
 from routing import health
 from routing.lease import Lease
 from routing.pool import pick
@@ -35,21 +36,6 @@ _PASSED = frozenset({
     b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
     b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
 })  # fmt: skip
-
-
-class Sink(Protocol):
-    """The client's side. `lines` are header lines, each ended by CRLF, without length or framing. After `respond` or `finish` the
-    sink is done; `break_off` closes the connection so that the client sees a cut answer."""
-
-    def respond(self, status: int, lines: bytes, body: bytes) -> None: ...
-
-    def begin(self, status: int, lines: bytes, first: bytes) -> None: ...
-
-    def send(self, data: bytes) -> None: ...
-
-    def finish(self, last: bytes) -> None: ...
-
-    def break_off(self) -> None: ...
 
 
 class Exchange:
@@ -91,11 +77,7 @@ class Exchange:
             self._read(body)
             self.dispatch()
         except Fault as fault:
-            self._refuse(fault)
-
-    def refuse(self, fault: Fault) -> None:
-        """Ends a request that never became one (too large, too slow, malformed) with the fault's answer and record."""
-        self._refuse(fault)
+            self.refuse(fault)
 
     def _read(self, body: bytes) -> None:
         doc = wire.parse(body)
@@ -105,7 +87,8 @@ class Exchange:
         self.stream = wire.flag(doc, "stream")
         route = self.core.route(model, self.tenant)
         if route.concurrency is not None and route.inflight >= route.concurrency:
-            raise Fault("rate_limited", f"Model '{model}' has {route.concurrency} calls under way, its limit.", retry_after=1.0, code="route_busy")
+            message = f"Model '{model}' has {route.concurrency} calls under way, its limit."
+            raise Fault("rate_limited", message, retry_after=1.0, code="route_busy")
         route.inflight += 1
         self.route = route
         self.call = Call(self.id, self.api, model, self.stream, doc, self.tenant.name, self.headers, self.received)
@@ -124,10 +107,10 @@ class Exchange:
             self.parked_at = None
         self.decision = decision
         target, replica = decision.target, decision.replica
+        if self.attempts:  # nothing of an earlier attempt may be told of this one
+            self.relay, self.answer, self.upstream_headers, self.dropped = None, None, {}, b""
         if target.unsupported and not target.unsupported.isdisjoint(call.doc):
             call = self._unsupported(call, target.unsupported, target.backend, route)
-        if self.attempts:
-            self.relay = self.answer = None
         self.attempts += 1
         self.lease = Lease(replica)
         try:
@@ -141,25 +124,25 @@ class Exchange:
         waited_since = self.parked_at
         try:
             self.dispatch()
+            self._pace()
             if self.parked_at is not None:
                 self.parked_at = waited_since
         except Fault as fault:
             self.parked_at = None
-            self._refuse(fault)
+            self.refuse(fault)
 
     def shut(self) -> None:
         """The gateway stops before the answer is whole."""
         if self.flight is not None:
             self.flight.cancel()
-        self._refuse(Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining"))
+        self.refuse(Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining"))
 
     def _unsupported(self, call: Call, unsupported: frozenset[str], backend: str, route: Route) -> Call:
         found = sorted(k for k in unsupported.intersection(call.doc) if call.doc[k] != wire.NULL)
         if found and not route.drop:
-            raise wire.bad(
-                f"Backend '{backend}' does not support {', '.join(repr(f) for f in found)}. Leave it out, or set on_unsupported: drop on the route.",
-                param=found[0], code="unsupported_parameter",
-            )  # fmt: skip
+            names = ", ".join(map(repr, found))
+            message = f"Backend '{backend}' does not support {names}. Leave it out, or set on_unsupported: drop on the route."
+            raise wire.bad(message, param=found[0], code="unsupported_parameter")
         self.dropped = ",".join(found).encode()
         doc = wire.drop(call.doc, found)
         return Call(call.id, call.api, call.model, call.stream, doc, call.tenant, call.headers, call.received)
@@ -175,11 +158,11 @@ class Exchange:
     # --- Receiver
     def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         if status != 200 or headers.get(b"content-type", b"")[:17].lower() == _SSE or len(body) > self.core.limits.answer_bytes:
-            self.flight = None
+            lease, self.flight = self.lease, None
             self.on_head(status, headers)
             if body:
                 self.on_data(body)
-            if self.lease is not None and not self.ended:  # not over by what it held
+            if self.lease is lease and not self.ended:  # not over by what it held; another lease is another attempt's
                 self.on_end()
             return
         self.status, self.upstream_headers = status, headers
@@ -194,7 +177,8 @@ class Exchange:
         if status == 200 and headers.get(b"content-type", b"")[:17].lower() == _SSE:
             self.relay = StreamRelay(where, not self._wants_usage(), limits.event_bytes)
         else:
-            self.answer = WholeAnswer(where, limits.answer_bytes if 200 <= status < 300 else MAX_ERROR)
+            good = 200 <= status < 300
+            self.answer = WholeAnswer(where, limits.answer_bytes if good else MAX_ERROR, good)
 
     def _wants_usage(self) -> bool:
         call = self.call
@@ -252,19 +236,21 @@ class Exchange:
             health.good(decision.replica)
             self._finish_stream(tail)
             return
-        answer = self.answer
-        assert answer is not None
-        self._answered(answer.body())
+        assert self.answer is not None
+        self._answered(self.answer.body(), self.answer.cut(self.upstream_headers))
 
-    def _answered(self, body: bytes) -> None:
-        """A whole answer that is no stream."""
+    def _answered(self, body: bytes, cut: Fault | None = None) -> None:
+        """A whole answer that is no stream; `cut` when it is known not to be whole."""
         decision = self.decision
         assert decision is not None
         where = decision.target.backend
         if not 200 <= self.status < 300:
             self._failed(from_answer(self.status, self.upstream_headers, body, where, time.time()))
-        elif (fault := check_whole(body, where)) is not None:
+        elif (fault := cut or check_whole(body, where)) is not None:
             self._failed(fault)
+        elif self.begun:  # the client has the head of a stream
+            message = f"Backend '{where}' answered a streaming request with something that is no stream."
+            self._failed(Fault("upstream", message, origin="backend", code="not_a_stream"))
         else:
             health.good(decision.replica)
             self._respond(body)
@@ -285,14 +271,15 @@ class Exchange:
             self.excluded = {*self.excluded, decision.replica}
             try:
                 self.dispatch()
+                self._pace()
                 return
             except Fault as after:
                 if after.code != "no_replica":  # nothing better than the first fault to tell
                     fault = after
-        self._refuse(fault)
+        self.refuse(fault)
 
-    def _refuse(self, fault: Fault) -> None:
-        """Tells the client of a fault: as a status, or as an event when the head has gone out."""
+    def refuse(self, fault: Fault) -> None:
+        """Ends the request with a fault: as a status, or as an event when the head has gone out."""
         self._release()
         if self.ended:
             return
@@ -359,6 +346,11 @@ class Exchange:
         if self.flight is not None:
             self.flight.pause()
 
+    def _pace(self) -> None:
+        """A new attempt goes no faster than the client reads."""
+        if self.paused_at is not None and self.flight is not None:
+            self.flight.pause()
+
     def resume(self) -> None:
         """The client has caught up."""
         self.paused_at = None
@@ -368,8 +360,10 @@ class Exchange:
     def tick(self, now: float) -> None:
         """What only time brings: the end of a wait, the head commit of a slow stream, a client that reads no more."""
         core = self.core
+        if self.ended:  # within this very tick, by what another's end set free
+            return
         if self.parked_at is not None and now - self.parked_at > core.server.wait_seconds:
-            self._refuse(core.waited(self))
+            self.refuse(core.waited(self))
         elif self.paused_at is not None and now - self.paused_at > core.limits.client_stall_seconds:
             self.sink.break_off()
             self.gone()

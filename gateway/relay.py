@@ -5,6 +5,10 @@ Pure state machines without I/O or clock. The Exchange feeds bytes and sends on 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import msgspec
+
 from backends import sse
 from backends.faults import from_event
 from backends.sse import What
@@ -22,7 +26,9 @@ class StreamRelay:
     4. `close` at the clean end of the upstream gives the terminal event; without a finish the answer was cut and is a fault.
     """
 
-    __slots__ = ("committed", "done", "fault", "finished", "held", "held_size", "last", "limit", "rest", "strip_usage", "usage_event", "where")
+    __slots__ = (
+        "committed", "done", "fault", "finished", "held", "held_size", "last", "limit", "rest", "strip_usage", "usage_event", "where",
+    )  # fmt: skip
 
     def __init__(self, where: str, strip_usage: bool, limit: int) -> None:
         self.where, self.strip_usage, self.limit = where, strip_usage, limit
@@ -95,7 +101,7 @@ class StreamRelay:
 
     def close(self) -> bytes:
         """The clean end of the upstream's bytes: what is still to be sent. Sets `fault` when the answer is not whole."""
-        out = self.feed(b"\n\n") if self.rest.strip() else b""  # a last event whose empty line is missing
+        out = self._unended() if self.rest.strip() else b""
         if self.fault is not None:
             return out
         if not self.finished and not self.done:
@@ -110,6 +116,16 @@ class StreamRelay:
         return out + (self.done or DONE)
 
 
+    def _unended(self) -> bytes:
+        """What the last event, whose empty line is missing, lets go to the client: nothing when it was cut within."""
+        eol = b"\r\n" if self.rest.endswith(b"\r") or b"\r\n" in (self.last or b"".join(self.held) or self.rest) else b"\n"
+        event, self.rest = self.rest.rstrip(b"\r\n") + eol + eol, b""
+        out: list[bytes] = []
+        if sse.look(event).what is not What.OTHER:
+            self._event(event, out)
+        return b"".join(out)
+
+
 def _cut(message: str, code: str) -> Fault:
     return Fault("upstream", message, origin="backend", code=code, retry=True)
 
@@ -117,10 +133,10 @@ def _cut(message: str, code: str) -> Fault:
 class WholeAnswer:
     """An answer that is not a stream: held whole under a cap, and an error inside a 200 recognised."""
 
-    __slots__ = ("limit", "parts", "size", "where")
+    __slots__ = ("good", "limit", "parts", "size", "where")
 
-    def __init__(self, where: str, limit: int) -> None:
-        self.where, self.limit = where, limit
+    def __init__(self, where: str, limit: int, good: bool = True) -> None:
+        self.where, self.limit, self.good = where, limit, good
         self.parts: list[bytes] = []
         self.size = 0
 
@@ -129,12 +145,23 @@ class WholeAnswer:
         self.parts.append(data)
         self.size += len(data)
         if self.size > self.limit:
-            return Fault("upstream", f"The answer of backend '{self.where}' exceeds {self.limit} bytes.", origin="backend", code="answer_too_large")
+            message = f"The answer of backend '{self.where}' exceeds {self.limit} bytes."
+            return Fault("upstream", message, origin="backend", code="answer_too_large")
         return None
 
     def body(self) -> bytes:
         """All bytes so far."""
         return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+    def cut(self, headers: Mapping[bytes, bytes]) -> Fault | None:
+        """The fault of a good answer that ended with its connection and is no whole JSON: only its syntax tells that it was cut."""
+        if b"content-length" in headers or b"transfer-encoding" in headers or not self.good:
+            return None
+        try:
+            _json.decode(self.body())
+        except (msgspec.DecodeError, RecursionError):
+            return _cut(f"Backend '{self.where}' closed the connection in the middle of its answer.", "connection_lost")
+        return None
 
 
 def check_whole(body: bytes, where: str) -> Fault | None:
@@ -150,5 +177,6 @@ def check_whole(body: bytes, where: str) -> Fault | None:
     return None
 
 
+_json = msgspec.json.Decoder(msgspec.Raw)
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 _OPEN, _SHUT = frozenset({b"{", b"["}), frozenset({b"}", b"]"})
