@@ -19,6 +19,7 @@ from backends.engines.supervisor import Supervisor
 from backends.http import Clients
 from backends.openai import OpenAILink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
+from gateway import logs
 from gateway.config import BackendConfig, Config
 from routing.types import Health, Link, Replica
 
@@ -206,6 +207,7 @@ class Fleet:
 
     def _engine_link(self, state: EngineState) -> Link:
         backend = self.configs[state.backend]
+        logs.hide(state.api_key)  # random: no pattern would recognise it
         pool = self.clients.pool(state.base_url, state.replica)
         kind = backend.engine or "command"
         guard = partial(guards.refuse, vocab=state.vocab) if kind in LLAMA else None

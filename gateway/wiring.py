@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 
 from backends.http import Clients
-from gateway import build, logs, views
+from gateway import build, logs, metrics, views
 from gateway.admin.app import create
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
@@ -34,6 +34,7 @@ from gateway.record import Record
 from gateway.recorder import Recorder
 from gateway.serve import Core
 from gateway.server import Server, SocketError, listen, settings
+from gateway.version import VERSION
 from routing.types import Replica
 
 log = logging.getLogger("pointsman")
@@ -86,7 +87,7 @@ class Control(ABC):
             return tenant is not None and tenant.admin
 
         has_admin = any(t.admin for t in self.core.door.tenants.values())
-        return Access(authorize=is_admin) if has_admin else Access()
+        return Access(frozenset(h.lower() for h in self.configuration.server.hosts), is_admin if has_admin else None)
 
     async def _stop_control(self) -> None:
         if self._plane is not None:
@@ -108,6 +109,7 @@ class Control(ABC):
         if hasattr(self, "core"):
             self._number += 1
             self.core.swap(build.generation(self._number, self.configuration, self.fleet))
+            self.figures.known = frozenset(self.core.generation.routes)
 
     async def reload(self) -> dict[str, object]:
         """Builds the new generation beside the old one and swaps; a configuration with an error changes nothing. ValueError then."""
@@ -195,6 +197,8 @@ class Gateway(Control):
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
+        self.figures.known = frozenset(self.core.generation.routes)
+        metrics.process(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
         server = settings(config.server, safely(App(self.core, self.all_metrics)), "httptools" if self.asgi else Front)
         server.app_core = self.core  # type: ignore[attr-defined]
