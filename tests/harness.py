@@ -16,9 +16,9 @@ from typing import Any, Self, TypeVar
 
 import pytest
 import uvloop
-from gateway.wiring import Gateway
 
 from gateway.config import Config, parse
+from gateway.wiring import Gateway
 from tests.fakes.engine import DEADLINE, Engine
 from tests.fakes.reader import Answer, AnswerReader
 
