@@ -23,18 +23,19 @@ KEY = "sk-test-0123456789abcdef"
 
 @dataclass(frozen=True)
 class Served:
-    """Where a client connects: the base URL with /v1, a key, a model's name, and whether a real model is behind it."""
+    """Where a client connects: the base URL with /v1, a key, a model's name; whether a real model and which way is behind it."""
 
     url: str
     key: str
     model: str
     real: bool
+    asgi: bool = False
 
 
 @contextmanager
 def behind_fake(asgi: bool) -> Iterator[Served]:
     with Engine() as engine, running(config_for([engine], more={"keys": [{"name": "sdk", "key": KEY}]}), asgi) as gateway:
-        yield Served(gateway.url, KEY, "m", False)
+        yield Served(gateway.url, KEY, "m", False, asgi)
 
 
 @contextmanager
