@@ -9,13 +9,11 @@ Owner of all state: the event loop that calls. `Clients.tick` (every ~100 ms) en
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
-from collections.abc import Mapping
-from urllib.parse import urlsplit
 
 import httptools
 
+from backends.origin import Origin, tls_context, unreachable
 from backends.types import Fault, Receiver, Timeouts
 
 MAX_HEAD = 64 * 1024  # bytes of an answer's head, and of framing between two bytes of its body
@@ -23,32 +21,6 @@ MAX_IDLE = 1024  # connections kept per origin
 IDLE_SECONDS = 60.0
 _lower = bytes.lower
 _JOIN = 16 * 1024  # below this, head and body go out in one write
-
-
-class Origin:
-    """Where to connect: parsed from a base URL (`http://h:p/prefix`, `https://…`, `unix:///path.sock:/prefix`). Immutable."""
-
-    __slots__ = ("authority", "host", "path", "port", "tls", "unix", "url")
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.unix: str | None = None
-        if url.startswith("unix://"):
-            sock, _, prefix = url[len("unix://") :].partition(":")
-            self.unix, self.host, self.port, self.tls, self.path = sock, "localhost", 0, False, prefix.rstrip("/")
-            self.authority = "localhost"
-            return
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"'{url}' is not an http://, https:// or unix:// URL")
-        self.tls, self.host = parts.scheme == "https", parts.hostname
-        self.port = parts.port or (443 if self.tls else 80)
-        self.path = parts.path.rstrip("/")
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        self.authority = host if parts.port is None else f"{host}:{parts.port}"
-
-    def __str__(self) -> str:
-        return self.url
 
 
 class Sent:
@@ -66,16 +38,18 @@ class Sent:
 
     def pause(self) -> None:
         """Stops reading the answer: back-pressure from a slow client."""
-        if self.conn is not None and not self.paused:
+        if not self.paused and self.receiver is not None:
             self.paused = True
-            self.conn.transport.pause_reading()
+            if self.conn is not None:  # while connecting, `Pool._connect` sees to it
+                self.conn.transport.pause_reading()
 
     def resume(self) -> None:
         """Reads on. The idle clock starts anew: the time that we did not read is not the backend's."""
-        if self.conn is not None and self.paused:
+        if self.paused:
             self.paused = False
             self.last = self.pool.clients.now
-            self.conn.transport.resume_reading()
+            if self.conn is not None:
+                self.conn.transport.resume_reading()
 
     def cancel(self) -> None:
         """Gives the answer up and closes its connection at once, so that the engine stops computing."""
@@ -188,7 +162,7 @@ class Connection(asyncio.Protocol):
                 receiver.on_whole(status, self.fields, body)
             return
         if self.extra:
-            broken, self.complete = "it sent a second answer", False
+            broken, self.complete, body = "it sent a second answer", False, b""  # none of that one may pass as part of the first
         elif self.overhead > MAX_HEAD and not self.complete:
             broken = f"its headers exceed {MAX_HEAD} bytes"
         self._deliver(flight, body, broken)
@@ -231,6 +205,8 @@ class Connection(asyncio.Protocol):
             self.headers.clear()
             return
         self.complete = True
+        if self.headers:
+            self.headers.clear()  # trailers
         # Only inside this callback does llhttp know whether the connection may stay open.
         self.reused = self.parser.should_keep_alive()
 
@@ -288,11 +264,13 @@ class Pool:
         self.clients, self.origin, self.name = clients, origin, name
         self.idle: list[Connection] = []
         self.busy: set[Sent] = set()
+        self.keep = MAX_IDLE  # connections that may idle; none once the pool is closed
         self.opened = self.hits = self.stale = 0
-        self.tls = _tls(verify) if origin.tls else None
+        self.tls = tls_context(verify) if origin.tls else None
 
     def __repr__(self) -> str:
-        return f"<Pool {self.name} {self.origin}: {len(self.busy)} busy, {len(self.idle)} idle, {self.opened} opened, {self.hits} hits, {self.stale} stale>"
+        counts = f"{len(self.busy)} busy, {len(self.idle)} idle, {self.opened} opened, {self.hits} hits, {self.stale} stale"
+        return f"<Pool {self.name} {self.origin}: {counts}>"
 
     def send(self, payload: tuple[bytes, bytes], receiver: Receiver, timeouts: Timeouts) -> Sent:
         """Sends a request (head, body) as bytes. The receiver is never called before this returns."""
@@ -310,15 +288,17 @@ class Pool:
 
     def connect(self, flight: Sent) -> None:
         """Opens a fresh connection for `flight`, in a task of its own."""
+        if not self.keep:
+            self.clients.leaving.add(self)  # an old call's retry
         flight.task = self.clients.loop.create_task(self._connect(flight))
 
     async def _connect(self, flight: Sent) -> None:
         try:
             async with asyncio.timeout(flight.timeouts.connect):
                 conn = await self._open()
-        except (OSError, TimeoutError) as e:
+        except (OSError, TimeoutError, ValueError) as e:  # ValueError: a host name that cannot be encoded
             flight.task = None
-            flight.fail(self._refused(e, flight.timeouts))
+            flight.fail(unreachable(self.name, e, flight.timeouts.connect))
             return
         flight.task = None
         if flight.receiver is None:
@@ -327,6 +307,8 @@ class Pool:
         self.opened += 1
         flight.last = self.clients.now
         conn.begin(flight)
+        if flight.paused:
+            conn.transport.pause_reading()
 
     async def _open(self) -> Connection:
         loop, o = self.clients.loop, self.origin
@@ -335,18 +317,9 @@ class Pool:
         host = o.host if self.tls else None
         return (await loop.create_connection(lambda: Connection(self), o.host, o.port, ssl=self.tls, server_hostname=host))[1]
 
-    def _refused(self, error: OSError | TimeoutError, t: Timeouts) -> Fault:
-        if isinstance(error, ssl.SSLError):
-            why, code = f"TLS failed: {error.reason or error}", "tls_failed"
-        elif isinstance(error, TimeoutError):
-            why, code = f"no connection within {t.connect:g} s", "connect_timeout"
-        else:
-            why, code = error.strerror or str(error) or type(error).__name__, "connect_failed"
-        return Fault("unavailable", f"Backend {self.name} cannot be reached: {why}.", origin="backend", status=502, code=code, retry=True)
-
     def put(self, conn: Connection) -> None:
         """Takes a connection back at a message boundary."""
-        if len(self.idle) >= MAX_IDLE:
+        if len(self.idle) >= self.keep:
             conn.transport.close()
             return
         conn.idle_since = self.clients.now
@@ -356,6 +329,10 @@ class Pool:
         """Drops a closed connection from the idle list."""
         if conn.flight is None and conn in self.idle:
             self.idle.remove(conn)
+
+    def drop(self) -> None:
+        """Takes itself out of the clients' table: idle connections close, flights under way finish."""
+        self.clients.drop(self)
 
     def tick(self, now: float) -> None:
         """Ends what is overdue and closes connections that have idled too long."""
@@ -372,7 +349,8 @@ class Pool:
                     self.idle.append(conn)
 
     def close(self) -> None:
-        """Closes idle connections; flights under way go on."""
+        """Closes idle connections; flights under way go on, and close theirs when they end."""
+        self.keep = 0
         for conn in self.idle[:]:
             conn.transport.close()
 
@@ -384,6 +362,7 @@ class Clients:
         self.loop = loop
         self.now = time.monotonic()
         self.pools: dict[tuple[str, str, bool | str], Pool] = {}
+        self.leaving: set[Pool] = set()  # dropped, with flights under way: their timeouts still hold
 
     def pool(self, url: str, name: str, verify: bool | str = True) -> Pool:
         """The pool of a backend's URL, made on first need; `name` is how errors call it. Raises ValueError for a URL that is none."""
@@ -396,71 +375,21 @@ class Clients:
     def drop(self, pool: Pool) -> None:
         """Forgets a pool: idle connections close, flights under way finish."""
         self.pools = {key: p for key, p in self.pools.items() if p is not pool}
+        self.leaving.add(pool)
         pool.close()
 
     def tick(self) -> None:
         """Call every ~100 ms."""
         self.now = now = time.monotonic()
-        for pool in self.pools.values():
+        for pool in [*self.pools.values(), *self.leaving]:
             pool.tick(now)
+        self.leaving = {pool for pool in self.leaving if pool.busy}
 
     def close(self) -> None:
         """Cancels every flight and closes every connection."""
-        for pool in self.pools.values():
+        for pool in [*self.pools.values(), *self.leaving]:
             for flight in [*pool.busy]:
                 flight.cancel()
             pool.close()
         self.pools.clear()
-
-
-def _tls(verify: bool | str) -> ssl.SSLContext:
-    context = ssl.create_default_context(cafile=verify if isinstance(verify, str) else None)
-    if verify is False:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-class Whole:
-    """A `Receiver` that gathers a whole answer of at most `limit` bytes and resolves a future: for probes and small calls."""
-
-    def __init__(self, future: asyncio.Future[tuple[int, Mapping[bytes, bytes], bytes]], limit: int) -> None:
-        self.future, self.limit = future, limit
-        self.status, self.size = 0, 0
-        self.headers: Mapping[bytes, bytes] = {}
-        self.parts: list[bytes] = []
-        self.flight: Sent | None = None
-
-    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
-        self.on_head(status, headers)
-        self.on_data(body)
-        self.on_end()
-
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self.status, self.headers = status, headers
-
-    def on_data(self, data: bytes) -> None:
-        self.parts.append(data)
-        self.size += len(data)
-        if self.size > self.limit and self.flight is not None:
-            self.flight.cancel()
-            self.on_fault(_upstream(f"The answer exceeds {self.limit} bytes.", "answer_too_large"))
-
-    def on_end(self) -> None:
-        if not self.future.done():
-            self.future.set_result((self.status, self.headers, b"".join(self.parts)))
-
-    def on_fault(self, fault: Fault) -> None:
-        if not self.future.done():
-            self.future.set_exception(fault)
-
-
-async def fetch(pool: Pool, payload: tuple[bytes, bytes], timeouts: Timeouts, limit: int = 8 << 20) -> tuple[int, Mapping[bytes, bytes], bytes]:
-    """Sends one request and waits for the whole answer: (status, headers in lower case, body). Raises `Fault`. Cancelling
-    the caller cancels the request."""
-    receiver = Whole(pool.clients.loop.create_future(), limit)
-    receiver.flight = pool.send(payload, receiver, timeouts)
-    try:
-        return await receiver.future
-    finally:
-        receiver.flight.cancel()
+        self.leaving.clear()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from backends import wire
-from backends.http import Pool, fetch
+from backends.fetch import Answer, Carrier, fetch
 from backends.quirks import QUIRKS
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
@@ -48,7 +48,7 @@ class OpenAILink:
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Carrier,
         *,
         kind: str = "openai",
         key: str | None = None,
@@ -61,7 +61,8 @@ class OpenAILink:
         self.quirks = QUIRKS.get(kind, ())
         self.base = api_base(pool.origin.path)
         self.root = self.base.removesuffix("/v1")
-        lines = [f"host: {pool.origin.authority}", f"user-agent: {AGENT.decode()}", "content-type: application/json", "accept-encoding: identity"]
+        lines = [f"host: {pool.origin.authority}", f"user-agent: {AGENT.decode()}"]
+        lines += ["content-type: application/json", "accept-encoding: identity"]
         if key is not None:
             lines.append(f"authorization: Bearer {key}")
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -102,10 +103,10 @@ class OpenAILink:
             return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.heads[call.api], lines, call.id, length)
         return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.heads[call.api], call.id, length)
 
-    async def ask(self, payload: tuple[bytes, bytes], timeouts: Timeouts | None = None) -> tuple[int, Mapping[bytes, bytes], bytes]:
+    async def ask(self, payload: tuple[bytes, bytes], timeouts: Timeouts | None = None) -> Answer:
         """Sends a request made by `get` or `post` and waits for the whole answer: (status, headers, body). Raises `Fault`."""
         return await fetch(self.pool, payload, timeouts or self.timeouts)
 
     def close(self) -> None:
         """Closes idle connections; flights under way finish."""
-        self.pool.clients.drop(self.pool)
+        self.pool.drop()

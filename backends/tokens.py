@@ -29,7 +29,8 @@ async def tokenize(link: OpenAILink, doc: Doc, model: str, unix: float) -> bytes
         prompt, special = doc["prompt"], bytes(doc.get("add_special_tokens", b"true"))
     else:
         raise wire.bad("'prompt' or 'messages' is missing.", param="prompt")
-    answer = _object(await _post(link, "/tokenize", {"content": prompt, "add_special": msgspec.Raw(special), "parse_special": wire.TRUE}, unix))
+    question = {"content": prompt, "add_special": msgspec.Raw(special), "parse_special": wire.TRUE}
+    answer = _object(await _post(link, "/tokenize", question, unix))
     tokens = answer.get("tokens", [])
     return msgspec.json.encode({"tokens": tokens, "count": len(tokens), "max_model_len": await _context(link)})
 

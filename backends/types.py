@@ -11,8 +11,9 @@ from typing import Literal, Protocol
 import msgspec
 
 Kind = Literal[
-    "bad_request", "auth", "forbidden", "not_found", "too_large", "rate_limited", "overloaded", "unavailable", "timeout", "cancelled", "upstream"
-]
+    "bad_request", "auth", "forbidden", "not_found", "too_large", "rate_limited", "overloaded", "unavailable", "timeout", "cancelled",
+    "upstream",
+]  # fmt: skip
 Origin = Literal["client", "gateway", "backend"]
 
 DEFAULT_STATUS: Mapping[str, int] = {

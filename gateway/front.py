@@ -244,6 +244,8 @@ class Front(asyncio.Protocol):
         self.server_state.total_requests += 1
         exchange = self.exchange = Exchange(self.core, self, self.api, self.fields)
         exchange.start(body)
+        if self.paused:  # the client has not read the answer before this one
+            exchange.pause()
 
     # --- Sink
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
