@@ -211,6 +211,13 @@ class Client:
         self.send(request("GET", path, b"", headers))
         return self.reader.read("GET")
 
+    def finish(self) -> None:
+        """Closes our sending side; a connection that is gone already is no error."""
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+        except OSError:
+            pass
+
     def reset(self) -> None:
         """Closes with RST: what a killed client looks like."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
