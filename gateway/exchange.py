@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
 JSON_HEAD = b"content-type: application/json\r\n"
 WAITING = b": waiting\n\n"
+SMALL = 4096  # bytes
 MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
 _SSE = b"text/event-stream"
 _PASSED = frozenset({
@@ -301,7 +302,7 @@ class Exchange:
 
     def _respond(self, body: bytes) -> None:
         self.bytes_out = len(body)
-        self.tail = wire.usage_tail(body)
+        self.tail = body if len(body) <= SMALL else wire.usage_tail(body)  # a small body costs less to keep than to cut
         self.ttft = time.monotonic() - self.received
         lines = self._lines(JSON_HEAD)
         self.last_fault = None  # an earlier attempt's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import logging
 import signal
 import socket
@@ -18,7 +19,6 @@ import msgspec
 
 from backends.http import Clients
 from gateway import build, logs, metrics, views
-from gateway.admin.app import create
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
@@ -74,6 +74,8 @@ class Control(ABC):
         if place.port is None:
             return
         sock = listen(place.host, place.port)
+        # FastAPI takes longer to import than all the rest: requests are served meanwhile.
+        create = (await asyncio.to_thread(importlib.import_module, "gateway.admin.app")).create
         tls = config.server.tls
         data = DataPort(self.base_url.removesuffix("/v1"), tls.cert if tls is not None else "")
         plane = create(self, access=self._access(), loopback=is_loopback(place.host), data=data)
@@ -204,10 +206,10 @@ class Gateway(Control):
         server.app_core = self.core  # type: ignore[attr-defined]
         self._data = Server(server, sock)
         self.port = self._data.port
-        if self.sock is None:
-            await self._control(config)
         await self._data.start()
         self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data))]
+        if self.sock is None:
+            await self._control(config)
 
     async def _sweep(self, server: Server) -> None:
         """Once a second: connections that idle or dawdle."""
