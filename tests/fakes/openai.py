@@ -28,7 +28,7 @@ def respond(request: Request) -> Script:
         return openai_error(404, f"no such path: {request.method} {request.path}")
     try:
         return handler(request.doc or {})
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, IndexError, AttributeError, ValueError) as error:
         return openai_error(400, f"malformed request: {error!r}")
 
 

@@ -130,7 +130,8 @@ def test_mutated_requests(asgi: bool) -> None:
 def test_noise(asgi: bool) -> None:
     """Bytes that never were a request: TLS hellos, binary, one endless line."""
     dice = random.Random(7)
-    noise = [dice.randbytes(dice.randrange(1, 2000)) for _ in range(100)] + [b"A" * 1_000_000, b"GET " + b"/" * 1_000_000, b"\r\n" * 100_000]
+    noise = [dice.randbytes(dice.randrange(1, 2000)) for _ in range(100)]
+    noise += [b"A" * 1_000_000, b"GET " + b"/" * 1_000_000, b"\r\n" * 100_000]
     with Engine() as engine, running(config_for([engine]), asgi) as gateway:
         for at in range(0, len(noise), BATCH):
             volley(gateway, noise[at : at + BATCH], True)

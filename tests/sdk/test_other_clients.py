@@ -24,7 +24,8 @@ def openai_node(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("node")
     for name in ("package.json", "package-lock.json", "chat.mjs"):
         shutil.copy(NODE / name, folder / name)
-    done = subprocess.run(["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"], cwd=folder, capture_output=True, text=True, timeout=300)
+    install = ["npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=300)
     if done.returncode:
         pytest.skip(f"npm ci failed: {done.stderr.strip().splitlines()[-1:]}")
     return folder
@@ -49,7 +50,8 @@ def test_openai_node(served: Served, openai_node: Path) -> None:
 def curl(served: Served, path: str, doc: object = None, *flags: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
-    command = ["curl", "--silent", "--show-error", "--max-time", "60", "-H", f"Authorization: Bearer {served.key}", *flags, served.url + path]
+    command = ["curl", "--silent", "--show-error", "--max-time", "60", "-H", f"Authorization: Bearer {served.key}"]
+    command += [*flags, served.url + path]
     if doc is not None:
         command += ["-H", "Content-Type: application/json", "-d", json.dumps(doc)]
     return subprocess.run(command, capture_output=True, text=True, timeout=90)
@@ -57,7 +59,9 @@ def curl(served: Served, path: str, doc: object = None, *flags: str) -> subproce
 
 def test_curl(served: Served) -> None:
     doc = {"model": served.model, "messages": [{"role": "user", "content": "Repeat: banana"}], "temperature": 0}
-    ways: list[tuple[str, ...]] = [(), ("--http1.0",), ("--no-keepalive",), ("-H", "Transfer-Encoding: chunked"), ("-H", "Expect: 100-continue")]
+    ways: list[tuple[str, ...]] = [
+        (), ("--http1.0",), ("--no-keepalive",), ("-H", "Transfer-Encoding: chunked"), ("-H", "Expect: 100-continue"),
+    ]  # fmt: skip
     if not served.asgi:  # an offer of h2c loses its body in uvicorn's own parser (uvicorn#2722)
         ways.append(("--http2",))
     for flags in ways:
