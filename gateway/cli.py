@@ -166,7 +166,7 @@ def _serve(args: argparse.Namespace) -> int:
         raise UsageError(str(error)) from None
 
     from gateway.cli_banner import banner  # only now: a mistake in the configuration is told at once
-    from gateway.wiring import serve
+    from gateway.run import serve
 
     def ready(port: int, admin_port: int | None, models: Sequence[str]) -> None:
         sys.stdout.write(banner(config, port, admin_port, models, _command()))

@@ -269,7 +269,8 @@ class Exchange:
         self.last_fault = fault
         route = self.route
         if self.ttft is None and fault.retry and route is not None and self.attempts <= route.retries:
-            self.excluded = {*self.excluded, decision.replica}
+            if not decision.replica.managed:  # an engine of ours is started again: waiting for it beats giving up
+                self.excluded = {*self.excluded, decision.replica}
             try:
                 self.dispatch()
                 self._pace()

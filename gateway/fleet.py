@@ -31,10 +31,13 @@ _HEALTH: Mapping[str, Health] = {"ready": "ready", "starting": "loading", "resta
 
 
 class NoLink:
-    """Stands where an engine has no address yet."""
+    """Stands where nothing can be asked: an engine without an address yet, a backend that cannot be set up."""
+
+    def __init__(self, reason: str = "The engine is not running.") -> None:
+        self.reason = reason
 
     def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight:
-        raise Fault("unavailable", "The engine is not running.", origin="backend", code="no_replica")
+        raise Fault("unavailable", self.reason, origin="backend", code="no_replica")
 
     def close(self) -> None:
         return None
@@ -113,7 +116,7 @@ class Fleet:
     def _add(self, name: str, backend: BackendConfig) -> None:
         if backend.engine is not None:
             self.replicas[name] = tuple(
-                Replica(f"{name}#{i}", name, "", NoLink(), health="loading") for i in range(backend.replicas)
+                Replica(f"{name}#{i}", name, "", NoLink(), health="loading", managed=True) for i in range(backend.replicas)
             )
             if not self.follows:
                 self._tasks[name] = asyncio.create_task(self._start_engine(name, backend))
@@ -133,10 +136,14 @@ class Fleet:
         if backend.proxy is not None or backend.http2:
             from backends.twin import TwinLink  # httpx: only where a proxy or HTTP/2 is needed
 
-            return TwinLink(
-                url, name, kind=backend.kind, key=backend.key, headers=backend.headers, timeouts=backend.timeouts,
-                proxy=backend.proxy, http2=backend.http2, verify=backend.verify,
-            )  # fmt: skip
+            try:
+                return TwinLink(
+                    url, name, kind=backend.kind, key=backend.key, headers=backend.headers, timeouts=backend.timeouts,
+                    proxy=backend.proxy, http2=backend.http2, verify=backend.verify,
+                )  # fmt: skip
+            except ValueError as e:
+                log.error("%s", e)
+                return NoLink(str(e))
         pool = self.clients.pool(url, name, backend.verify)
         return OpenAILink(pool, kind=backend.kind, key=backend.key, headers=backend.headers, timeouts=backend.timeouts)
 

@@ -152,6 +152,10 @@ class Core:
             self.tick_date(unix)
         for exchange in [*self.inflight]:
             exchange.tick(now)
+        if self.parked:
+            rested = {r for e in self.parked if e.route is not None for r in e.route.replicas if r.managed and 0 < r.down_until <= now}
+            for replica in rested:
+                self.wake(replica)
 
     async def run(self) -> None:
         """Ticks for ever; cancel it to stop."""

@@ -61,7 +61,7 @@ def _resting(route: Route, now: float, excluded: Container[Replica]) -> Decision
         (r.down_until, i, r, arm.target)
         for i, arm in enumerate(route.arms)
         for r in arm.replicas
-        if r.health == "ready" and r.down_until > now and not r.full and r not in excluded
+        if r.health == "ready" and r.down_until > now and not r.managed and not r.full and r not in excluded
     ]
     if not resting:
         return None
@@ -70,5 +70,9 @@ def _resting(route: Route, now: float, excluded: Container[Replica]) -> Decision
 
 
 def may_come(route: Route, excluded: Container[Replica] = ()) -> bool:
-    """Whether waiting can help: some replica is loading, or ready with all its slots taken."""
-    return any((r.health == "loading" or (r.health == "ready" and r.full)) and r not in excluded for r in route.replicas)
+    """Whether waiting can help: some replica is loading, has all its slots taken, or is an engine of ours that is being restarted."""
+    return any(_may_come(r) and r not in excluded for r in route.replicas)
+
+
+def _may_come(r: Replica) -> bool:
+    return r.health == "loading" or (r.health == "ready" and (r.full or (r.managed and r.down_until > 0)))

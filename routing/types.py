@@ -23,13 +23,16 @@ class Link(Protocol):
 class Replica:
     """One server address of a backend. Counters belong to leases; `health` and `reason` to routing/health."""
 
-    __slots__ = ("backend", "down_until", "failures", "health", "inflight", "line", "link", "name", "reason", "slots", "total", "url")
+    __slots__ = ("backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "name", "reason", "slots", "total", "url")
 
-    def __init__(self, name: str, backend: str, url: str, link: Link, slots: int | None = None, health: Health = "ready") -> None:
+    def __init__(
+        self, name: str, backend: str, url: str, link: Link, slots: int | None = None, health: Health = "ready", managed: bool = False
+    ) -> None:
         self.name, self.backend, self.url, self.link, self.slots = name, backend, url, link, slots
         self.line = b"x-pointsman-backend: %b\r\n" % name.encode("latin-1", "replace")  # tells the client who answered
         self.health: Health = health
         self.reason = ""
+        self.managed = managed  # an engine of ours: when it dies it is started again, so a call may wait for it
         self.inflight = 0  # calls under way
         self.total = 0  # calls ever sent
         self.failures = 0  # in a row
