@@ -70,6 +70,8 @@ class TwinPool:
         prior = self.http2 and not self.origin.tls and self.proxy is None
         limits = httpx.Limits(max_connections=1 if self.http2 else None, max_keepalive_connections=MAX_IDLE, keepalive_expiry=IDLE_SECONDS)
         try:
+            if self.http2:
+                import h2  # noqa: F401 - httpx itself would find out at the first call
             proxy = None if self.proxy is None else httpx.Proxy(self.proxy, ssl_context=_proxy_context(self.proxy))
             transport = httpx.AsyncHTTPTransport(
                 verify=self.context, http1=not prior, http2=self.http2, limits=limits, trust_env=False, proxy=proxy, uds=self.origin.unix
@@ -106,23 +108,33 @@ class TwinPool:
 
     async def give(self, client: httpx.AsyncClient, whole: bool) -> None:
         """Takes a client back at the end of a flight; closes it when its connection is of no more use."""
-        if self.http2 and whole and not self.closed and len(self.idle) < MAX_IDLE:
+        if not self.http2:
+            return
+        if whole and not self.closed and len(self.idle) < MAX_IDLE:
             self.idle.append(client)
-        elif self.http2 or (self.closed and not self.busy):
+        else:
             await client.aclose()
+
+    def over(self, flight: TwinFlight) -> None:
+        """A flight's task has ended."""
+        self.busy.discard(flight)
+        if self.closed and not self.busy:
+            self._close_idle()
 
     def drop(self) -> None:
         """Closes idle connections; flights under way finish, and close theirs. Needs a running loop."""
-        if self.closed:
-            return
-        self.closed = True
-        if self.http2 or not self.busy:
-            for client in self.idle[:]:
-                task = asyncio.get_running_loop().create_task(client.aclose())
-                self._closing.add(task)
-                task.add_done_callback(self._closing.discard)
+        if not self.closed:
+            self.closed = True
+            if self.http2 or not self.busy:
+                self._close_idle()
+
+    def _close_idle(self) -> None:
+        for client in self.idle:
+            task = asyncio.get_running_loop().create_task(client.aclose())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
         if self.http2:
-            self.idle.clear()
+            self.idle = []
 
 
 def _proxy_context(proxy: str) -> ssl.SSLContext | None:
@@ -170,14 +182,14 @@ class TwinFlight:
             await self._exchange(client, request)
             whole = True
         finally:
-            self.pool.busy.discard(self)
             await self.pool.give(client, whole)
         receiver, self.receiver = self.receiver, None
         if receiver is not None:
             receiver.on_end()
 
     def _over(self, task: asyncio.Task[None]) -> None:
-        """Whatever ended the task, the receiver is told, once."""
+        """Whatever ended the task, and were it before its first step: the receiver is told, once."""
+        self.pool.over(self)
         error = None if task.cancelled() else task.exception()
         receiver, self.receiver = self.receiver, None
         if receiver is not None:

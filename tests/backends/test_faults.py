@@ -21,7 +21,7 @@ def answer(status: int, body: bytes | object = b"", headers: dict[bytes, bytes] 
 
 
 BODIES: list[tuple[str, Any, str, str | None, str | None, str | None]] = [
-    ("openai", {"error": {"message": "No", "type": "invalid_request_error", "param": "n", "code": "c"}}, "No", "c", "invalid_request_error", "n"),
+    ("openai", {"error": {"message": "No", "type": "bad_thing", "param": "n", "code": "c"}}, "No", "c", "bad_thing", "n"),
     ("vllm", {"error": {"message": "No", "type": "BadRequestError", "param": None, "code": 400}}, "No", "400", "BadRequestError", None),
     ("sglang", {"object": "error", "message": "No", "type": "BadRequest", "param": None, "code": 400}, "No", "400", "BadRequest", None),
     ("anthropic", {"type": "error", "error": {"type": "overloaded_error", "message": "No"}}, "No", None, "overloaded_error", None),
@@ -137,7 +137,10 @@ def test_retry_after(headers: dict[bytes, bytes], seconds: float | None) -> None
     assert answer(429, headers=headers).retry_after == seconds
 
 
-@given(st.integers(100, 999), st.binary(max_size=80) | st.text().map(str.encode), st.dictionaries(st.sampled_from([b"retry-after", b"retry-after-ms"]), st.binary(max_size=20)))
+waits = st.dictionaries(st.sampled_from([b"retry-after", b"retry-after-ms"]), st.binary(max_size=20))
+
+
+@given(st.integers(100, 999), st.binary(max_size=80) | st.text().map(str.encode), waits)
 def test_no_answer_makes_it_fail(status: int, body: bytes, headers: dict[bytes, bytes]) -> None:
     fault = answer(status, body, headers)
     assert 400 <= fault.status < 600 and fault.message and fault.origin == "backend"

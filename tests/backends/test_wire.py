@@ -25,14 +25,16 @@ def maybe(values: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.none() | values
 
 
+prompt_details = st.fixed_dictionaries({}, optional={"cached_tokens": maybe(counts), "cache_write_tokens": maybe(counts)})
+output_details = st.fixed_dictionaries({}, optional={"reasoning_tokens": maybe(counts), "audio_tokens": counts})
 usages = st.fixed_dictionaries(
     {},
     optional={
         "prompt_tokens": maybe(counts),
         "completion_tokens": maybe(counts),
         "total_tokens": counts,
-        "prompt_tokens_details": maybe(st.fixed_dictionaries({}, optional={"cached_tokens": maybe(counts), "cache_write_tokens": maybe(counts)})),
-        "completion_tokens_details": maybe(st.fixed_dictionaries({}, optional={"reasoning_tokens": maybe(counts), "audio_tokens": counts})),
+        "prompt_tokens_details": maybe(prompt_details),
+        "completion_tokens_details": maybe(output_details),
     },
 )
 
@@ -178,7 +180,10 @@ def test_usage_adds() -> None:
 texts = st.text() | st.sampled_from(["usage", '"usage"', '{"usage":{"prompt_tokens":1}}', "}", '"usage":{'])
 
 
-@given(usages | st.none(), st.lists(texts, max_size=3), st.booleans(), st.sampled_from([None, 1]), st.dictionaries(st.sampled_from(["timings", "id"]), texts))
+extras = st.dictionaries(st.sampled_from(["timings", "id"]), texts)
+
+
+@given(usages | st.none(), st.lists(texts, max_size=3), st.booleans(), st.sampled_from([None, 1]), extras)
 def test_the_tail_says_what_the_whole_answer_says(
     fields: dict[str, Any] | None, said: list[str], first: bool, indent: int | None, more: dict[str, str]
 ) -> None:
