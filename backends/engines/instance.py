@@ -49,9 +49,9 @@ class Log:
     def _add(self, line: bytes) -> None:
         for secret in self._secrets:
             line = line.replace(secret, b"***")
-        text = line.rpartition(b"\r")[2] if line.rstrip(b"\r").count(b"\r") else line  # of a progress bar only the last state
+        text = line.rstrip(b"\r").rpartition(b"\r")[2]  # of a progress bar only the last state
         self._fresh += 1
-        self._lines.append(text.decode("utf-8", "replace").strip("\r").rstrip()[:WIDTH])
+        self._lines.append(text.decode("utf-8", "replace").rstrip()[:WIDTH])
 
     def note(self, text: str) -> None:
         """A line of the supervisor's own."""

@@ -1,10 +1,10 @@
 """A small process around one engine, so that no engine outlives the gateway. Standard library only; run by path.
 
-Its standard input is the lifeline. The first line is the plan, JSON: `argv`, `env` (added to this environment), `stdin` (text for
-the engine), `files` (name -> text, written to a private folder that `{dir}` in an argument names), `memory` (bytes that the
-engine's processes may allocate), `nice`, `grace` (seconds between SIGTERM and SIGKILL), `report` (the engine's standard output is
-a status channel). Then the pipe stays open; its end, however it comes, means that the gateway is gone, and the whole process
-group and every descendant are killed. SIGTERM means stop: the group is asked, given `grace`, then killed.
+Its standard input is the lifeline. First comes the plan, JSON after its length in four bytes: `argv`, `env` (added to this
+environment), `stdin` (text for the engine), `files` (name -> text, written to a private folder that `{dir}` in an argument names),
+`memory` (bytes that the engine's processes may allocate), `nice`, `grace` (seconds between SIGTERM and SIGKILL), `report` (the
+engine's standard output is a status channel). Then the pipe stays open; its end, however it comes, means that the gateway is gone,
+and the whole process group and every descendant are killed. SIGTERM means stop: the group is asked, given `grace`, then killed.
 
 Standard error carries the engine's output. Standard output carries status lines, JSON: `{"pid": …}` once, what an engine with
 `report` says itself, and `{"exit": code or -signal, "why": …}` at the end.
@@ -18,10 +18,8 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
-import tempfile
 import time
 
 ORPHAN_GRACE = 1.0  # seconds an engine gets when its gateway is gone
@@ -45,14 +43,20 @@ def _prctl(option: int, value: int) -> None:
 
 
 def _read_plan() -> dict[str, object]:
-    line = b""
-    while not line.endswith(b"\n"):
-        byte = os.read(0, 1)  # one at a time: what follows the plan is not ours to swallow
-        if not byte:
-            sys.exit(0)
-        line += byte
-    plan: dict[str, object] = json.loads(line)
+    size = int.from_bytes(_exactly(4), "big")
+    plan: dict[str, object] = json.loads(_exactly(size))
     return plan
+
+
+def _exactly(count: int) -> bytes:
+    """Unbuffered, so that nothing behind the plan is swallowed. A gateway that is gone already ends us."""
+    data = b""
+    while len(data) < count:
+        piece = os.read(0, count - len(data))
+        if not piece:
+            sys.exit(0)
+        data += piece
+    return data
 
 
 def _parents() -> dict[int, int]:
@@ -119,6 +123,8 @@ class Engine:
     def _arguments(self) -> list[str]:
         files = _strings(self.plan.get("files"))
         if files:
+            import tempfile  # here and below: most engines need none, and the wrapper has to start fast
+
             self.folder = tempfile.mkdtemp(prefix="pointsman-")
         for name, text in files.items():
             handle = os.open(os.path.join(self.folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -133,6 +139,8 @@ class Engine:
         text = str(self.plan.get("stdin") or "").encode()
         if not text:
             return os.open(os.devnull, os.O_RDONLY)
+        import tempfile
+
         with tempfile.TemporaryFile() as file:  # unnamed: no size limit, unlike a pipe, and nothing to clean up
             file.write(text)
             file.flush()
@@ -193,6 +201,8 @@ class Engine:
 
     def clean(self) -> None:
         if self.folder:
+            import shutil
+
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

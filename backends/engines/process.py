@@ -35,7 +35,8 @@ def _plan(spec: EngineSpec, launch: Launch, grace: float) -> bytes:
         "argv": launch.argv, "env": env, "stdin": launch.stdin, "files": launch.files, "memory": spec.memory,
         "nice": spec.nice, "grace": grace, "report": launch.reports,
     }  # fmt: skip
-    return msgspec.json.encode(plan) + b"\n"
+    data = msgspec.json.encode(plan)
+    return len(data).to_bytes(4, "big") + data
 
 
 class Process(asyncio.SubprocessProtocol):

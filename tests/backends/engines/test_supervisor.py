@@ -427,3 +427,19 @@ def test_stop_while_starting() -> None:
         await watched.supervisor.apply([command(), EngineSpec("slow", "command", command=("sleep", "1000"))])
 
     run(scenario)
+
+
+BUILTIN = Path(__file__).resolve().parents[3] / "quant" / "builtin" / "pointsman-toy.gguf"
+
+
+def test_the_built_in_model_answers() -> None:
+    async def scenario(watched: Watched) -> None:
+        await watched.supervisor.apply([llamacpp(BUILTIN)])
+        toy = await watched.ready("toy#0")
+        body = {"messages": [{"role": "user", "content": "Repeat: banana"}], "max_tokens": 16, "temperature": 0}
+        status, reply = await call(toy, "/v1/chat/completions", body)
+        assert status == 200 and reply["choices"][0]["message"]["content"] == "banana"
+        status, reply = await call(toy, "/v1/embeddings", {"input": "banana"})
+        assert status == 200 and len(reply["data"][0]["embedding"]) == toy.fact("embedding")
+
+    run(scenario)
