@@ -37,6 +37,14 @@ def test_rests_double_up_to_a_bound(fault: Fault, expected: list[float]) -> None
     assert rests(fault, 9) == expected
 
 
+def test_an_engine_of_ours_rests_a_moment_after_each() -> None:
+    one = replica()
+    one.managed = True
+    for fault in (failed(), failed("connect_failed"), failed(retry_after=60.0)):
+        health.bad(one, fault, NOW)
+        assert one.down_until == NOW + health.MANAGED_SECONDS
+
+
 def test_many_failures_are_no_trouble() -> None:
     assert rests(failed(), 5000)[-1] == 30
 
