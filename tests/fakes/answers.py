@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -102,7 +102,7 @@ def paced(events: Iterable[bytes], gate: Gate) -> list[Step]:
 # Error bodies as the engines and providers write them.
 
 
-def openai_error(status: int, message: str = "scripted failure", *, code: str | None = None, headers: Headers = ()) -> Script:
+def openai_error(status: int, message: str = "scripted failure", code: str | None = None, headers: Headers = ()) -> Script:
     return reply({"error": {"message": message, "type": kind(status), "param": None, "code": code}}, status=status, headers=headers)
 
 
@@ -133,7 +133,7 @@ def google_error(status: int, message: str = "Resource exhausted", headers: Head
     return reply(doc, status=status, headers=headers)
 
 
-ERRORS = {
+ERRORS: dict[str, Callable[[int, str], Script]] = {
     "openai": openai_error, "vllm": vllm_error, "sglang": sglang_error,
     "llamacpp": llamacpp_error, "anthropic": anthropic_error, "google": google_error,
 }  # fmt: skip

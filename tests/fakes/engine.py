@@ -236,6 +236,13 @@ class Engine:
         with self._changed:
             return [request for request in self.requests if request.method == "POST" and request.path.startswith(path)]
 
+    def forget(self) -> None:
+        """Begins anew: no requests seen, nothing queued, nothing violated. Connections stay open."""
+        with self._changed:
+            for seen in (self.requests, self.left, self.violations, self.turns, self._queue, self._models):
+                seen.clear()
+            self.answered = self.stale_drops = self.blocks = 0
+
     def drop_idle(self) -> None:
         """Closes every open connection from the engine's side (a restart). Returns once that is done."""
         done = threading.Event()

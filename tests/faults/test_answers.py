@@ -12,6 +12,7 @@ from tests.fakes.engine import Engine
 from tests.fakes.reader import events
 from tests.fakes.script import Script, script
 from tests.faults.check import complete, cut_stream, failed
+from tests.faults.conftest import Plain
 from tests.golden import BY_NAME
 from tests.harness import both_ways, chat, config_for, running
 
@@ -20,21 +21,19 @@ STREAM, WHOLE = BY_NAME["vllm-chat-stream"], BY_NAME["vllm-chat"]
 TOLD = {400: 400, 401: 502, 402: 502, 403: 502, 404: 404, 413: 413, 422: 422, 429: 429, 500: 500, 502: 502, 503: 503, 504: 504, 529: 503}
 
 
-@both_ways
 @pytest.mark.parametrize("provider", list(ERRORS))
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_error_statuses_become_the_envelope(provider: str, stream: bool, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_error_statuses_become_the_envelope(provider: str, stream: bool, plain: Plain) -> None:
+    with plain as (engine, gateway):
         for status, told in TOLD.items():
             engine.queue(ERRORS[provider](status, "the engine's own words"))
             error = failed(gateway.ask(chat(stream=stream)), told)
             assert "the engine's own words" in error["message"], error
 
 
-@both_ways
 @pytest.mark.parametrize(("given", "told"), [("7", "7"), ("0.2", "1"), ("Wed, 21 Oct 2015 07:28:00 GMT", "1"), ("soon", None)])
-def test_retry_after_is_passed_on(given: str, told: str | None, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_retry_after_is_passed_on(given: str, told: str | None, plain: Plain) -> None:
+    with plain as (engine, gateway):
         engine.queue(answers.openai_error(429, headers=[("retry-after", given)]))
         answer = gateway.ask(chat())
         failed(answer, 429)
@@ -58,12 +57,11 @@ def test_an_error_in_a_200_before_content_is_a_status(name: str, before: int, as
         complete(gateway.ask(STREAM.doc), STREAM)
 
 
-@both_ways
 @pytest.mark.parametrize("name", list(ERROR_EVENTS))
-def test_an_error_in_a_200_after_content_ends_the_stream(name: str, asgi: bool) -> None:
+def test_an_error_in_a_200_after_content_ends_the_stream(name: str, plain: Plain) -> None:
     """As vLLM does it: the error event and then [DONE]. Every place after content, in one write or in many."""
     whole = events(STREAM.upstream)
-    with Engine() as engine, running(config_for([engine]), asgi) as gateway:
+    with plain as (engine, gateway):
         for at in range(2, len(whole) - 2):
             for parts in ([*whole[:at], ERROR_EVENTS[name], DONE], [b"".join(whole[:at]) + ERROR_EVENTS[name] + DONE]):
                 engine.queue(sse(parts))
@@ -73,7 +71,6 @@ def test_an_error_in_a_200_after_content_ends_the_stream(name: str, asgi: bool) 
         assert len(engine.posts()) == 2 * (len(whole) - 4)
 
 
-@both_ways
 @pytest.mark.parametrize("doc", [
     {"error": {"message": "no", "type": "server_error", "code": 500}},
     {"error": "no"},
@@ -81,34 +78,31 @@ def test_an_error_in_a_200_after_content_ends_the_stream(name: str, asgi: bool) 
     {"type": "error", "error": {"type": "overloaded_error", "message": "no"}},
 ], ids=["openai", "text", "flat", "anthropic"])  # fmt: skip
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_a_json_error_under_200_is_an_error(doc: object, stream: bool, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_a_json_error_under_200_is_an_error(doc: object, stream: bool, plain: Plain) -> None:
+    with plain as (engine, gateway):
         engine.queue(answers.reply(doc))
         assert failed(gateway.ask(chat(stream=stream)), 500, 502, 503)["message"] == "no"
 
 
-@both_ways
 @pytest.mark.parametrize("name", list(MALFORMED))
-def test_malformed_answers_are_errors(name: str, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_malformed_answers_are_errors(name: str, plain: Plain) -> None:
+    with plain as (engine, gateway):
         engine.queue(script(MALFORMED[name], ending="fin"))
         failed(gateway.ask(chat()), 502)
 
 
-@both_ways
 @pytest.mark.parametrize("status", [200, 502, 503])
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
-def test_html_pages_are_errors(status: int, stream: bool, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_html_pages_are_errors(status: int, stream: bool, plain: Plain) -> None:
+    with plain as (engine, gateway):
         engine.queue(answers.html(status))
         error = failed(gateway.ask(chat(stream=stream)), 502, 503)
         assert "<" not in error["message"]
 
 
-@both_ways
-def test_random_bytes_are_errors(asgi: bool) -> None:
+def test_random_bytes_are_errors(plain: Plain) -> None:
     noise = random.Random(1)
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+    with plain as (engine, gateway):
         for _ in range(50):
             engine.queue(script(noise.randbytes(noise.randrange(1, 3000)), ending="fin"))
             failed(gateway.ask(chat()), 502)
@@ -134,29 +128,26 @@ WRONG = {
 }
 
 
-@both_ways
 @pytest.mark.parametrize("name", list(WRONG))
-def test_answers_that_are_none(name: str, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_answers_that_are_none(name: str, plain: Plain) -> None:
+    with plain as (engine, gateway):
         engine.queue(WRONG[name])
         failed(gateway.ask(chat(stream="stream" in name)), 502)
         assert len(engine.posts()) == 1
 
 
-@both_ways
 @pytest.mark.parametrize("headers", [
     [("x-long", "a" * 1_000_000)],
     [(f"x-{at}", "b" * 100) for at in range(10_000)],
 ], ids=["long", "many"])  # fmt: skip
-def test_huge_headers_are_refused(headers: answers.Headers, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_huge_headers_are_refused(headers: answers.Headers, plain: Plain) -> None:
+    with plain as (engine, gateway):
         engine.queue(respond([WHOLE.upstream], headers=headers))
         failed(gateway.ask(chat()), 502)
 
 
-@both_ways
-def test_endless_interim_answers_are_refused(asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine], route={"retries": 0}), asgi) as gateway:
+def test_endless_interim_answers_are_refused(plain: Plain) -> None:
+    with plain as (engine, gateway):
         engine.queue(script(b"HTTP/1.1 100 Continue\r\n\r\n" * 20_000, ending="fin"))
         failed(gateway.ask(chat()), 502)
 
@@ -177,20 +168,18 @@ RIGHT: dict[str, Script] = {
 }
 
 
-@both_ways
 @pytest.mark.parametrize("name", list(RIGHT))
-def test_odd_answers_that_are_right(name: str, asgi: bool) -> None:
-    with Engine() as engine, running(config_for([engine]), asgi) as gateway:
+def test_odd_answers_that_are_right(name: str, plain: Plain) -> None:
+    with plain as (engine, gateway):
         for _ in range(2):
             engine.queue(RIGHT[name])
             complete(gateway.ask(WHOLE.doc), WHOLE)
 
 
-@both_ways
-def test_engine_headers_do_not_leak(asgi: bool) -> None:
+def test_engine_headers_do_not_leak(plain: Plain) -> None:
     """Only what is meant for clients comes through; nothing of the engine's connection."""
     sent = [("server", "secret/1.2"), ("set-cookie", "a=1"), ("x-internal", "h7"), ("keep-alive", "timeout=5"), ("x-request-id", "x")]
-    with Engine() as engine, running(config_for([engine]), asgi) as gateway:
+    with plain as (engine, gateway):
         engine.queue(respond([WHOLE.upstream], headers=sent))
         answer = gateway.ask(chat(), headers={"x-request-id": "mine-1"})
         complete(answer, WHOLE)
