@@ -11,6 +11,7 @@ from tests.fakes.engine import Engine
 from tests.fakes.reader import Answer
 from tests.fakes.script import Ending, Script
 from tests.faults.check import complete, faulty
+from tests.faults.conftest import Plain
 from tests.golden import BY_NAME, GOLDEN, Golden
 from tests.harness import Client, Running, both_ways, config_for, running
 
@@ -104,12 +105,11 @@ def test_before_content_another_replica_answers(asgi: bool) -> None:
             gateway.settled()
 
 
-@both_ways
 @pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in GOLDEN])
-def test_golden_answers_pass_byte_for_byte(case: Golden, asgi: bool) -> None:
+def test_golden_answers_pass_byte_for_byte(case: Golden, plain: Plain) -> None:
     """In every framing, written as events, a byte a write, and seven bytes a write."""
     framings: tuple[Framing, ...] = ("chunked", "length", "eof")
-    with Engine() as engine, running(config_for([engine]), asgi) as gateway:
+    with plain as (engine, gateway):
         for framing in framings:
             for piece in (0, 1, 7):
                 engine.queue(case.answer(framing).but(piece=piece))

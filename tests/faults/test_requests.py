@@ -12,7 +12,7 @@ from tests.fakes.engine import Engine
 from tests.fakes.reader import Answer
 from tests.faults.check import failed
 from tests.faults.conftest import Plain
-from tests.harness import Client, both_ways, chat, config_for, encoded, request, running
+from tests.harness import Client, chat, config_for, encoded, request, running
 
 PATHS = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/rerank"]
 BODY = encoded(chat())
@@ -83,7 +83,6 @@ def test_a_request_with_two_readings_is_refused(name: str, plain: Plain) -> None
         assert len(engine.posts()) == 1, "a refused request, or one hidden behind it, reached the engine"
 
 
-@both_ways
 @pytest.mark.parametrize("name", list(HOSTS))
 def test_a_request_to_no_one_host_is_refused(name: str, plain: Plain) -> None:
     with plain as (engine, gateway), gateway.dial() as client:
@@ -92,11 +91,11 @@ def test_a_request_to_no_one_host_is_refused(name: str, plain: Plain) -> None:
         assert not engine.posts()
 
 
-def test_chunked_bodies_are_read(asgi: bool) -> None:
+def test_chunked_bodies_are_read(plain: Plain) -> None:
     """With extensions and trailers too: the engine gets one plain length."""
     head = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
     parts = b"".join(b'%x;note="a;b"\r\n%c\r\n' % (1, byte) for byte in BODY)
-    with Engine() as engine, running(config_for([engine]), asgi) as gateway, gateway.dial() as client:
+    with plain as (engine, gateway), gateway.dial() as client:
         for body in (CHUNKED, parts + b"0\r\n\r\n", parts + b"0\r\nX-Sum: 1\r\n\r\n"):
             client.send(head + body)
             assert client.reader.read().status == 200
