@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from . import path
+from .phrases import instruction_words
 from .sampling import Sampler
 from .talk import TASKS
 from .tasks import Example
@@ -86,7 +87,7 @@ def measure(engine: Engine, per_task: int, seed: int = 1, misses: list[str] | No
     """Share of exact answers of each task on held-out questions; ``misses`` collects what went wrong."""
     scores = {}
     for name, task in TASKS.items():
-        sampler = Sampler(random.Random(f"{seed} {name}"), evaluation=True)
+        sampler = Sampler(random.Random(f"{seed} {name}"), evaluation=True, taught=instruction_words())
         right = 0
         for _ in range(per_task):
             example = task(sampler)

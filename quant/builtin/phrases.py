@@ -1,5 +1,7 @@
 """The phrasings of the toy model's tasks and its fixed answers."""
 
+import re
+
 INTRO = (
     "I am the toy built-in model of Pointsman. "
     "To serve a real model run `pointsman serve --model PATH.gguf` or `pointsman serve --model hf:REPO`."
@@ -128,6 +130,12 @@ Say the {k}"""
 MINE = "name name name city password dog number code color job".split()
 SECRETS = ["secret word", "secret", "code", "password", "code word", "secret code", "magic word", "key", "secret number"]
 NOTED = "OK."
+
+
+def instruction_words() -> frozenset[str]:
+    """Every lower-case word of two letters or more in the phrasings and fixed answers."""
+    texts = [value for name, value in globals().items() if name.isupper() and isinstance(value, str)]
+    return frozenset(word for text in texts for word in re.findall("[a-z]{2,}", re.sub(r"\{.*?\}", "", text).lower()))
 
 
 def split(text: str) -> list[str]:

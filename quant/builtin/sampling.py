@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TypeVar
 
 from .words import CITIES, NAMES, WORDS
@@ -31,12 +31,25 @@ class Sampler:
         evaluation: True draws only held-out payloads, False only the others.
         prefixes: word beginnings that the tokenizer joins into one token; training words start with one now and then so
             that the model learns how each is spelled.
+        taught: words exempt from the hold-out (training may draw them, evaluation never does): the instruction words, which the
+            tokenizer knows whole, so that nothing but training can tell how they are spelled.
+        prefix_share: how many of the words start with a prefix or are taught ones.
     """
 
-    def __init__(self, rng: random.Random, evaluation: bool = False, prefixes: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        evaluation: bool = False,
+        prefixes: Sequence[str] = (),
+        taught: Collection[str] = (),
+        prefix_share: float = 0.1,
+    ) -> None:
         self.rng = rng
         self.evaluation = evaluation
         self.prefixes = list(prefixes)
+        self.taught = sorted(taught)
+        self._exempt = frozenset(taught)
+        self.prefix_share = prefix_share
 
     def chance(self, probability: float) -> bool:
         """True with the given probability."""
@@ -49,7 +62,7 @@ class Sampler:
     def _mine(self, draw: Callable[[], str]) -> str:
         for _ in range(_KEEP_TRYING):
             text = draw()
-            if held_out(text) == self.evaluation:
+            if (held_out(text) and text.lower() not in self._exempt) == self.evaluation:
                 return text
         raise RuntimeError("no payload on this side of the hold-out")
 
@@ -58,14 +71,16 @@ class Sampler:
         if kind < 0.6:
             return "".join(self.pick(_ONSETS) + self.pick(_NUCLEI) + self.pick(_CODAS) for _ in range(self.pick((1, 1, 2, 2, 2, 3))))
         length = self.rng.randint(2, 9)
-        letters = _LETTERS if kind < 0.8 else self.rng.sample(_LETTERS, 3)
+        letters = _LETTERS if kind < 0.8 or self.evaluation else self.rng.sample(_LETTERS, 3)
         return "".join(self.pick(letters) for _ in range(length))
 
     def _word(self) -> str:
         kind = self.rng.random()
         if kind < (0.6 if self.evaluation else 0.4):
             return self.pick(WORDS)
-        if kind < 0.5 and self.prefixes:
+        if kind < 0.4 + self.prefix_share and self.prefixes:
+            if self.taught and self.chance(0.3):
+                return self.pick(self.taught)
             return self.pick(self.prefixes) + (self._invented() if self.chance(0.5) else self.pick(_LETTERS))
         return self._invented()
 

@@ -158,7 +158,19 @@ SHARES: dict[str, float] = {
     "capital": 5, "intro": 3, "greeting": 2, "small_talk": 2, "fallback": 9, "json": 7, "json_answer": 3, "tool_call": 9,
     "tool_result": 3, "recall": 4,
 }  # fmt: skip
-"""Relative frequency of each task in training (what is hard or open has more)."""
+"""Relative frequency of each task in training's first phase (what is hard or open has more)."""
+
+LATE_SHARES: dict[str, float] = SHARES | {
+    "repeat": 7, "reverse": 14, "upper": 5, "add": 32, "count": 6, "colour": 6, "opposite": 9, "capital": 7, "intro": 4,
+    "small_talk": 3, "json": 8, "json_answer": 4,
+}  # fmt: skip
+"""The same for the second phase."""
+
+LAST_SHARES: dict[str, float] = LATE_SHARES | {
+    "add": 20, "json": 12, "json_answer": 9, "tool_call": 13, "greeting": 4, "small_talk": 4, "fallback": 11, "recall": 6,
+    "spell": 9, "tool_result": 4,
+}  # fmt: skip
+"""The same for the third phase."""
 
 
 def _messages(example: Example) -> list[Message]:
@@ -175,6 +187,18 @@ def _extend(s: Sampler, example: Example, messages: list[Message], tools: list[T
     own_system = bool(example.before) and example.before[0]["role"] == "system"
     lead = [] if own_system else [m for m in messages[:1] if m["role"] == "system"]
     return [*lead, *_messages(example)], example.tools
+
+
+def drill(s: Sampler) -> Conversation:
+    """Many sums in a row, half of them without words: the cheapest way to show many."""
+    messages: list[Message] = []
+    for _ in range(s.rng.randint(6, 24)):
+        example = tasks.add(s)
+        if s.chance(0.5):
+            a, b = s.pair()
+            example = Example(f"{a}+{b}", str(a + b))
+        messages += _messages(example)
+    return messages, None
 
 
 def conversation(s: Sampler, shares: dict[str, float] | None = None) -> Conversation:

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from . import tokenizer as bpe
 from .model import Config, Muon, Toy
+from .phrases import instruction_words
 from .sampling import Sampler
-from .talk import SHARES, TASKS, conversation
+from .talk import LAST_SHARES, LATE_SHARES, SHARES, TASKS, conversation, drill
 from .template import renderer
 
 _ROUND = 8
@@ -32,12 +33,33 @@ _IGNORE = -100
 
 
 @dataclass(frozen=True)
+class Phase:
+    """A stretch of training with its own optimizer state and data; the rate is level, or falls to zero in a line (over ``steps``).
+
+    ``drills`` is the share of conversations that are nothing but sums; ``stop`` ends the phase before its rate is zero; ``taught`` also
+    draws the instruction words as payloads, held out or not, and more words that begin like them.
+    """
+
+    steps: int
+    lr: float
+    falls: bool
+    shares: dict[str, float]
+    drills: float = 0.0
+    stop: int | None = None
+    taught: bool = False
+
+
+FIRST = Phase(steps=1000, lr=4e-3, falls=False, shares=SHARES)
+SECOND = Phase(steps=2100, lr=2.2e-3, falls=True, shares=LATE_SHARES, drills=0.06, stop=1500)
+THIRD = Phase(steps=1000, lr=9e-4, falls=True, shares=LAST_SHARES, drills=0.03, taught=True)
+
+
+@dataclass(frozen=True)
 class Settings:
     """What a run depends on; ``tokens`` is the size of a batch with its padding."""
 
-    steps: int = 2400
+    phases: tuple[Phase, ...] = (FIRST, SECOND, THIRD)
     tokens: int = 2048
-    lr: float = 4e-3
     warmup: int = 100
     decay: float = 0.05
     seed: int = 7
@@ -49,6 +71,7 @@ class Encoder:
     """Conversations to token ids and labels, through the chat template."""
 
     def __init__(self, merges: list[tuple[str, str]]) -> None:
+        self.merges = merges
         self.tokenizer = bpe.build(merges)
         self.render = renderer()
         self.end: int = self.tokenizer.token_to_id(bpe.END)
@@ -79,12 +102,14 @@ def learn_merges(settings: Settings, samples: int = 20000) -> list[tuple[str, st
     return bpe.learn(texts, samples // 200, settings.vocabulary)
 
 
-def batches(encoder: Encoder, settings: Settings, sampler: Sampler, shares: dict[str, float]) -> Iterator[tuple[Tensor, Tensor]]:
+def batches(
+    encoder: Encoder, settings: Settings, sampler: Sampler, shares: dict[str, float], drills: float = 0.0
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches ``(ids, labels)``, each ``(conversations, length)``, padded to similar lengths."""
     while True:
         pool: list[tuple[list[int], list[int]]] = []
         while len(pool) < _POOL:
-            messages, tools = conversation(sampler, shares)
+            messages, tools = drill(sampler) if drills and sampler.chance(drills) else conversation(sampler, shares)
             plain = len(messages) == 2 and not tools and sampler.chance(0.06)
             pair = encoder.labelled(messages, tools, plain)
             if len(pair[0]) <= settings.longest:
@@ -128,7 +153,7 @@ def check(model: Toy, encoder: Encoder, per_task: int, seed: int = 1) -> dict[st
     One forward pass per answer: an answer is exact when every label is the most likely token after the labels before it.
     """
     result = {}
-    sampler = Sampler(random.Random(seed), evaluation=True)
+    sampler = Sampler(random.Random(seed), evaluation=True, taught=instruction_words())
     for name, task in TASKS.items():
         rows = []
         for _ in range(per_task):
@@ -143,71 +168,90 @@ def check(model: Toy, encoder: Encoder, per_task: int, seed: int = 1) -> dict[st
     return result
 
 
-def _rate(step: int, s: Settings) -> float:
-    """Share of the full learning rate: linear warm-up, level, and linear decay to zero over the last 40 %."""
-    return min(1.0, (step + 1) / s.warmup, max(0.0, (s.steps - step) / (0.4 * s.steps)))
+def _rate(step: int, phase: Phase, warmup: int) -> float:
+    """The learning rate of a step: linear warm-up, then level or falling to zero."""
+    return phase.lr * min(1.0, (step + 1) / warmup) * ((phase.steps - step) / phase.steps if phase.falls else 1.0)
 
 
-def _optimizers(model: Toy, s: Settings) -> list[torch.optim.Optimizer]:
+def _optimizers(model: Toy, phase: Phase, decay: float) -> list[torch.optim.Optimizer]:
     matrices = [w for n, w in model.named_parameters() if w.dim() == 2 and "embed" not in n]
-    embedding = [model.embed.weight]
-    norms = [w for w in model.parameters() if w.dim() < 2]
-    adam = torch.optim.AdamW(
-        [{"params": embedding, "weight_decay": 0.0}, {"params": norms, "weight_decay": 0.0}], lr=s.lr, betas=(0.9, 0.95), fused=True
-    )
-    return [Muon(matrices, s.lr, s.decay), adam]
+    others = [model.embed.weight, *(w for w in model.parameters() if w.dim() < 2)]
+    return [Muon(matrices, phase.lr, decay), torch.optim.AdamW(others, lr=phase.lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True)]
 
 
-def train(out: Path, s: Settings, report_every: int = 250) -> None:
-    """Run the recipe; writes ``merges.json`` and ``model.pt`` into ``out``, and a line of progress to standard output."""
-    torch.manual_seed(s.seed)
-    out.mkdir(parents=True, exist_ok=True)
-    merges = learn_merges(s)
-    bpe.save(merges, out / "merges.json")
-    encoder = Encoder(merges)
-    model = Toy(Config(vocabulary=encoder.tokenizer.get_vocab_size()))
-    sys.stdout.write(f"parameters: {sum(w.numel() for w in model.parameters())}, vocabulary {model.c.vocabulary}\n")
-    sampler = Sampler(random.Random(s.seed + 1), prefixes=bpe.prefixes(merges))
-    shares = dict(SHARES)
-    optimizers, seen, start, losses = _optimizers(model, s), 0, time.process_time(), 0.0
-    for step, (ids, labels) in enumerate(batches(encoder, s, sampler, shares)):
-        if step == s.steps:
-            break
-        loss = loss_of(model, ids, labels)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = s.lr * _rate(step, s)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        seen += ids.numel()
-        losses += loss.item()
+def _update(model: Toy, optimizers: list[torch.optim.Optimizer], rate: float, batch: tuple[Tensor, Tensor]) -> float:
+    loss = loss_of(model, *batch)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return float(loss.item())
+
+
+def _report(model: Toy, encoder: Encoder, out: Path, shares: dict[str, float], base: dict[str, float], done: tuple[int, int]) -> None:
+    """Check every task, draw the weak ones more often from now on, and save a checkpoint."""
+    scores = check(model, encoder, 64)
+    sys.stdout.write(" ".join(f"{k} {v:.2f}" for k, v in scores.items()) + "\n")
+    sys.stdout.flush()
+    for task, share in base.items():
+        shares[task] = share * (0.5 + 1.5 * min(1.0, 3 * (1 - scores[task])))
+    torch.save({"config": model.c.as_dict(), "weights": model.state_dict(), "scores": scores, "done": done}, out / "model.pt.part")
+    os.replace(out / "model.pt.part", out / "model.pt")
+
+
+def _run_phase(model: Toy, encoder: Encoder, s: Settings, number: int, out: Path, report_every: int) -> None:
+    phase = s.phases[number]
+    taught, share = (instruction_words(), 0.25) if phase.taught else (frozenset[str](), 0.1)
+    sampler = Sampler(random.Random(s.seed + 1 + number), False, bpe.prefixes(encoder.merges), taught, share)
+    last = phase.stop or phase.steps
+    shares, optimizers = dict(phase.shares), _optimizers(model, phase, s.decay)
+    losses, start = 0.0, time.process_time()
+    for step, batch in enumerate(batches(encoder, s, sampler, shares, phase.drills)):
+        if step == last:
+            return
+        losses += _update(model, optimizers, _rate(step, phase, s.warmup), batch)
         if (step + 1) % 50 == 0:
-            sys.stdout.write(f"{step + 1} loss {losses / 50:.4f} tokens {seen} cpu-s {time.process_time() - start:.0f}\n")
+            sys.stdout.write(f"phase {number + 1} step {step + 1} loss {losses / 50:.4f} cpu-s {time.process_time() - start:.0f}\n")
             sys.stdout.flush()
             losses = 0.0
-        if (step + 1) % report_every == 0 or step + 1 == s.steps:
-            scores = check(model, encoder, 64)
-            sys.stdout.write(" ".join(f"{k} {v:.2f}" for k, v in scores.items()) + "\n")
-            for task in SHARES:
-                shares[task] = SHARES[task] * (0.5 + 1.5 * min(1.0, 3 * (1 - scores[task])))
-            state = {"config": model.c.as_dict(), "weights": model.state_dict(), "scores": scores, "step": step + 1}
-            torch.save(state, out / "model.pt.part")
-            os.replace(out / "model.pt.part", out / "model.pt")
+        if (step + 1) % report_every == 0 or step + 1 == last:
+            _report(model, encoder, out, shares, phase.shares, (number, step + 1))
+
+
+def train(out: Path, s: Settings, first_phase: int = 0, report_every: int = 250) -> None:
+    """Run the recipe; writes ``merges.json`` and ``model.pt`` into ``out``, and lines of progress to standard output.
+
+    Args:
+        out: a folder; with ``first_phase`` above 0 it holds what the phases before wrote.
+        s: everything the result depends on.
+        first_phase: the phase to begin with, from 0.
+        report_every: steps between checks, which also set how often each task is drawn.
+    """
+    torch.manual_seed(s.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    if not first_phase:
+        bpe.save(learn_merges(s), out / "merges.json")
+    encoder = Encoder(bpe.load(out / "merges.json"))
+    model = Toy(Config(vocabulary=encoder.tokenizer.get_vocab_size()))
+    if first_phase:
+        model.load_state_dict(torch.load(out / "model.pt", weights_only=True)["weights"])
+    sys.stdout.write(f"parameters: {sum(w.numel() for w in model.parameters())}, vocabulary {model.c.vocabulary}\n")
+    for number in range(first_phase, len(s.phases)):
+        _run_phase(model, encoder, s, number, out, report_every)
 
 
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for merges.json and model.pt")
-    parser.add_argument("--steps", type=int, default=Settings.steps)
-    parser.add_argument("--tokens", type=int, default=Settings.tokens)
-    parser.add_argument("--lr", type=float, default=Settings.lr)
+    parser.add_argument("--first-phase", type=int, default=0, help="continue with this phase (0, 1 or 2) from --out's model.pt")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    train(arguments.out, Settings(steps=arguments.steps, tokens=arguments.tokens, lr=arguments.lr))
+    train(arguments.out, Settings(), arguments.first_phase)
 
 
 if __name__ == "__main__":
