@@ -1,0 +1,279 @@
+"""The upstream client over a transport that a test plays: what sockets make hard to time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from backends.http import MAX_HEAD
+from backends.types import Fault
+from tests.backends.played import OK, REQUEST, Played, T, played, sent
+from tests.backends.seen import Seen
+
+
+def test_a_connection_is_used_again() -> None:
+    async def work(pool: Played) -> None:
+        for _ in range(3):
+            seen, _ = await sent(pool)
+            pool.conn().data_received(OK)
+            assert (seen.calls, seen.status, seen.body, seen.headers) == (["whole"], 200, b"{}", {b"content-length": b"2"})
+        assert len(pool.wires) == 1 and pool.wires[0].written == b"".join(REQUEST) * 3
+        assert repr(pool) == "<Pool gpu http://h:1: 0 busy, 1 idle, 1 opened, 2 hits, 0 stale>"
+
+    played(work)
+
+
+@pytest.mark.parametrize("size", [1, 3, 7])
+def test_answers_in_small_pieces(size: int) -> None:
+    async def work(pool: Played) -> None:
+        seen, _ = await sent(pool)
+        raw = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX: y\r\n\r\n3;ext=1\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: t\r\n\r\n"
+        for at in range(0, len(raw), size):
+            pool.conn().data_received(raw[at : at + size])
+        assert seen.body == b"abcde" and seen.calls[0] == "head" and seen.calls[-1] == "end"
+        assert seen.headers == {b"transfer-encoding": b"chunked", b"x": b"y"}
+        seen, _ = await sent(pool)
+        pool.conn().data_received(OK)
+        assert seen.headers == {b"content-length": b"2"}  # the trailer belonged to the answer before
+
+    played(work)
+
+
+def test_interim_answers_are_not_the_answer() -> None:
+    async def work(pool: Played) -> None:
+        seen, _ = await sent(pool)
+        pool.conn().data_received(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n")
+        assert not seen.calls
+        pool.conn().data_received(OK)
+        assert seen.outcome == "ok" and b"link" not in seen.headers
+
+    played(work)
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (OK + OK, "a second answer"),
+        (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "switched protocols"),
+        (b"garbage\r\n\r\n", "broke HTTP"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", "broke HTTP"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n", "broke HTTP"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * MAX_HEAD, "headers exceed"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" * 4000, "headers exceed"),
+        (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n", "broke HTTP"),
+    ],
+)
+def test_broken_framing(raw: bytes, says: str) -> None:
+    async def work(pool: Played) -> None:
+        seen, _ = await sent(pool)
+        pool.conn().data_received(raw)
+        assert seen.fault is not None and seen.fault.code == "bad_framing" and says in seen.fault.message and seen.body == b""
+        assert pool.wires[0].aborted and not pool.busy and not pool.idle
+
+    played(work)
+
+
+def test_nothing_of_a_second_answer_passes_as_the_first() -> None:
+    async def work(pool: Played) -> None:
+        seen, _ = await sent(pool)
+        pool.conn().data_received(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab")
+        pool.conn().data_received(b"cd" + OK)
+        assert seen.body == b"ab" and seen.outcome == "bad_framing"
+
+    played(work)
+
+
+def test_garbage_after_a_whole_answer_costs_the_connection_only() -> None:
+    async def work(pool: Played) -> None:
+        seen, _ = await sent(pool)
+        pool.conn().data_received(OK + b"garbage")
+        assert seen.outcome == "ok" and pool.wires[0].closed and not pool.idle
+        seen, _ = await sent(pool)
+        pool.conn().data_received(OK[:-2])
+        pool.conn().data_received(b"{}garbage")
+        assert seen.outcome == "ok" and seen.body == b"{}" and not pool.idle
+        await sent(pool)
+        pool.conn().data_received(OK)
+        pool.conn().data_received(b"x")  # asked for by nobody
+        assert pool.wires[-1].aborted
+
+    played(work)
+
+
+def test_answers_that_end_with_their_connection() -> None:
+    async def work(pool: Played) -> None:
+        cut = "connection_lost"
+        for head, outcome in ((b"", "ok"), (b"content-length: 9\r\n", cut), (b"transfer-encoding: chunked\r\n", cut)):
+            seen, _ = await sent(pool)
+            conn = pool.conn()
+            conn.data_received(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n2\r\n")
+            conn.eof_received()
+            conn.connection_lost(None)
+            assert seen.outcome == outcome and not pool.busy and not pool.idle
+        seen, _ = await sent(pool)
+        conn = pool.conn()
+        conn.eof_received()
+        conn.connection_lost(None)
+        assert seen.fault is not None and "without an answer" in seen.fault.message
+
+    played(work)
+
+
+@pytest.mark.parametrize("head", [b"connection: close\r\n", b""])
+def test_a_connection_that_is_to_close_is_not_kept(head: bytes) -> None:
+    async def work(pool: Played) -> None:
+        await sent(pool)
+        pool.wires[0].buffered = 0 if head else 1  # or our request is not all out yet
+        pool.conn().data_received(b"HTTP/1.1 200 OK\r\n" + head + b"content-length: 0\r\n\r\n")
+        assert pool.wires[0].closed and not pool.idle
+
+    played(work)
+
+
+def test_a_stale_connection_is_retried_exactly_once() -> None:
+    async def work(pool: Played) -> None:
+        await sent(pool)
+        pool.conn().data_received(OK)
+        seen, flight = await sent(pool)  # on the kept connection
+        pool.conn().connection_lost(None)
+        assert not seen.calls and flight.task is not None
+        await asyncio.wait([flight.task])
+        assert pool.wires[1].written == b"".join(REQUEST) and pool.stale == 1
+        pool.conn().connection_lost(None)  # a fresh one closes: that is a failure
+        assert seen.outcome == "connection_lost" and len(pool.wires) == 2
+
+    played(work)
+
+
+def test_after_one_byte_nothing_is_retried() -> None:
+    async def work(pool: Played) -> None:
+        await sent(pool)
+        pool.conn().data_received(OK)
+        seen, _ = await sent(pool)
+        pool.conn().data_received(b"H")
+        pool.conn().connection_lost(ConnectionResetError())
+        assert seen.fault is not None and "in the middle" in seen.fault.message and len(pool.wires) == 1
+
+    played(work)
+
+
+def test_a_closing_connection_is_passed_over() -> None:
+    async def work(pool: Played) -> None:
+        await sent(pool)
+        pool.conn().data_received(OK)
+        pool.wires[0].closed = True
+        await sent(pool)
+        assert len(pool.wires) == 2
+        pool.conn(0).connection_lost(None)
+        pool.conn().data_received(OK)
+        assert len(pool.idle) == 1
+        pool.conn().connection_lost(None)
+        assert not pool.idle
+
+    played(work)
+
+
+def test_cancel_is_idempotent_and_silent() -> None:
+    async def work(pool: Played) -> None:
+        seen, flight = await sent(pool)
+        conn = pool.conn()
+        flight.cancel()
+        flight.cancel()
+        assert pool.wires[0].aborted and not pool.busy
+        conn.data_received(OK)
+        conn.connection_lost(None)
+        flight.pause()
+        flight.resume()
+        flight.fail(Fault("timeout", "late"))
+        assert not seen.calls
+        pool.gate = asyncio.Event()
+        seen = Seen()
+        flight = pool.send(REQUEST, seen, T)
+        task = flight.task
+        assert task is not None
+        await asyncio.sleep(0)
+        flight.cancel()
+        await asyncio.wait([task])
+        assert not seen.calls and not pool.busy and len(pool.wires) == 1
+
+    played(work)
+
+
+@pytest.mark.parametrize("at", ["head", "data"])
+def test_a_receiver_may_cancel_from_within(at: str) -> None:
+    async def work(pool: Played) -> None:
+        class Leaver(Seen):
+            def _called(self, name: str) -> None:
+                super()._called(name)
+                if name == at:
+                    flight.cancel()
+
+        seen, flight = await sent(pool, seen=(leaver := Leaver()))
+        pool.conn().data_received(OK[:-1])
+        assert leaver is seen and seen.calls == (["head"] if at == "head" else ["head", "data"]) and pool.wires[0].aborted
+
+    played(work)
+
+
+def test_pause_and_resume() -> None:
+    async def work(pool: Played) -> None:
+        seen, flight = await sent(pool)
+        for _ in range(2):
+            flight.pause()
+            flight.pause()
+            assert not pool.wires[0].reading
+            flight.resume()
+            flight.resume()
+            assert pool.wires[0].reading
+        flight.pause()
+        pool.conn().data_received(OK)  # it was on its way
+        assert seen.outcome == "ok" and pool.wires[0].reading and len(pool.idle) == 1
+        pool.idle.clear()
+        pool.gate = asyncio.Event()
+        flight = pool.send(REQUEST, Seen(), T)
+        flight.pause()  # while connecting
+        pool.gate.set()
+        assert flight.task is not None
+        await asyncio.wait([flight.task])
+        assert not pool.wires[1].reading
+        flight.resume()
+        assert pool.wires[1].reading
+
+    played(work)
+
+
+def test_time_limits() -> None:
+    async def work(pool: Played) -> None:
+        now = pool.clients.now
+        seen, _ = await sent(pool)
+        pool.tick(now + 9)
+        assert not seen.over
+        pool.tick(now + 11)
+        assert seen.outcome == "first_byte_timeout" and pool.wires[0].aborted
+        seen, flight = await sent(pool)
+        pool.conn().data_received(OK[:-1])
+        pool.tick(now + 19)
+        flight.pause()
+        pool.tick(now + 50)  # while we do not read, its silence is ours
+        assert not seen.over
+        pool.clients.now = now + 50
+        flight.resume()
+        pool.tick(now + 69)
+        assert not seen.over
+        pool.tick(now + 71)
+        assert seen.outcome == "idle_timeout"
+        pool.clients.now = now
+        seen, flight = await sent(pool)
+        flight.pause()
+        pool.tick(now + 101)
+        assert seen.outcome == "total_timeout"
+        pool.gate = asyncio.Event()
+        seen = Seen()
+        pool.send(REQUEST, seen, T)
+        pool.tick(now + 50)  # connecting has a limit of its own
+        assert not seen.over
+        pool.tick(now + 101)
+        assert seen.outcome == "total_timeout" and not pool.busy
+
+    played(work)
