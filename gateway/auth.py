@@ -38,7 +38,8 @@ class Door:
         self.tenants: dict[bytes, Tenant] = {}
         for k in keys:
             assert k.hash is not None  # the loader leaves only hashes
-            self.tenants[bytes.fromhex(k.hash.removeprefix("sha256:"))] = Tenant(k.name, None if k.routes is None else frozenset(k.routes), k.admin)
+            routes = None if k.routes is None else frozenset(k.routes)
+            self.tenants[bytes.fromhex(k.hash.removeprefix("sha256:"))] = Tenant(k.name, routes, k.admin)
         self.hosts = frozenset(h.lower() for h in (*hosts, *LOOPBACK))
         self.origins = frozenset(o.encode() for o in origins)
 
@@ -52,7 +53,10 @@ class Door:
         what DNS rebinding and cross-site pages look like)."""
         if self.tenants:
             value = headers.get(b"authorization")
-            key = value[7:].strip() if value is not None and value[:7].lower() == b"bearer " else headers.get(b"x-api-key") or headers.get(b"api-key")
+            if value is not None and value[:7].lower() == b"bearer ":
+                key: bytes | None = value[7:].strip()
+            else:
+                key = headers.get(b"x-api-key") or headers.get(b"api-key")
             if not key:
                 raise Fault("auth", "No API key: send 'Authorization: Bearer KEY'.", origin="client", code="missing_api_key")
             hashed = _EMPTY.copy()  # cheaper than a new one: OpenSSL looks the algorithm up only once
@@ -73,7 +77,7 @@ class Door:
                 origin="client", code="host_not_allowed",
             )  # fmt: skip
         origin = headers.get(b"origin")
-        if origin is not None and origin not in self.origins and _hostname(origin.partition(b"://")[2]) not in self.hosts:
+        if origin is not None and self.origins.isdisjoint((origin, b"*")) and _hostname(origin.partition(b"://")[2]) not in self.hosts:
             raise Fault(
                 "forbidden", f"Origin '{origin[:100].decode('latin-1')}' is not allowed; add it under server.cors_origins.",
                 origin="client", code="origin_not_allowed",
