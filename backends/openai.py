@@ -110,3 +110,7 @@ class OpenAILink:
     def close(self) -> None:
         """Closes idle connections; flights under way finish."""
         self.pool.drop()
+
+    async def stop(self) -> None:
+        """Closes everything, at the gateway's end. Returns when it is done."""
+        self.close()

@@ -28,7 +28,7 @@ _BREAKS = (b"\r", b"\n", b"\0")
 class TwinLink(OpenAILink):
     """An `OpenAILink` whose requests go out through httpx. Raises ValueError for what cannot be set up, in one sentence."""
 
-    __slots__ = ()
+    __slots__ = ("twin",)
 
     def __init__(
         self,
@@ -43,7 +43,12 @@ class TwinLink(OpenAILink):
         http2: bool = False,
         verify: bool | str = True,
     ) -> None:
-        super().__init__(TwinPool(url, name, proxy, http2, verify), kind=kind, key=key, headers=headers, timeouts=timeouts)
+        self.twin = TwinPool(url, name, proxy, http2, verify)
+        super().__init__(self.twin, kind=kind, key=key, headers=headers, timeouts=timeouts)
+
+    async def stop(self) -> None:
+        """Closes everything, at the gateway's end. Returns when it is done."""
+        await self.twin.stop()
 
 
 class TwinPool:
@@ -127,6 +132,15 @@ class TwinPool:
             self.closed = True
             if self.http2 or not self.busy:
                 self._close_idle()
+
+    async def stop(self) -> None:
+        """Cancels what is under way and closes every connection. Returns when all are closed."""
+        tasks = [flight.task for flight in self.busy]
+        for flight in [*self.busy]:
+            flight.cancel()
+        self.drop()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
 
     def _close_idle(self) -> None:
         for client in self.idle:

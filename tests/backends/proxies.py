@@ -47,7 +47,8 @@ class Proxy:
         else:
             url = urlsplit(target.decode())
             host, port = url.hostname or "", str(url.port or 80)
-            first = head.replace(target, url.path.encode(), 1)
+            self.asked.pop()
+            first = self._onwards(head)
         far_reader, far_writer = await asyncio.open_connection(host, int(port))
         self.tunnels += 1
         far_writer.write(first)
@@ -55,16 +56,25 @@ class Proxy:
             writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._copy(reader, far_writer))
-                group.create_task(self._copy(far_reader, writer))
+                group.create_task(self._copy(reader, far_writer, method != b"CONNECT"))
+                group.create_task(self._copy(far_reader, writer, False))
         except* ConnectionError:
             pass
         finally:
             far_writer.transport.abort()
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _onwards(self, data: bytes) -> bytes:
+        """A request in absolute form as its server wants it. Clients begin each request with a read of its own."""
+        line = data.partition(b"\r\n")[0]
+        if b" http://" not in line:
+            return data
+        self.asked.append(line)
+        target = line.split(b" ")[1]
+        return data.replace(target, b"/" + target.split(b"/", 3)[3], 1)
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requests: bool) -> None:
         while data := await reader.read(65536):
-            writer.write(data)
+            writer.write(self._onwards(data) if requests else data)
             await writer.drain()
         raise ConnectionResetError  # one side has closed: so does the other
 
