@@ -24,6 +24,7 @@ _SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "enforce
 _CREDENTIALS = frozenset({401, 402, 403, 407})
 MAX_RETRY_AFTER = 30 * 86400.0  # seconds; what is longer (or infinite) is no time to wait for
 _KEYLIKE = re.compile(r"[A-Za-z0-9_~+=*-]{16,}")
+_TOO_LONG = re.compile(r"input \(\d+ tokens\) is too large")
 _TAGS = re.compile(r"<(script|style)\b.*?</\1>|<[^>]+>", re.S | re.I)
 
 
@@ -107,6 +108,8 @@ def from_answer(status: int, headers: Mapping[bytes, bytes], body: bytes, where:
         retry = False
     elif status == 529:
         told = 503
+    elif status == 500 and _TOO_LONG.match(message):  # llama.cpp's embeddings: the client's input, not the server's fault
+        kind, told, retry, type_, code = "bad_request", 400, False, None, "context_length_exceeded"
     elif status < 400 or status >= 600:
         told, message = 502, f"Backend '{where}' answered with status {status}, which is neither an answer nor an error."
     return Fault(

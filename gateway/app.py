@@ -18,6 +18,7 @@ from backends.openai import OpenAILink
 from backends.types import Fault
 from gateway import surfaces
 from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange
+from gateway.limits import headers_too_large
 from gateway.openapi import document
 from gateway.serve import Core
 from gateway.version import VERSION
@@ -60,6 +61,9 @@ class App:
 
     async def _route(self, scope: Scope, headers: Headers, receive: Receive, send: Send) -> None:
         method, path = scope["method"], scope["path"]
+        limit = self.core.limits.header_bytes
+        if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > limit:
+            raise headers_too_large(limit)
         if method == "POST":
             api = surfaces.CALLS.get(path)
             if api is not None:

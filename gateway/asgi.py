@@ -67,7 +67,12 @@ async def read_body(core: Core, headers: Mapping[bytes, bytes], receive: Receive
 class AsgiSink:
     """The client's side of an exchange as a short list of ASGI messages that one coroutine sends on."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False) -> None:
+        """`whole`: the client speaks HTTP/1.0, which knows no chunks: a stream is gathered and sent as one answer."""
+        self.whole = whole
+        self.closing = False  # the request was not read to its end: its connection cannot be used again
+        self.head: tuple[int, bytes] | None = None
+        self.gathered: list[bytes] = []
         self.messages: list[Message] = []
         self.waiting = 0  # bytes in `messages`
         self.wake = asyncio.Event()
@@ -91,18 +96,39 @@ class AsgiSink:
 
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
         self.over = True
-        self._put({"type": "http.response.start", "status": status, "headers": [*pairs(lines), (b"content-length", b"%d" % len(body))]})
+        headers = [*pairs(lines), (b"content-length", b"%d" % len(body))]
+        if self.closing:
+            headers.append((b"connection", b"close"))
+        self._put({"type": "http.response.start", "status": status, "headers": headers})
         self._put({"type": "http.response.body", "body": body})
 
     def begin(self, status: int, lines: bytes, first: bytes) -> None:
+        if self.whole:
+            self.head = (status, lines)
+            self._gather(first)
+            return
         self._put({"type": "http.response.start", "status": status, "headers": pairs(lines)})
         if first:
             self.send(first)
 
+    def _gather(self, data: bytes) -> None:
+        self.gathered.append(data)
+        self.waiting += len(data)
+        if self.exchange is not None and self.waiting > self.exchange.core.limits.answer_bytes:
+            self.break_off()
+            self.exchange.gone()
+
     def send(self, data: bytes) -> None:
+        if self.whole:
+            self._gather(data)
+            return
         self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     def finish(self, last: bytes) -> None:
+        if self.head is not None:
+            self.waiting = 0
+            self.respond(*self.head, b"".join([*self.gathered, last]))
+            return
         self.over = True
         self._put({"type": "http.response.body", "body": last})
 
@@ -114,12 +140,13 @@ class AsgiSink:
 async def run_exchange(core: Core, api: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Serves one request through an `Exchange`. Returns when the answer is out or the client has left."""
     headers = headers_of(scope)
-    sink = AsgiSink()
+    sink = AsgiSink(whole=scope.get("http_version") == "1.0")
     exchange = sink.exchange = Exchange(core, sink, api, headers)
     try:
         core.door.identify(headers)  # before the body is read
         exchange.start(await read_body(core, headers, receive))
     except Fault as fault:
+        sink.closing = True
         exchange.refuse(fault)
     except Gone:
         return
@@ -168,4 +195,6 @@ async def reply_fault(core: Core, headers: Mapping[bytes, bytes], send: Send, fa
         lines += b"retry-after: %d\r\n" % max(1, round(fault.retry_after + 0.49))
     if fault.kind == "auth":
         lines += b"www-authenticate: Bearer\r\n"
+    if fault.status in (408, 413, 431):  # the request was not read to its end
+        lines += b"connection: close\r\n"
     await reply(send, fault.status, wire.envelope(fault), lines)

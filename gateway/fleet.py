@@ -25,7 +25,7 @@ from routing.types import Health, Link, Replica
 
 log = logging.getLogger("pointsman.fleet")
 LLAMA = frozenset({"llamacpp", "llama-server", "llama-cpp-python"})
-LOOK_SECONDS, RETRY_SECONDS = 30.0, 2.0
+LOOK_SECONDS, RETRY_SECONDS, DRAIN_LOOK_SECONDS = 30.0, 2.0, 0.05
 _LOOK = Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
 _HEALTH: Mapping[str, Health] = {"ready": "ready", "starting": "loading", "restarting": "loading"}
 
@@ -86,7 +86,8 @@ class Fleet:
         self.replicas: dict[str, tuple[Replica, ...]] = {}
         self.found: dict[str, tuple[Found, ...]] = {}
         self.contexts: dict[str, int | None] = {}  # tokens, of engines
-        self.supervisor = Supervisor(self._changed)
+        self.supervisor = Supervisor(self._changed, drain=self._drained)
+        self._leaving: dict[str, Replica] = {}  # of engines that are about to stop
         self._specs: dict[str, EngineSpec] = {}
         self._vocab: dict[str, int | None] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -110,6 +111,8 @@ class Fleet:
             task.cancel()
         for replica in self.replicas.pop(name, ()):
             replica.link.close()
+            if replica.managed:
+                self._leaving[replica.name] = replica
         for table in (self.found, self._specs, self._vocab, self.contexts):
             table.pop(name, None)
 
@@ -191,6 +194,12 @@ class Fleet:
             reason = "" if health == "ready" else instance.reason or instance.progress
             context = instance.fact("context") or self.contexts.get(name)
             self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, self._vocab.get(name), context))
+
+    async def _drained(self, instance: Instance) -> None:
+        """Waits until an engine that is about to stop has no call left. The supervisor bounds the wait."""
+        replica = self._leaving.pop(instance.name, None)
+        while replica is not None and replica.inflight:
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
 
     def _take(self, state: EngineState) -> None:
         """Makes a replica what its engine's state says, and tells whoever listens."""
@@ -296,4 +305,5 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        await asyncio.gather(*(r.link.stop() for r in self.every() if isinstance(r.link, OpenAILink)))
         await self.supervisor.stop()

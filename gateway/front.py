@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 from backends import wire
 from backends.types import Fault
 from gateway.exchange import Exchange
-from gateway.limits import bad_request, too_large
+from gateway.limits import bad_request, headers_too_large, too_large, too_slow
 
 if TYPE_CHECKING:
     from gateway.serve import Core
@@ -171,7 +171,7 @@ class Front(asyncio.Protocol):
     def _incomplete(self, data: bytes, end: int) -> None:
         limit = self.core.limits.header_bytes
         if end > limit or len(data) > limit:
-            self._reply(Fault("bad_request", f"The headers exceed {limit} bytes.", origin="client", status=431, code="headers_too_large"))
+            self._reply(headers_too_large(limit))
         elif b"\n\n" in data or b"\n\r\n" in data.replace(b"\r\n", b""):
             self._reply(bad_request("Header lines must end with CRLF."))
         else:
@@ -340,10 +340,10 @@ class Front(asyncio.Protocol):
         limits, age = self.core.limits, now - self.since
         if self.state == READING:
             if age > limits.body_seconds:
-                self._reply(Fault("timeout", f"The body took more than {limits.body_seconds:g} s.", origin="client", status=408))
+                self._reply(too_slow("body", limits.body_seconds))
         elif self.state == IDLE:
             if self.buffer and age > limits.header_seconds:
-                self._reply(Fault("timeout", f"The headers took more than {limits.header_seconds:g} s.", origin="client", status=408))
+                self._reply(too_slow("headers", limits.header_seconds))
             elif not self.buffer and age > limits.keep_alive_seconds:
                 self.transport.close()
         elif self.state == LINGER and age > LINGER_SECONDS:

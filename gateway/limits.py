@@ -10,6 +10,11 @@ def too_large(limit: int) -> Fault:
     return Fault("too_large", f"The request body exceeds {limit} bytes.", origin="client", code="body_too_large")
 
 
+def headers_too_large(limit: int) -> Fault:
+    """The head is larger than the gateway takes."""
+    return Fault("bad_request", f"The headers exceed {limit} bytes.", origin="client", status=431, code="headers_too_large")
+
+
 def bad_request(message: str) -> Fault:
     """The request is not one."""
     return Fault("bad_request", message, origin="client", code="invalid_http")

@@ -110,11 +110,9 @@ class StreamRelay:
             self.fault = _cut(f"Backend '{self.where}' ended the stream before the answer was finished.", "stream_cut")
             return out
         if not self.committed:
-            out += b"".join(self.held)
-            self.held.clear()
-            self.committed = True
+            self.fault = _cut(f"Backend '{self.where}' ended the stream without saying anything.", "stream_empty")
+            return out
         return out + (self.done or DONE)
-
 
     def _unended(self) -> bytes:
         """What the last event, whose empty line is missing, lets go to the client: nothing when it was cut within."""

@@ -21,7 +21,7 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """A listening socket. `shared`: several processes may listen on the same port. Raises SocketError with one clear sentence."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle on
     except OSError as e:
         raise SocketError(f"cannot listen on {host}:{port}: {e.strerror or e}") from None
     try:

@@ -139,9 +139,9 @@ def test_a_last_event_that_was_cut_is_dropped() -> None:
     assert out == wired([TEXTS[0]]) and relay.fault is not None and relay.fault.message == "bo"
 
 
-def test_only_done_is_a_whole_answer() -> None:
+def test_only_done_is_no_answer() -> None:
     out, relay = run(wired([ROLE, END]), [])
-    assert out == wired([ROLE, END]) and relay.fault is None and relay.committed
+    assert out == b"" and relay.fault is not None and relay.fault.code == "stream_empty" and relay.fault.retry
 
 
 def test_blank_lines_between_events_do_no_harm() -> None:
