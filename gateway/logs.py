@@ -7,17 +7,16 @@ queue: a terminal that stands still, or a full pipe, must not stop the gateway. 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import functools
 import json
 import logging
 import os
-import queue
 import re
 import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Mapping
 from typing import Any, Literal, TextIO
 
@@ -71,6 +70,11 @@ def hide(secret: str) -> None:
     if len(secret) >= 8 and len(_known) < SECRETS:
         _known.add(secret)
         _redact_short.cache_clear()
+
+
+def hidden() -> tuple[int, int]:
+    """How many strings `hide` has been told of, and the length of the shortest (0: none). Whoever keeps what `redact` gave asks."""
+    return len(_known), min(map(len, _known), default=0)
 
 
 def redact(text: str) -> str:
@@ -187,14 +191,20 @@ class TextFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         message, fields, trace = self.parts(record)
-        stamp = time.strftime("%H:%M:%S", time.localtime(record.created)) + f".{int(record.msecs):03d}"
-        level = {"WARNING": "WARN", "CRITICAL": "FATAL"}.get(record.levelname, record.levelname)[:5]
-        pairs = " ".join([f"{self._paint('2', _key(k))}{_text(v)}" for k, v in fields.items() if v is not None and v != ""])
-        name = clean(_source(record.name), 20)
-        shown = self._paint(self.COLORS.get(record.levelname, "0"), f"{level:<5}")
-        line = f"{self._paint('2', stamp)} {shown} {name:<20} {clean(message, LINE)}"
+        pairs = " ".join([self.key(k) + show(v) for k, v in fields.items() if v is not None and v != ""])
+        line = self.head(record.created, record.levelname, record.name) + clean(message, LINE)
         line = cut(f"{line}  {pairs}" if pairs else line, LINE)
         return "\n    | ".join([line, *(clean(row, 400) for row in trace.splitlines())])
+
+    def head(self, created: float, level: str, name: str) -> str:
+        """What stands before the message: time of day, level, logger. `created` is unix seconds, `level` as logging names it."""
+        stamp = time.strftime("%H:%M:%S", time.localtime(created)) + f".{_millis(created):03d}"
+        word = {"WARNING": "WARN", "CRITICAL": "FATAL"}.get(level, level)[:5]
+        return f"{self._paint('2', stamp)} {self._paint(self.COLORS.get(level, '0'), f'{word:<5}')} {clean(_source(name), 20):<20} "
+
+    def key(self, name: str) -> str:
+        """What stands before a field's value."""
+        return self._paint("2", _key(name))
 
     def _paint(self, code: str, text: str) -> str:
         return f"\x1b[{code}m{text}\x1b[0m" if self._color else text
@@ -208,13 +218,17 @@ class JsonFormatter(_Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         message, fields, trace = self.parts(record)
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z"
-        source = clean(_source(record.name), 64)
-        head: dict[str, Any] = {"time": stamp, "level": record.levelname.lower(), "logger": source, "message": message}
+        stamp, level, source = self.head(record.created, record.levelname, record.name)
+        head: dict[str, Any] = {"time": stamp, "level": level, "logger": source, "message": message}
         body = {f"field_{k}" if k in head or k in ("traceback", "cut") else k: v for k, v in fields.items() if v is not None}
         tail = {"traceback": trace} if trace else {}
         line = _json(head | body | tail)
         return line if len(line) <= 2 * LINE else _json(head | {"cut": True} | {k: cut(v, TRACEBACK) for k, v in tail.items()})
+
+    def head(self, created: float, level: str, name: str) -> tuple[str, str, str]:
+        """The values of time, level and logger. `created` is unix seconds, `level` as logging names it."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created)) + f".{_millis(created):03d}Z"
+        return stamp, level.lower(), clean(_source(name), 64)
 
 
 def _json(value: object) -> str:
@@ -228,6 +242,10 @@ def _json(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), default=str)
 
 
+def _millis(created: float) -> int:
+    return int(created % 1.0 * 1000)
+
+
 def _source(name: str) -> str:
     return "uvicorn" if name == "uvicorn.error" else name.removeprefix("pointsman.")
 
@@ -237,7 +255,8 @@ def _key(name: str) -> str:
     return clean(name, 64) + "="
 
 
-def _text(value: object) -> str:
+def show(value: object) -> str:
+    """A field's value in a line for people: bare where that is plain, else quoted; control characters written out. Pure."""
     if isinstance(value, str):
         if _PLAIN.match(value):
             return value
@@ -255,64 +274,85 @@ class Writer(logging.Handler):
         super().__init__()
         self.dropped = 0
         self._told = 0
-        self._stream = stream
-        self._queue: queue.Queue[str | threading.Event | None] = queue.Queue(capacity)
+        self._stream, self._capacity = stream, capacity
+        self._wake = threading.Condition(threading.Lock())  # guards what stands below, `dropped` and `_told`
+        self._queue: deque[tuple[str, int]] = deque()  # whole lines, and how many they are
+        self._waiting = self._taken = self._done = 0  # lines: in the queue; ever taken into it; of those, written or lost
+        self._closed = False
         self.setFormatter(formatter)
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queues one line. Never blocks on the stream, never raises."""
+        """Queues one record, a line and its traceback. Never blocks on the stream, never raises."""
         try:
-            self._queue.put_nowait(self.format(record) + "\n")
-        except queue.Full:
-            self.dropped += 1
+            self.put(self.format(record) + "\n", 1)
         except (ValueError, TypeError, RecursionError):
             self.handleError(record)
 
-    def _run(self) -> None:
-        items: list[str | threading.Event | None] = []
-        while None not in items:
-            items = [self._queue.get()]
-            with contextlib.suppress(queue.Empty):
-                while len(items) < 256:
-                    items.append(self._queue.get_nowait())
-            self._write([item for item in items if isinstance(item, str)])
-            for item in items:
-                if isinstance(item, threading.Event):
-                    item.set()
+    def put(self, text: str, lines: int) -> None:
+        """Queues `lines` whole lines at once, each with its end; those that do not fit are counted. Never blocks on the stream."""
+        with self._wake:
+            room = 0 if self._closed else self._capacity - self._waiting
+            if lines > room:
+                self.dropped += lines - room
+                text, lines = "".join(text.splitlines(keepends=True)[:room]), room
+            if lines:
+                self._queue.append((text, lines))
+                self._waiting += lines
+                self._taken += lines
+                self._wake.notify_all()
 
-    def _write(self, batch: list[str]) -> None:
-        if self.dropped > self._told:
-            batch.append(f"({self.dropped - self._told} log lines were lost: whoever reads them is too slow)\n")
-            self._told = self.dropped
+    def _run(self) -> None:
+        batch, lines = self._next()
+        while batch:
+            lost = self._write(batch, lines)
+            with self._wake:
+                self._done += lines
+                self.dropped += lost
+                self._told += lost  # there is nobody to tell
+                self._wake.notify_all()
+            batch, lines = self._next()
+
+    def _next(self) -> tuple[list[str], int]:
+        """What is to be written now, and how many lines that is. Blocks; nothing: the writer is closed and all is written."""
+        with self._wake:
+            self._wake.wait_for(lambda: self._queue or self._closed)
+            batch: list[str] = []
+            lines = 0
+            while self._queue and lines < 256:
+                text, count = self._queue.popleft()
+                batch.append(text)
+                lines += count
+            self._waiting -= lines
+            if self.dropped > self._told:
+                batch.append(f"({self.dropped - self._told} log lines were lost: whoever reads them is too slow)\n")
+                self._told = self.dropped
+            return batch, lines
+
+    def _write(self, batch: list[str], lines: int) -> int:
+        """Writes and returns how many lines were lost. Blocks while the stream does."""
         try:
             self._stream.write("".join(batch))
             self._stream.flush()
         except (OSError, ValueError):
             # The terminal has gone or the file is closed: the gateway serves on without a log.
-            self.dropped += len(batch)
-            self._told = self.dropped
+            return lines
+        return 0
 
     def flush(self) -> None:
         """Waits, two seconds at most, until everything queued so far is written. Blocks: not on the event loop."""
-        written = threading.Event()
-        try:
-            self._queue.put(written, timeout=2.0)
-        except queue.Full:
-            return
-        if self._thread.is_alive():
-            written.wait(2.0)
+        with self._wake:
+            wanted = self._taken
+            self._wake.wait_for(lambda: self._done >= wanted or not self._thread.is_alive(), 2.0)
 
     def close(self) -> None:
         """Writes what is queued and ends the thread; waits two seconds at most for a stream that stands still."""
         atexit.unregister(self.close)
-        if self._thread.is_alive():
-            try:
-                self._queue.put(None, timeout=2.0)
-                self._thread.join(2.0)
-            except queue.Full:
-                self.dropped += 1
+        with self._wake:
+            self._closed = True
+            self._wake.notify_all()
+        self._thread.join(2.0)
         super().close()
 
 

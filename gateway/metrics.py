@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from backends.types import Usage
 from gateway.record import Record
 
 Samples = float | Sequence[tuple[Mapping[str, str], float]]
@@ -30,17 +31,17 @@ TTFT_BUCKETS = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75
 DURATION_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 TPOT_BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
+_CODES = tuple(str(status) for status in range(600))
+
 
 class Histogram(msgspec.Struct):
-    """Counts by upper bound; `counts` has one more entry than the bounds, for +Inf. Not cumulative in memory."""
+    """Counts by upper bound; `counts` has one more entry than the bounds, for +Inf. Not cumulative in memory.
+
+    `counts[bisect_left(bounds, value)] += 1`: a value at a bound counts below it, as Prometheus has it.
+    """
 
     counts: list[int]
     sum: float = 0.0
-
-    def add(self, value: float, bounds: tuple[float, ...]) -> None:
-        """Mutates; constant time. `value` at a bound counts below it, as Prometheus has it."""
-        self.counts[bisect_left(bounds, value)] += 1
-        self.sum += value
 
 
 def _histogram(bounds: tuple[float, ...]) -> Histogram:
@@ -104,22 +105,45 @@ class Metrics:
 
     def observe(self, record: Record) -> None:
         """Counts one finished request. Mutates, constant time, never raises for a bad value."""
+        # In one piece, without a call: this runs once for every request, and each frame would cost as much as what it does.
         row = self._rows.get((record.route, record.backend, record.api))
         if row is None or (self.known is not None and record.route not in self.known):
             row = self._row(record)
-        code = str(record.status)
-        _bump(row.codes, code)
-        row.duration.add(record.duration, DURATION_BUCKETS)
+        status, codes, duration, ttft, histogram = record.status, row.codes, record.duration, record.ttft, row.duration
+        code = _CODES[status] if 0 <= status < 600 else str(status)
+        if code in codes:
+            codes[code] += 1
+        else:
+            _bump(codes, code)
+        histogram.counts[bisect_left(DURATION_BUCKETS, duration)] += 1
+        histogram.sum += duration
         row.bytes += record.bytes_out
         row.chunks += record.chunks
         if record.attempts > 1:
             row.retries += record.attempts - 1
-        if record.ttft is not None:
-            row.ttft.add(record.ttft, TTFT_BUCKETS)
+        if ttft is not None:
+            histogram = row.ttft
+            histogram.counts[bisect_left(TTFT_BUCKETS, ttft)] += 1
+            histogram.sum += ttft
         if record.fault:
             _bump(_inner(row.errors, record.fault), record.origin or "gateway")
-        if record.usage is not None:
-            _tokens(row, record)
+        usage = record.usage
+        if usage is None:
+            return
+        tokens, written = row.tokens, usage.output
+        if "output" not in tokens:
+            tokens["input"] = tokens["output"] = 0
+        tokens["input"] += usage.input
+        tokens["output"] += written
+        if usage.cached or usage.reasoning or usage.cache_write:
+            written += usage.reasoning
+            _rarer(tokens, usage)
+        # A whole answer arrives at once: only a stream has time between its tokens.
+        if ttft is not None and written > 1 and record.stream:
+            apart = (duration - ttft) / (written - 1) if duration > ttft else 0.0
+            histogram = row.tpot
+            histogram.counts[bisect_left(TPOT_BUCKETS, apart)] += 1
+            histogram.sum += apart
 
     def _row(self, record: Record) -> Row:
         """The row of a record whose raw names are not a key: cleaned, and "other" once the table is full. Mutates."""
@@ -254,21 +278,13 @@ def _inner(errors: dict[str, dict[str, int]], kind: str) -> dict[str, int]:
     return errors.setdefault(kind, {})
 
 
-def _tokens(row: Row, record: Record) -> None:
-    usage = record.usage
-    if usage is None:
-        return
-    tokens = row.tokens
-    tokens["input"] = tokens.get("input", 0) + usage.input
-    tokens["output"] = tokens.get("output", 0) + usage.output
-    if usage.cached or usage.cache_write or usage.reasoning:
-        for name, count in (("cached", usage.cached), ("cache_write", usage.cache_write), ("reasoning", usage.reasoning)):
-            if count > 0:
-                tokens[name] = tokens.get(name, 0) + count
-    written = usage.output + usage.reasoning
-    # A whole answer arrives at once: only a stream has time between its tokens.
-    if record.stream and record.ttft is not None and written > 1:
-        row.tpot.add(max(0.0, record.duration - record.ttft) / (written - 1), TPOT_BUCKETS)
+def _rarer(tokens: dict[str, int], usage: Usage) -> None:
+    if usage.cached > 0:
+        tokens["cached"] = tokens.get("cached", 0) + usage.cached
+    if usage.cache_write > 0:
+        tokens["cache_write"] = tokens.get("cache_write", 0) + usage.cache_write
+    if usage.reasoning > 0:
+        tokens["reasoning"] = tokens.get("reasoning", 0) + usage.reasoning
 
 
 def _absorb_extra(extras: dict[str, Extra], extra: Extra) -> None:

@@ -6,8 +6,9 @@ Pure state, no clock: every method takes `now` (monotonic seconds). Times to fir
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
-from math import ceil, log
+from math import ceil
 from typing import Any
 
 import msgspec
@@ -21,8 +22,8 @@ ROUTES = 32  # each with its own ring; the rest is shown as "other"
 RATES = 30  # points of a route's own sparkline
 
 _LOWEST = 0.0001  # seconds: bin 0
-_RATIO = log(1.1)
 _BINS = 180  # bin 180 begins at about 2,500 s
+_EDGES = tuple(_LOWEST * 1.1**i for i in range(_BINS))  # each bin's upper edge, itself within; the last bin has none
 
 
 class Second(msgspec.Struct):
@@ -45,35 +46,22 @@ class Ring:
     """The last `SECONDS` seconds of one route, made as they are needed."""
 
     def __init__(self) -> None:
-        self._slots: list[Second | None] = [None] * SECONDS
+        self.slots: list[Second | None] = [None] * SECONDS
 
     def at(self, second: int) -> Second:
         """The bucket of that second, emptied when it was an older one's. Mutates."""
-        slot = self._slots[second % SECONDS]
+        slot = self.slots[second % SECONDS]
         if slot is None or slot.at != second:
-            slot = self._slots[second % SECONDS] = Second(second)
+            slot = self.slots[second % SECONDS] = Second(second)
         return slot
 
     def span(self, first: int, last: int) -> list[Second]:
         """The buckets with anything in them from `first` to `last`, both included."""
-        slots = (self._slots[second % SECONDS] for second in range(max(first, last - SECONDS + 1), last + 1))
+        slots = (self.slots[second % SECONDS] for second in range(max(first, last - SECONDS + 1), last + 1))
         return [slot for slot in slots if slot is not None and first <= slot.at <= last]
 
-    def add(self, now: float, failed: bool, ttft: float | None, tokens: int, over: float) -> None:
-        """Counts a request that ended at `now` and wrote `tokens` over its last `over` seconds. Mutates."""
-        second = int(now)
-        slot = self.at(second)
-        slot.requests += 1
-        slot.errors += failed
-        if ttft is not None:
-            chosen = bin_of(ttft)
-            slot.ttft[chosen] = slot.ttft.get(chosen, 0) + 1
-        if tokens and over <= 1.0:
-            slot.tokens += tokens
-        elif tokens:
-            self._spread(second, tokens, over)
-
-    def _spread(self, second: int, tokens: int, over: float) -> None:
+    def spread(self, second: int, tokens: int, over: float) -> None:
+        """Books tokens that were written over the `over` seconds before the end of `second`. Mutates."""
         # A long answer's tokens were written over many seconds; booking them all in the last one would draw a spike.
         count = min(SECONDS - 1, max(1, ceil(over)))
         for back in range(count):
@@ -82,7 +70,7 @@ class Ring:
     def load(self, seconds: Iterable[Second]) -> None:
         """Adds another process's buckets. Mutates."""
         for theirs in seconds:
-            mine = self._slots[theirs.at % SECONDS]
+            mine = self.slots[theirs.at % SECONDS]
             if mine is not None and mine.at > theirs.at:
                 continue
             mine = self.at(theirs.at)
@@ -101,9 +89,26 @@ class Windows:
         self._routes: dict[str, Ring] = {}
 
     def add(self, now: float, route: str, failed: bool, ttft: float | None, tokens: int, over: float) -> None:
-        """Counts one finished request. Mutates; constant time but for an answer that took many seconds."""
+        """Counts a request that ended at `now` and wrote `tokens` over its last `over` seconds.
+
+        Mutates; constant time but for an answer that took many seconds.
+        """
+        second = int(now)
         ring = self._routes.get(route) or self._ring(route)
-        ring.add(now, failed, ttft, tokens, over)
+        # Not `ring.at`: nearly always the bucket is there, and a call costs more than the look.
+        slot = ring.slots[second % SECONDS]
+        if slot is None or slot.at != second:
+            slot = ring.at(second)
+        slot.requests += 1
+        if failed:
+            slot.errors += 1
+        if ttft is not None:
+            bins, chosen = slot.ttft, bisect_left(_EDGES, ttft)
+            bins[chosen] = bins[chosen] + 1 if chosen in bins else 1
+        if tokens and over <= 1.0:
+            slot.tokens += tokens
+        elif tokens:
+            ring.spread(second, tokens, over)
 
     def _ring(self, route: str) -> Ring:
         ring = self._routes.get(route)
@@ -155,7 +160,7 @@ def merge_traffic(dumps: Iterable[Mapping[str, Any]], now: float, started: float
 
 def bin_of(seconds: float) -> int:
     """The bin of a time, 0.._BINS."""
-    return 0 if seconds <= _LOWEST else min(_BINS, int(log(seconds / _LOWEST) / _RATIO) + 1)
+    return bisect_left(_EDGES, seconds)
 
 
 def _middle(chosen: int) -> float:
