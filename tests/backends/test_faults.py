@@ -173,3 +173,9 @@ def test_errors_inside_a_200(error: Any, status: int, kind: str, code: str | Non
 def test_an_error_without_words_gets_some(error: Any) -> None:
     fault = from_event(error, "gpu")
     assert fault.message == "the backend reported an error and gave no message" and fault.type is fault.param is None
+
+
+def test_an_input_too_long_for_an_embedding_is_the_clients() -> None:
+    fault = answer(500, {"error": {"message": "input (900 tokens) is too large to process", "type": "server_error", "code": 500}})
+    assert (fault.kind, fault.status, fault.code, fault.type, fault.retry) == ("bad_request", 400, "context_length_exceeded", None, False)
+    assert answer(500, {"error": {"message": "it said: input (9 tokens) is too large"}}).status == 500
