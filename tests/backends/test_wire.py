@@ -204,6 +204,7 @@ def test_the_tail_says_what_the_whole_answer_says(
         (b'{"x":["usage"]}', None),
         (b'{"usage":null}', None),
         (b'{"usage":{"a":1', None),
+        (b'{"usage":{"a":{}', None),
         (b'{"usage":{"a":"' + b"x" * 5000 + b'"}}', None),
         (b'{"usage":' + b'{"a":{},' * 5 + b'"', None),
         (b"{}", None),

@@ -83,13 +83,22 @@ def test_usage_reaches_who_asked(options: str) -> None:
     world.check_idle(1)
 
 
-def test_a_stream_that_came_whole_and_one_with_nothing_in_it() -> None:
+def test_a_stream_that_came_whole() -> None:
     world = World()
-    for stream, seen in ((TEXT + FINISH, TEXT + FINISH + DONE), (ROLE + DONE, ROLE + DONE)):
+    for stream in (TEXT + FINISH, FINISH.rstrip()):
         sink, _ = world.ask(stream=True)
         world.flight.whole(stream, headers=SSE)
-        assert sink.body == seen and sink.done
+        assert sink.body == stream.rstrip() + b"\n\n" + DONE and sink.done and sink.status == 200
     world.check_idle(2)
+
+
+def test_a_stream_that_says_nothing_is_tried_elsewhere() -> None:
+    world = World()
+    sink, _ = world.ask(stream=True)
+    for _ in range(2):
+        world.flight.whole(ROLE + DONE, headers=SSE)
+    assert sink.status == 502 and sink.error["code"] == "stream_empty"
+    world.check_idle(1)
 
 
 # --- what fails before an engine is asked

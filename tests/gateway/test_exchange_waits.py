@@ -34,7 +34,7 @@ def test_a_slow_stream_gets_its_head_and_comments() -> None:
 
 
 def test_after_the_head_every_end_is_an_event() -> None:
-    for how in ("fault", "whole answer", "only done"):
+    for how in ("fault", "whole answer", "finish"):
         world = World(retries=0)
         sink, exchange = world.ask(stream=True)
         exchange.tick(exchange.received + 11)
@@ -44,8 +44,8 @@ def test_after_the_head_every_end_is_an_event() -> None:
             world.flight.whole(ANSWER)
             assert sink.error["code"] == "not_a_stream"
         else:
-            world.flight.whole(DONE, headers=SSE)
-            assert sink.body == WAITING + DONE
+            world.flight.whole(FINISH.rstrip() + b"\n", headers=SSE)
+            assert sink.body == WAITING + FINISH + DONE
         assert sink.done and sink.status == 200
         world.check_idle(1)
 
