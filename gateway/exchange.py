@@ -22,7 +22,7 @@ from gateway.sink import Sink
 from routing import health
 from routing.lease import Lease
 from routing.pool import pick
-from routing.types import Decision, Replica, Route
+from routing.types import NO_ROUTE, UNDECIDED, Decision, Replica, Route
 
 if TYPE_CHECKING:
     from gateway.serve import Core
@@ -33,6 +33,7 @@ WAITING = b": waiting\n\n"
 SMALL = 4096  # bytes
 MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
 _SSE = b"text/event-stream"
+NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
 _PASSED = frozenset({
     b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
     b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
@@ -44,9 +45,9 @@ class Exchange:
 
     # Defaults stand on the class: most requests never change most of them.
     tenant: Tenant = ANYONE
-    route: Route | None = None
-    call: Call | None = None
-    decision: Decision | None = None
+    route: Route = NO_ROUTE
+    call: Call = NO_CALL
+    decision: Decision = UNDECIDED
     lease: Lease | None = None
     flight: Flight | None = None
     relay: StreamRelay | None = None
@@ -97,9 +98,7 @@ class Exchange:
     # --- towards an engine
     def dispatch(self) -> None:
         """Sends the call to a replica, parks it until one comes, or raises the Fault that says why neither can be."""
-        route, call = self.route, self.call
-        assert route is not None and call is not None
-        core = self.core
+        route, call, core = self.route, self.call, self.core
         decision = pick(route, core.clients.now, core.draw(), self.excluded)
         if decision is None:
             core.park(self)
@@ -173,7 +172,6 @@ class Exchange:
         self.status = status
         self.upstream_headers = headers
         decision = self.decision
-        assert decision is not None
         where, limits = decision.target.backend, self.core.limits
         if status == 200 and headers.get(b"content-type", b"")[:17].lower() == _SSE:
             self.relay = StreamRelay(where, not self._wants_usage(), limits.event_bytes)
@@ -183,7 +181,6 @@ class Exchange:
 
     def _wants_usage(self) -> bool:
         call = self.call
-        assert call is not None
         options = call.doc.get("stream_options")
         if options is None:
             return False
@@ -225,7 +222,6 @@ class Exchange:
 
     def on_end(self) -> None:
         decision = self.decision
-        assert decision is not None
         relay = self.relay
         if relay is not None:
             tail = relay.close()
@@ -243,7 +239,6 @@ class Exchange:
     def _answered(self, body: bytes, cut: Fault | None = None) -> None:
         """A whole answer that is no stream; `cut` when it is known not to be whole."""
         decision = self.decision
-        assert decision is not None
         where = decision.target.backend
         if not 200 <= self.status < 300:
             self._failed(from_answer(self.status, self.upstream_headers, body, where, time.time()))
@@ -263,12 +258,11 @@ class Exchange:
     def _failed(self, fault: Fault) -> None:
         """An attempt failed: elsewhere if nothing was promised to the client yet, else told."""
         decision = self.decision
-        assert decision is not None
         health.bad(decision.replica, fault, time.monotonic())
         self._release()
         self.last_fault = fault
         route = self.route
-        if self.ttft is None and fault.retry and route is not None and self.attempts <= route.retries:
+        if self.ttft is None and fault.retry and self.attempts <= route.retries:
             if not decision.replica.managed:  # an engine of ours is started again: waiting for it beats giving up
                 self.excluded = {*self.excluded, decision.replica}
             try:
@@ -323,7 +317,7 @@ class Exchange:
 
     def _lines(self, first: bytes) -> bytes:
         decision = self.decision
-        lines = b"%bx-request-id: %b\r\n%b" % (first, self.id, b"" if decision is None else decision.replica.line)
+        lines = b"%bx-request-id: %b\r\n%b" % (first, self.id, decision.replica.line)
         upstream = self.upstream_headers
         if not _PASSED.isdisjoint(upstream):
             lines += b"".join(b"%b: %b\r\n" % (name, upstream[name]) for name in sorted(_PASSED.intersection(upstream)))
@@ -390,11 +384,13 @@ class Exchange:
 
     def _record(self, status: int) -> Record:
         decision, fault = self.decision, self.last_fault
+        target = decision.target
         duration = time.monotonic() - self.received
-        return Record(
-            self.id.decode(), time.time() - duration, self.api, self.route.name if self.route is not None else "",
-            decision.target.backend if decision is not None else "", decision.replica.name if decision is not None else "",
-            self.tenant.name, self.stream, status, duration, self.ttft, self.attempts, self.chunks, self.bytes_out, None,
-            fault.kind if fault is not None else "", fault.origin if fault is not None else "", fault.message if fault is not None else "",
-            decision.reason if decision is not None else "",
+        record = Record(
+            self.id.decode(), time.time() - duration, self.api, self.route.name, target.backend, decision.replica.name, self.tenant.name,
+            self.stream, status, duration, self.ttft, self.attempts, self.chunks, self.bytes_out,
         )  # fmt: skip
+        record.reason = decision.reason
+        if fault is not None:
+            record.fault, record.origin, record.message = fault.kind, fault.origin, fault.message
+        return record

@@ -37,6 +37,7 @@ HOT = {
     b"POST /v1/embeddings HTTP/1.1\r\n": "embeddings",
 }
 _HOT = tuple(HOT.items())
+CHAT = _HOT[0][0]
 MAX_EARLY = 64 * 1024
 MAX_LINGER, LINGER_SECONDS = 64 << 20, 5.0
 _JOIN = 64 * 1024
@@ -152,14 +153,16 @@ class Front(asyncio.Protocol):
             self.buffer = b""
         else:
             self.since = self.core.clients.now
-            if data[:2] == b"\r\n":  # an empty line before a request is allowed (RFC 9112, 2.2)
-                data = data.lstrip(b"\r\n")
         end = data.find(b"\r\n\r\n")
-        if end < 0 or end > self.core.limits.header_bytes:
+        if end <= 0 or end > self.core.limits.header_bytes:
             self._incomplete(data, end)
             return
-        if data.find(b"pgrade", 0, end) >= 0 or data.find(b"PGRADE", 0, end) >= 0:
+        if b"upgrade" in data[:end].lower():
             data = without_h2c(data[: end + 4]) + data[end + 4 :]
+        if data.startswith(CHAT):  # the most common one first
+            self.api = "chat"
+            self._hot(data)
+            return
         for line, api in _HOT:
             if data.startswith(line):
                 self.api = api
@@ -169,6 +172,11 @@ class Front(asyncio.Protocol):
         self._inner().data_received(data)
 
     def _incomplete(self, data: bytes, end: int) -> None:
+        if data[:2] == b"\r\n":  # an empty line before a request is allowed (RFC 9112, 2.2)
+            data = data.lstrip(b"\r\n")
+            if data:
+                self._head(data)
+            return
         limit = self.core.limits.header_bytes
         if end > limit or len(data) > limit:
             self._reply(headers_too_large(limit))
@@ -241,7 +249,6 @@ class Front(asyncio.Protocol):
         if len(body) > self.core.limits.body_bytes:
             self._reply(too_large(self.core.limits.body_bytes))
             return
-        self.server_state.total_requests += 1
         exchange = self.exchange = Exchange(self.core, self, self.api, self.fields)
         exchange.start(body)
         if self.paused:  # the client has not read the answer before this one

@@ -45,7 +45,6 @@ class Core:
         self.inflight: set[Exchange] = set()
         self.parked: dict[Exchange, None] = {}  # in order of arrival
         self.draining = False
-        self.requests = 0
         self.draw = (draw or random.Random()).random  # [0, 1)
         self._ids = itertools.count(1)
         self._id_prefix = f"req-{os.urandom(6).hex()}-".encode()
@@ -72,7 +71,6 @@ class Core:
 
     def admit(self, exchange: Exchange) -> None:
         """Lets a request in or raises the Fault that keeps it out. Sets the exchange's tenant."""
-        self.requests += 1
         door = self.door
         exchange.tenant = door.identify(exchange.headers)
         if door.origins:
@@ -95,7 +93,6 @@ class Core:
     def park(self, exchange: Exchange) -> None:
         """Lets a call wait for a replica that is loading or busy. Raises Fault when none will come, or too many wait."""
         route = exchange.route
-        assert route is not None
         if not pool.may_come(route, exchange.excluded):
             raise _nobody(route)
         if len(self.parked) >= MAX_PARKED:
@@ -107,7 +104,6 @@ class Core:
         """Takes a call whose wait is over out of the queue; the Fault that says why it waited."""
         self.parked.pop(exchange, None)
         route = exchange.route
-        assert route is not None
         seconds = f"{self.server.wait_seconds:g} s"
         loading = [r for r in route.replicas if r.health == "loading"]
         if loading:
@@ -123,7 +119,7 @@ class Core:
     def wake(self, replica: Replica) -> None:
         """Sends on what the replica can take of the parked calls, in order of arrival. Call it when its health has changed."""
         for exchange in [*self.parked]:
-            if exchange.route is not None and exchange in self.parked and replica in exchange.route.replicas:
+            if exchange in self.parked and replica in exchange.route.replicas:
                 del self.parked[exchange]
                 exchange.redispatch()
                 if replica.health == "ready" and replica.full:
@@ -134,8 +130,7 @@ class Core:
         self.inflight.discard(exchange)
         if exchange.parked_at is not None:
             self.parked.pop(exchange, None)
-        if exchange.route is not None:
-            exchange.route.inflight -= 1
+        exchange.route.inflight -= 1
 
     # --- time
     def tick_date(self, unix: float) -> None:
@@ -153,7 +148,7 @@ class Core:
         for exchange in [*self.inflight]:
             exchange.tick(now)
         if self.parked:
-            rested = {r for e in self.parked if e.route is not None for r in e.route.replicas if r.managed and 0 < r.down_until <= now}
+            rested = {r for e in self.parked for r in e.route.replicas if r.managed and 0 < r.down_until <= now}
             for replica in rested:
                 self.wake(replica)
 

@@ -70,7 +70,7 @@ def inflight(exchanges: Iterable[Exchange], now: float) -> list[state.InflightVi
     oldest = sorted(exchanges, key=lambda e: e.received)[: state.INFLIGHT_LIMIT]
     return [
         state.InflightView(
-            e.id.decode(), e.api, e.route.name if e.route is not None else "", e.decision.replica.name if e.decision is not None else "", e.tenant.name,
+            e.id.decode(), e.api, e.route.name, e.decision.replica.name, e.tenant.name,
             now - e.received, e.ttft, e.chunks, e.stream,
             "streaming" if e.ttft is not None else "prefill" if e.flight is not None else "waiting",
         )

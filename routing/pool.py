@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Sequence
 
 from routing.types import Arm, Decision, Replica, Route
 
@@ -12,7 +12,7 @@ def available(replica: Replica, now: float) -> bool:
     return replica.health == "ready" and replica.down_until <= now and (replica.slots is None or replica.inflight < replica.slots)
 
 
-def pick(route: Route, now: float, draw: float, excluded: Container[Replica] = ()) -> Decision | None:
+def pick(route: Route, now: float, draw: float, excluded: Collection[Replica] = ()) -> Decision | None:
     """The replica for a call, or None when none may take it now.
 
     An arm is drawn by weight (`draw` in [0, 1)); within it the replica with the fewest calls under way wins, ties in turn.
@@ -23,7 +23,13 @@ def pick(route: Route, now: float, draw: float, excluded: Container[Replica] = (
     arms = route.arms
     if not arms:
         return None
-    chosen = _least(arms[0] if len(arms) == 1 else _drawn(arms, route.total_weight * draw), route, now, excluded)
+    arm = arms[0] if len(arms) == 1 else _drawn(arms, route.total_weight * draw)
+    chosen = arm.only
+    if chosen is not None and not excluded:  # the most common case, and the hottest
+        replica = chosen.replica
+        if replica.health == "ready" and replica.down_until <= now and replica.slots is None:
+            return chosen
+    chosen = _least(arm, route, now, excluded)
     if chosen is not None:
         return chosen
     open_arms = [a for a in arms if _least(a, route, now, excluded) is not None]
@@ -42,7 +48,7 @@ def _drawn(arms: Sequence[Arm], point: float) -> Arm:
     return arms[-1]
 
 
-def _least(arm: Arm, route: Route, now: float, excluded: Container[Replica]) -> Decision | None:
+def _least(arm: Arm, route: Route, now: float, excluded: Collection[Replica]) -> Decision | None:
     choices = arm.choices
     if len(choices) > 1:
         route.turn += 1
@@ -56,7 +62,7 @@ def _least(arm: Arm, route: Route, now: float, excluded: Container[Replica]) -> 
     return best
 
 
-def _resting(route: Route, now: float, excluded: Container[Replica]) -> Decision | None:
+def _resting(route: Route, now: float, excluded: Collection[Replica]) -> Decision | None:
     resting = [
         (r.down_until, i, r, arm.target)
         for i, arm in enumerate(route.arms)
@@ -69,7 +75,7 @@ def _resting(route: Route, now: float, excluded: Container[Replica]) -> Decision
     return Decision(replica, target, "every replica failed lately; this one rests shortest")
 
 
-def may_come(route: Route, excluded: Container[Replica] = ()) -> bool:
+def may_come(route: Route, excluded: Collection[Replica] = ()) -> bool:
     """Whether waiting can help: some replica is loading, has all its slots taken, or is an engine of ours that is being restarted."""
     return any(_may_come(r) and r not in excluded for r in route.replicas)
 

@@ -59,11 +59,12 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
 class Arm:
     """One target of a route with the replicas that serve it. `choices`: the usual decision for each replica, made once. Immutable."""
 
-    __slots__ = ("choices", "replicas", "target")
+    __slots__ = ("choices", "only", "replicas", "target")
 
     def __init__(self, target: Target, replicas: tuple[Replica, ...]) -> None:
         self.target, self.replicas = target, replicas
         self.choices = tuple(Decision(r, target, "weighted") for r in replicas)
+        self.only = self.choices[0] if len(replicas) == 1 else None
 
 
 class Route:
@@ -97,3 +98,20 @@ class Route:
         """Every replica of every arm."""
         return [r for arm in self.arms for r in arm.replicas]
 
+
+
+class _Nowhere:
+    """The link of `NOBODY`: nothing is ever sent over it."""
+
+    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight:
+        raise AssertionError("a call was sent before a replica was chosen")
+
+    def close(self) -> None:
+        return None
+
+
+# What a call holds before it has a route and a replica: nameless ones, so that nothing on its way has to ask whether there is one.
+NOBODY = Replica("", "", "", _Nowhere(), health="down")
+NOBODY.line = b""
+UNDECIDED = Decision(NOBODY, Target("", ""), "")
+NO_ROUTE = Route("", ())
