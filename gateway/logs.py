@@ -275,7 +275,8 @@ class Writer(logging.Handler):
         self.dropped = 0
         self._told = 0
         self._stream, self._capacity = stream, capacity
-        self._wake = threading.Condition(threading.Lock())  # guards what stands below, `dropped` and `_told`
+        # Guards what stands below, `dropped` and `_told`; reentrant, for a collected task may log in the middle of `put`.
+        self._wake = threading.Condition(threading.RLock())
         self._queue: deque[tuple[str, int]] = deque()  # whole lines, and how many they are
         self._waiting = self._taken = self._done = 0  # lines: in the queue; ever taken into it; of those, written or lost
         self._closed = False

@@ -30,8 +30,8 @@ BATCH = 32  # records
 REQUEST_LOG = "pointsman.request"
 MESSAGE = "request"
 TEXT = 500  # characters of one field
-NAMES = 1024  # texts whose shown form is kept
-NAME = 100  # characters: longer ones are not kept
+NAMES, NAME = 1024, 100  # names whose shown form is kept, and the characters of the longest such
+MESSAGES = 128  # messages of faults, likewise: in an outage there are many of the same
 # Ids of our own making and UUIDs: no pattern for secrets can match these characters.
 _PLAIN_ID = re.compile(r"(?:req-)?[0-9a-f-]{1,64}\Z")
 
@@ -113,19 +113,20 @@ class Recorder:
 
     def _tell(self, batch: list[Ended]) -> None:
         """One line for each. The logger's level has been looked at."""
-        writer, others = writer_of(self._log)
-        if writer is not None:
-            if self._lines is None or self._lines.writer is not writer:
-                self._lines = lines_for(writer, self._log)
-            writer.put(self._lines(batch, time.time()), len(batch))
-        if writer is None or others:
+        log, unix = self._log, time.time()
+        writer, others = writer_of(log)
+        if writer is None:
             for record, bad in batch:
-                made = log_record(self._log, record, bad)
-                if writer is None:
-                    self._log.handle(made)
-                for handler in others if writer is not None else ():
-                    if made.levelno >= handler.level:
-                        handler.handle(made)
+                log.handle(log_record(log, record, bad, unix))
+            return
+        if self._lines is None or self._lines.writer is not writer:
+            self._lines = lines_for(writer, log)
+        writer.put(self._lines(batch, unix), len(batch))
+        for record, bad in batch if others else ():
+            made = log_record(log, record, bad, unix)
+            for handler in others:
+                if made.levelno >= handler.level:
+                    handler.handle(made)
 
     def _usage(self, tail: bytes) -> Usage | None:
         usage = wire.usage(tail)
@@ -197,8 +198,11 @@ def lines_for(writer: Writer, log: logging.Logger) -> JsonLines | TextLines:
     raise TypeError(f"no request lines for a {type(writer.formatter).__name__}")
 
 
-def log_record(log: logging.Logger, record: Record, bad: bool) -> logging.LogRecord:
-    """One finished request for any handler of `logging`: WARNING when we or a backend failed it, else INFO. Some 20 µs. Pure."""
+def log_record(log: logging.Logger, record: Record, bad: bool, unix: float) -> logging.LogRecord:
+    """One finished request for any handler of `logging`: WARNING when we or a backend failed it, else INFO. Some 20 µs.
+
+    `unix` is the line's time in seconds. Mutates nothing.
+    """
     usage = record.usage
     fields = Checked(
         id=_safe(record.id), api=record.api, route=_safe(record.route), status=record.status, seconds=_rounded(record.duration),
@@ -213,7 +217,9 @@ def log_record(log: logging.Logger, record: Record, bad: bool) -> logging.LogRec
         fields.update(fault=record.fault, origin=record.origin, error=_safe(record.message))
     level = logging.WARNING if bad else logging.INFO
     # Not `log.log`: it looks up which line of code is calling, for some 10 µs.
-    return log.makeRecord(log.name, level, __file__, 0, MESSAGE, (), None, extra={"fields": fields})
+    made = log.makeRecord(log.name, level, __file__, 0, MESSAGE, (), None, extra={"fields": fields})
+    made.created, made.msecs = unix, unix % 1.0 * 1000
+    return made
 
 
 def _safe(text: str) -> str:
@@ -226,16 +232,19 @@ def _rounded(seconds: float) -> float:
 
 
 class Names(dict[str, str]):
-    """How a text is shown, for the few names that stand in every line: a look-up. Bounded; `forget` when `hide` learned something."""
+    """How a text is shown, for those that stand in line after line: a look-up. `clear` it when `hide` has learned something.
 
-    def __init__(self, make: Callable[[str], str]) -> None:
+    Holds `size` texts of at most `longest` characters; others are made anew each time.
+    """
+
+    def __init__(self, make: Callable[[str], str], size: int = NAMES, longest: int = NAME) -> None:
         super().__init__()
-        self._make = make
+        self._make, self._size, self._longest = make, size, longest
 
     def __missing__(self, text: str) -> str:
         shown = self._make(text)
-        if len(text) <= NAME:
-            if len(self) >= NAMES:
+        if len(text) <= self._longest:
+            if len(self) >= self._size:
                 self.clear()
             self[text] = shown
         return shown
@@ -291,19 +300,20 @@ class JsonLines(_Lines):
     def __init__(self, writer: Writer, formatter: JsonFormatter, log: logging.Logger) -> None:
         super().__init__(writer, log)
         self._formatter, self._encoder = formatter, msgspec.json.Encoder()
-        self._names = Names(_safe)
+        self._names, self._messages = Names(_safe), Names(_safe, MESSAGES, TEXT)
 
     def __call__(self, batch: Sequence[Ended], unix: float) -> str:
         """The lines, each with its end. `unix`: seconds, now. Mutates nothing but what is kept."""
         if self._learned():
             self._names.clear()
+            self._messages.clear()
         stamp, _, source = self._formatter.head(unix, "INFO", self._log.name)
         lines = [self._line(record, "warning" if bad else "info", stamp, source) for record, bad in batch]
         with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair
             encoded = self._encoder.encode_lines(lines)
             if encoded.isascii():
                 return encoded.decode()
-        return "".join([self._careful(line, *ended) for line, ended in zip(lines, batch, strict=True)])
+        return "".join([self._careful(line, *ended, unix) for line, ended in zip(lines, batch, strict=True)])
 
     def _line(self, record: Record, level: str, stamp: str, source: str) -> _Line:
         names, usage, ttft, id = self._names, record.usage, record.ttft, record.id
@@ -317,16 +327,16 @@ class JsonLines(_Lines):
             line.tokens_in, line.tokens_cached = usage.input + cached + usage.cache_write, cached
             line.tokens_out = usage.output + usage.reasoning
         if record.fault:
-            line.fault, line.origin, line.error = record.fault, record.origin, _safe(record.message)
+            line.fault, line.origin, line.error = record.fault, record.origin, self._messages[record.message]
         return line
 
-    def _careful(self, line: _Line, record: Record, bad: bool) -> str:
+    def _careful(self, line: _Line, record: Record, bad: bool, unix: float) -> str:
         """Only the formatter writes out what is not ASCII; the others of a batch need not pay for one such line."""
         with contextlib.suppress(UnicodeEncodeError):
             encoded = self._encoder.encode(line)
             if encoded.isascii():
                 return encoded.decode() + "\n"
-        return self._formatter.format(log_record(self._log, record, bad)) + "\n"
+        return self._formatter.format(log_record(self._log, record, bad, unix)) + "\n"
 
 
 class TextLines(_Lines):
@@ -337,6 +347,7 @@ class TextLines(_Lines):
         self._formatter = formatter
         self._keys = {name: f" {formatter.key(name)}" for name in _Line.__struct_fields__}
         self._api, self._route, self._replica, self._tenant = (Names(partial(self._pair, n)) for n in ("api", "route", "replica", "tenant"))
+        self._error = Names(partial(self._pair, "error"), MESSAGES, TEXT)
 
     def _pair(self, name: str, text: str) -> str:
         return self._keys[name] + show(_safe(text)) if text else ""
@@ -344,10 +355,11 @@ class TextLines(_Lines):
     def __call__(self, batch: Sequence[Ended], unix: float) -> str:
         """The lines, each with its end. `unix`: seconds, now. Mutates nothing but what is kept."""
         if self._learned():
-            for names in (self._api, self._route, self._replica, self._tenant):
+            for names in (self._api, self._route, self._replica, self._tenant, self._error):
                 names.clear()
-        info, warning = (self._formatter.head(unix, level, self._log.name) + f"{MESSAGE} " for level in ("INFO", "WARNING"))
-        return "".join([self._line(record, warning if bad else info) for record, bad in batch])
+        levels = {bad: "WARNING" if bad else "INFO" for _, bad in batch}
+        heads = {bad: self._formatter.head(unix, level, self._log.name) + f"{MESSAGE} " for bad, level in levels.items()}
+        return "".join([self._line(record, heads[bad]) for record, bad in batch])
 
     def _line(self, record: Record, head: str) -> str:
         key, id, ttft, usage = self._keys, record.id, record.ttft, record.usage
@@ -361,5 +373,5 @@ class TextLines(_Lines):
             into, out = usage.input + usage.cached + usage.cache_write, usage.output + usage.reasoning
             line += f"{key['tokens_in']}{into}{key['tokens_cached']}{usage.cached}{key['tokens_out']}{out}"
         if record.fault:
-            line += self._pair("fault", record.fault) + self._pair("origin", record.origin) + self._pair("error", record.message)
+            line += self._pair("fault", record.fault) + self._pair("origin", record.origin) + self._error[record.message]
         return (line if len(line) <= LINE else cut(line, LINE)) + "\n"

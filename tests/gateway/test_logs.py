@@ -241,3 +241,62 @@ def test_a_reader_that_left_stops_nobody() -> None:
     log.warning("after the end")
     writer.flush()
     writer.close()
+
+
+class Gate(io.StringIO):
+    """A stream that stands still until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.opened = threading.Event(), threading.Event()
+
+    def write(self, text: str) -> int:
+        self.reached.set()
+        self.opened.wait()
+        return super().write(text)
+
+
+def test_of_many_lines_at_once_as_many_are_taken_as_fit() -> None:
+    out = Gate()
+    writer = logs.Writer(out, logs.JsonFormatter(), capacity=5)
+    writer.put("0\n", 1)
+    out.reached.wait()  # the thread has it and stands still
+    writer.put("1\n2\n3\n", 3)
+    writer.put("4\n5\n6\n7\n", 4)
+    assert writer.dropped == 2
+    writer.put("8\n", 1)
+    assert writer.dropped == 3
+    out.opened.set()
+    writer.flush()
+    assert out.getvalue().split() == ["0", "1", "2", "3", "4", "5", *"(3 log lines were lost: whoever reads them is too slow)".split()]
+    writer.close()
+    writer.put("9\n", 1)
+    assert writer.dropped == 4, "nobody writes any more"
+
+
+def test_many_threads_lose_nothing_and_each_keeps_its_order() -> None:
+    out = io.StringIO()
+    writer = logs.Writer(out, logs.JsonFormatter())
+
+    def work(name: str) -> None:
+        for i in range(0, 300, 3):
+            writer.put(f"{name} {i}\n{name} {i + 1}\n{name} {i + 2}\n", 3)
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    written = out.getvalue().splitlines()
+    for name in "abcd":
+        assert [line for line in written if line[0] == name] == [f"{name} {i}" for i in range(300)]
+    assert len(written) == 1200 and writer.dropped == 0
+
+
+def test_what_was_lost_at_the_very_end_is_told() -> None:
+    out = io.StringIO()
+    writer = logs.Writer(out, logs.JsonFormatter(), capacity=0)
+    writer.put("a\nb\n", 2)
+    writer.close()
+    assert out.getvalue() == "(2 log lines were lost: whoever reads them is too slow)\n"

@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from backends.types import Usage
 from gateway import logs
 from gateway.metrics import Metrics
-from gateway.recorder import BATCH, Recorder, failed
+from gateway.recorder import BATCH, MESSAGES, NAME, NAMES, TEXT, Names, Recorder, failed, lines_for, log_record
 from tests.gateway.test_metrics import record
 
 
@@ -199,3 +199,156 @@ def test_who_failed() -> None:
     assert not failed(record(status=429, fault="rate_limited", origin="client"))
     assert failed(record(status=200, fault="upstream", origin="backend")), "a stream that broke after its head"
     assert "Recorder(0 of" in repr(Recorder(Metrics()))
+
+
+BAD = {"status": 502, "fault": "upstream", "origin": "backend", "usage": None}
+SHAPES: list[dict[str, object]] = [
+    {}, {"ttft": None, "stream": False}, {"usage": None}, {"route": "", "replica": "", "tenant": "", "backend": ""}, {"id": ""},
+    {"id": "req-0123456789ab-17"}, {"id": "123e4567-e89b-12d3-a456-426614174000"}, {"id": "sk-abcdefghijkl"},
+    {"id": "it is Bearer abcdefgh"},
+    {"id": "a\nb"}, {"id": "\u2028\x1b[31m\x7f"}, {"id": "half \ud800 a pair"},
+    {"route": "mod\u00e8le \u2713 \U0001f600"}, {"route": "x" * 5000},
+    {"replica": "https://user:hunter2@example.com/v1"}, {"tenant": 'two "words"'}, {"id": "\U0001f600" * 500, "route": "\U0001f600" * 500},
+    {"duration": 0.00004, "ttft": 0.00006}, {"duration": 86400.0, "usage": Usage(10**12, 1, 2, 10**12, 3)},
+    {**BAD, "message": "no"}, {**BAD, "message": "api_key=hunter2 \u202e" * 100}, {**BAD, "message": ""}, {"status": 500},
+    {"status": 499, "fault": "cancelled", "origin": "client", "message": "The client closed the connection.", "usage": None},
+    {**BAD, "id": "\x01" * 600, "route": "\x02" * 600, "replica": '"' * 600, "tenant": "\x03" * 600, "message": "\x04" * 600},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("formatter", [logs.JsonFormatter(), logs.TextFormatter(), logs.TextFormatter(color=True)])
+def test_the_short_way_writes_what_the_formatter_would(formatter: logging.Formatter) -> None:
+    log = logging.getLogger("pointsman.request")
+    writer = logs.Writer(io.StringIO(), formatter)
+    make, unix = lines_for(writer, log), 1_790_000_000.0625
+    batch = [(r, failed(r)) for r in (record(**shape) for shape in SHAPES)]
+    wanted = [formatter.format(log_record(log, *ended, unix)) for ended in batch]
+    for _ in range(2):  # the second time from what was kept
+        text = make(batch, unix)
+        assert text.splitlines() == wanted and text.endswith("\n")
+        assert [make([ended], unix) for ended in batch] == [line + "\n" for line in wanted]
+    assert "hunter2" not in text and "sk-abc" not in text and "Bearer abc" not in text
+    writer.close()
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_a_secret_learned_later_is_hidden_from_then_on(format: logs.Format) -> None:
+    stream = io.StringIO()
+    writer = logs.setup("info", format, stream=stream)
+    recorder = Recorder(Metrics())
+    secret = f"0123456789abcdef-{format.encode().hex()}"
+    seen = record(id=secret, route=f"a {secret}", status=502, fault="upstream", origin="backend", message=f"said {secret}")
+    for _ in range(2):
+        recorder.put(seen)
+        recorder.drain()
+        logs.hide(secret)
+    writer.flush()
+    before, after = stream.getvalue().splitlines()
+    assert before.count(secret) == 3 and secret not in after and after.count(logs.HIDDEN) == 3
+    logging.getLogger().removeHandler(writer)
+    writer.close()
+
+
+class Kept(logging.Handler):
+    def __init__(self, level: int = logging.NOTSET) -> None:
+        super().__init__(level)
+        self.seen: list[tuple[str, object]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append((record.levelname, vars(record)["fields"]["id"]))
+
+
+def test_handlers_of_other_people_get_records_as_ever() -> None:
+    log = logging.Logger("pointsman.request")
+    every, grave = Kept(), Kept(logging.WARNING)
+    log.addHandler(every)
+    log.addHandler(grave)
+    recorder = Recorder(Metrics(), log=log)
+    both = [("INFO", "ok"), ("WARNING", "bad")]
+    for number in (1, 2):
+        recorder.put(record(id="ok"))
+        recorder.put(record(id="bad", status=500))
+        recorder.drain()
+        assert (every.seen, grave.seen) == (both * number, both[1:] * number)
+        if number == 1:
+            stream = io.StringIO()
+            writer = logs.Writer(stream, logs.JsonFormatter())
+            log.addHandler(writer)
+    writer.close()
+    assert [json.loads(line)["id"] for line in stream.getvalue().splitlines()] == ["ok", "bad"]
+
+
+def test_a_filter_a_level_and_a_format_of_ones_own_are_kept_to() -> None:
+    def filtered(log: logging.Logger, writer: logs.Writer) -> None:
+        log.addFilter(lambda made: made.levelno >= logging.WARNING)
+
+    def in_the_writer(log: logging.Logger, writer: logs.Writer) -> None:
+        writer.addFilter(lambda made: made.levelno >= logging.WARNING)
+
+    def by_level(log: logging.Logger, writer: logs.Writer) -> None:
+        writer.setLevel(logging.WARNING)
+
+    def by_logger(log: logging.Logger, writer: logs.Writer) -> None:
+        log.setLevel(logging.WARNING)
+
+    for change in (filtered, in_the_writer, by_level, by_logger):
+        log, stream = logging.Logger("pointsman.request"), io.StringIO()
+        writer = logs.Writer(stream, logs.JsonFormatter())
+        log.addHandler(writer)
+        change(log, writer)
+        recorder = Recorder(Metrics(), log=log)
+        recorder.put(record(id="ok"))
+        recorder.put(record(id="bad", status=500))
+        recorder.drain()
+        writer.close()
+        assert [json.loads(line)["id"] for line in stream.getvalue().splitlines()] == ["bad"], change.__name__
+    stream = io.StringIO()
+    writer = logs.Writer(stream, logging.Formatter("mine: %(message)s"))
+    log = logging.Logger("pointsman.request")
+    log.addHandler(writer)
+    recorder = Recorder(Metrics(), log=log)
+    recorder.put(record())
+    recorder.drain()
+    writer.close()
+    assert stream.getvalue() == "mine: request\n"
+    with pytest.raises(TypeError, match="no request lines for a Formatter"):
+        lines_for(writer, log)
+
+
+def test_lines_keep_their_order_and_follow_a_new_writer(lines: io.StringIO) -> None:
+    recorder = Recorder(Metrics())
+    other = logging.getLogger("pointsman.test")
+    other.info("first")
+    for i in range(BATCH):
+        recorder.put(record(id=str(i)))
+    recorder.drain()
+    other.info("last")
+    told = written(lines)
+    assert [line["message"] for line in told] == ["first", *["request"] * BATCH, "last"]
+    assert [line["id"] for line in told[1:-1]] == [str(i) for i in range(BATCH)]
+    stream = io.StringIO()
+    writer = logs.setup("info", "text", stream=stream)
+    recorder.put(record(id="r", route="a b"))
+    recorder.drain()
+    writer.close()
+    logging.getLogger().removeHandler(writer)
+    assert 'INFO  request              request  id=r api=chat route="a b" status=200 seconds=1.0 ttft=0.25' in stream.getvalue()
+    assert len(lines.getvalue().splitlines()) == BATCH + 2
+
+
+def test_what_is_kept_of_names_is_bounded() -> None:
+    names = Names(str.upper)
+    for i in range(3 * NAMES):
+        assert names[f"n{i}"] == f"N{i}"
+        assert len(names) <= NAMES
+    assert names["x" * (NAME + 1)] == "X" * (NAME + 1) and "x" * (NAME + 1) not in names
+    messages = Names(str.upper, MESSAGES, TEXT)
+    assert messages["x" * TEXT] == "X" * TEXT and "x" * TEXT in messages
+
+
+def test_a_recorder_without_any_handler_says_only_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    recorder = Recorder(Metrics(), log=logging.Logger("alone"))
+    recorder.put(record())
+    recorder.put(record(status=500))
+    recorder.drain()
+    assert capsys.readouterr().err == "request\n", "logging's handler of last resort"
