@@ -69,7 +69,7 @@ class OpenAILink:
         if any("\r" in line or "\n" in line for line in lines):
             raise ValueError(f"backend '{pool.name}': a header or key has a line break in it")
         self.extra = ("\r\n".join(lines) + "\r\n").encode("latin-1")
-        self.heads = {api: self.head("POST", self.base + path) for api, path in PATHS.items()}
+        self.heads = {api: self.head("POST", self.base + path) + b"x-request-id: " for api, path in PATHS.items()}  # up to the id
 
     def head(self, method: str, path: str) -> bytes:
         """A request's head without its length and its end."""
@@ -97,11 +97,11 @@ class OpenAILink:
         return self.pool.send((self._head(call, len(body)), body), receiver, timeouts or self.timeouts)
 
     def _head(self, call: Call, length: int) -> bytes:
-        headers = call.headers
+        head, headers = self.heads[call.api], call.headers
         if b"traceparent" in headers:
-            lines = b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers)
-            return b"%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.heads[call.api], lines, call.id, length)
-        return b"%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self.heads[call.api], call.id, length)
+            lines = b"".join(b"\r\n%b: %b" % (name, headers[name]) for name in _FORWARDED if name in headers)
+            return b"".join((head, call.id, lines, b"\r\ncontent-length: %d\r\n\r\n" % length))
+        return b"".join((head, call.id, b"\r\ncontent-length: %d\r\n\r\n" % length))
 
     async def ask(self, payload: tuple[bytes, bytes], timeouts: Timeouts | None = None) -> Answer:
         """Sends a request made by `get` or `post` and waits for the whole answer: (status, headers, body). Raises `Fault`."""

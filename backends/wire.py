@@ -148,10 +148,15 @@ def usage(body: bytes) -> Usage | None:
     return Usage(total - cached - written, cached, written, out - reasoning, reasoning)
 
 
+_COLON, _COMMA, _BRACE = b":,{"
+
+
 def usage_tail(body: bytes) -> bytes | None:
     """The part of a whole answer that `usage` needs, so that the answer itself need not be kept: the object after the last
     key `"usage"`, made a document again. None when there is none, or it is unlike any usage."""
     at = body.rfind(b'"usage"')
+    if len(body) - at <= 1024 and at > 0 and body[at + 7] == _COLON and body[at - 1] == _COMMA and body[at + 8] == _BRACE:
+        return b"{" + body[at:]  # the usual case: what follows a top-level key, to the end, is an object again with a brace before it
     while body[at + 7 : at + 8] != b":" and at >= 0:  # a string value, or a key with space after it
         if body[at + 7 : at + 64].lstrip()[:1] == b":":
             break

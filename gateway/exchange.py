@@ -27,10 +27,10 @@ from routing.types import NO_ROUTE, UNDECIDED, Decision, Replica, Route
 if TYPE_CHECKING:
     from gateway.serve import Core
 
-SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\n"
-JSON_HEAD = b"content-type: application/json\r\n"
+# Each ends where the request's id comes.
+SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: "
+JSON_HEAD = b"content-type: application/json\r\nx-request-id: "
 WAITING = b": waiting\n\n"
-SMALL = 4096  # bytes
 MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
 _SSE = b"text/event-stream"
 NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
@@ -237,18 +237,15 @@ class Exchange:
         self._answered(self.answer.body(), self.answer.cut(self.upstream_headers))
 
     def _answered(self, body: bytes, cut: Fault | None = None) -> None:
-        """A whole answer that is no stream; `cut` when it is known not to be whole."""
-        decision = self.decision
-        where = decision.target.backend
+        """A whole answer that is no stream; `cut` says that it only looks whole."""
+        replica, where = self.decision.replica, self.decision.target.backend
         if not 200 <= self.status < 300:
             self._failed(from_answer(self.status, self.upstream_headers, body, where, time.time()))
         elif (fault := cut or check_whole(body, where)) is not None:
             self._failed(fault)
-        elif self.begun:  # the client has the head of a stream
-            message = f"Backend '{where}' answered a streaming request with something that is no stream."
-            self._failed(Fault("upstream", message, origin="backend", code="not_a_stream"))
         else:
-            health.good(decision.replica)
+            if replica.failures:
+                health.good(replica)
             self._respond(body)
 
     def on_fault(self, fault: Fault) -> None:
@@ -297,7 +294,7 @@ class Exchange:
 
     def _respond(self, body: bytes) -> None:
         self.bytes_out = len(body)
-        self.tail = body if len(body) <= SMALL else wire.usage_tail(body)  # a small body costs less to keep than to cut
+        self.tail = wire.usage_tail(body)
         self.ttft = time.monotonic() - self.received
         lines = self._lines(JSON_HEAD)
         self.last_fault = None  # an earlier attempt's
@@ -317,7 +314,7 @@ class Exchange:
 
     def _lines(self, first: bytes) -> bytes:
         decision = self.decision
-        lines = b"%bx-request-id: %b\r\n%b" % (first, self.id, decision.replica.line)
+        lines = first + self.id + decision.replica.line
         upstream = self.upstream_headers
         if not _PASSED.isdisjoint(upstream):
             lines += b"".join(b"%b: %b\r\n" % (name, upstream[name]) for name in sorted(_PASSED.intersection(upstream)))

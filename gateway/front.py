@@ -257,11 +257,12 @@ class Front(asyncio.Protocol):
     # --- Sink
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
         line = OK if status == 200 else status_line(status)
-        head = b"%b%b%b%bcontent-length: %d\r\n\r\n" % (line, self.core.date, lines, b"" if self.keep else CLOSE, len(body))
+        keep = b"" if self.keep else CLOSE
+        length = b"content-length: %d\r\n\r\n" % len(body)
         if len(body) < _JOIN:
-            self.transport.write(head + body)
+            self.transport.write(b"".join((line, self.core.date, lines, keep, length, body)))
         else:
-            self.transport.write(head)
+            self.transport.write(b"".join((line, self.core.date, lines, keep, length)))
             self.transport.write(body)
         self._done()
 

@@ -67,7 +67,7 @@ class Core:
         """The client's own x-request-id where it is a plain token, else a new one."""
         if b"x-request-id" in headers and _ID.match(headers[b"x-request-id"]):
             return headers[b"x-request-id"]
-        return b"%b%d" % (self._id_prefix, next(self._ids))
+        return self._id_prefix + b"%d" % next(self._ids)
 
     def admit(self, exchange: Exchange) -> None:
         """Lets a request in or raises the Fault that keeps it out. Sets the exchange's tenant."""

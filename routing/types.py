@@ -29,7 +29,8 @@ class Replica:
         self, name: str, backend: str, url: str, link: Link, slots: int | None = None, health: Health = "ready", managed: bool = False
     ) -> None:
         self.name, self.backend, self.url, self.link, self.slots = name, backend, url, link, slots
-        self.line = b"x-pointsman-backend: %b\r\n" % name.encode("latin-1", "replace")  # tells the client who answered
+        # Ends a header line and adds one more: who answered.
+        self.line = b"\r\nx-pointsman-backend: %b\r\n" % name.encode("latin-1", "replace")
         self.health: Health = health
         self.reason = ""
         self.managed = managed  # an engine of ours: when it dies it is started again, so a call may wait for it
@@ -112,6 +113,6 @@ class _Nowhere:
 
 # What a call holds before it has a route and a replica: nameless ones, so that nothing on its way has to ask whether there is one.
 NOBODY = Replica("", "", "", _Nowhere(), health="down")
-NOBODY.line = b""
+NOBODY.line = b"\r\n"
 UNDECIDED = Decision(NOBODY, Target("", ""), "")
 NO_ROUTE = Route("", ())
