@@ -123,9 +123,11 @@ class App:
     async def preflight(self, headers: Headers, send: Send) -> None:
         lines = self.core.door.cors(headers)
         if not lines:
-            raise Fault("forbidden", "This origin is not allowed; add it under server.cors_origins.", origin="client", code="origin_not_allowed")
+            why = "This origin is not allowed; add it under server.cors_origins."
+            raise Fault("forbidden", why, origin="client", code="origin_not_allowed")
         asked = headers.get(b"access-control-request-headers", b"authorization, content-type")
-        lines += b"access-control-allow-methods: GET, POST, OPTIONS\r\naccess-control-allow-headers: %b\r\naccess-control-max-age: 600\r\n" % asked
+        lines += b"access-control-allow-methods: GET, POST, OPTIONS\r\naccess-control-max-age: 600\r\n"
+        lines += b"access-control-allow-headers: %b\r\n" % asked
         await reply(send, 204, b"", lines)
 
     # --- small calls to an engine
@@ -154,8 +156,10 @@ def _nowhere(gets: Mapping[str, Get], method: str, path: str) -> Fault:
     known = path in gets or path in surfaces.CALLS or path in surfaces.TOKENS
     if known:
         right = "GET" if path in gets else "POST"
-        return Fault("bad_request", f"{path[:200]} takes {right}, not {method[:20]}.", origin="client", status=405, code="method_not_allowed")
-    return Fault("not_found", f"There is nothing at {method[:20]} {path[:200]}; GET /openapi.json lists what there is.", origin="client", code="unknown_url")
+        why = f"{path[:200]} takes {right}, not {method[:20]}."
+        return Fault("bad_request", why, origin="client", status=405, code="method_not_allowed")
+    why = f"There is nothing at {method[:20]} {path[:200]}; GET /openapi.json lists what there is."
+    return Fault("not_found", why, origin="client", code="unknown_url")
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:
@@ -183,7 +187,7 @@ def safely(app: App) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
             await app(scope, receive, watch)  # type: ignore[arg-type]
         except asyncio.CancelledError:
             raise
-        except Exception:  # noqa: BLE001 - the boundary: whatever it is, the client gets an answer and we get the traceback
+        except Exception:
             log.exception("a bug: %s %s", scope.get("method"), scope.get("path"))
             if scope["type"] == "http" and not begun:
                 fault = Fault("upstream", "The gateway failed; its log says why.", status=500, code="internal_error")

@@ -206,7 +206,8 @@ def _sum(replica: ReplicaView, snapshots: list[Snapshot]) -> ReplicaView:
     same = [r for s in snapshots for r in s.replicas if r.name == replica.name]
     resting = next((r for r in same if r.state == "resting"), None)
     return msgspec.structs.replace(
-        replica, inflight=sum(r.inflight for r in same), total=sum(r.total for r in same), failures=max((r.failures for r in same), default=0),
+        replica, inflight=sum(r.inflight for r in same), total=sum(r.total for r in same),
+        failures=max((r.failures for r in same), default=0),
         state=resting.state if resting is not None and replica.state == "up" else replica.state,
         reason=resting.reason if resting is not None and not replica.reason else replica.reason,
     )  # fmt: skip

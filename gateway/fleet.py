@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from backends.engines import gguf, guards
-from backends.engines.spec import EngineSpec
 from backends.engines.instance import Instance
+from backends.engines.spec import EngineSpec
 from backends.engines.supervisor import Supervisor
 from backends.http import Clients
 from backends.openai import OpenAILink
@@ -25,7 +25,7 @@ from routing.types import Health, Link, Replica
 
 log = logging.getLogger("pointsman.fleet")
 LLAMA = frozenset({"llamacpp", "llama-server", "llama-cpp-python"})
-LOOK_SECONDS, RETRY_SECONDS, DRAIN_LOOK_SECONDS = 30.0, 2.0, 0.05
+LOOK_SECONDS, RETRY_SECONDS = 30.0, 2.0
 _LOOK = Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
 _HEALTH: Mapping[str, Health] = {"ready": "ready", "starting": "loading", "restarting": "loading"}
 
@@ -193,13 +193,16 @@ class Fleet:
             health = _HEALTH.get(instance.state, "down")
             reason = "" if health == "ready" else instance.reason or instance.progress
             context = instance.fact("context") or self.contexts.get(name)
-            self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, self._vocab.get(name), context))
+            vocab = instance.fact("vocab") or self._vocab.get(name)
+            self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, vocab, context))
 
     async def _drained(self, instance: Instance) -> None:
         """Waits until an engine that is about to stop has no call left. The supervisor bounds the wait."""
         replica = self._leaving.pop(instance.name, None)
-        while replica is not None and replica.inflight:
-            await asyncio.sleep(DRAIN_LOOK_SECONDS)
+        if replica is not None and replica.inflight:
+            idle = asyncio.Event()
+            replica.on_idle = idle.set
+            await idle.wait()
 
     def _take(self, state: EngineState) -> None:
         """Makes a replica what its engine's state says, and tells whoever listens."""

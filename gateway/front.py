@@ -69,11 +69,14 @@ class Front(asyncio.Protocol):
     """One client connection. Construct as uvicorn does; `config.app_core` is the `Core` (see `gateway.wiring`)."""
 
     __slots__ = (
-        "api", "body", "buffer", "config", "core", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep", "on_body",
+        "api", "body", "buffer", "config", "core", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep",
+        "on_body",
         "on_header", "parser", "parts", "paused", "server_state", "since", "state", "transport",
     )  # fmt: skip
 
-    def __init__(self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(
+        self, config: Config, server_state: ServerState, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self.config = config
         self.core: Core = config.app_core  # type: ignore[attr-defined]
         self.server_state = server_state

@@ -20,7 +20,9 @@ log = logging.getLogger("pointsman")
 Banner = Callable[[int, int | None, Sequence[str]], None]
 
 
-def serve(config: Config, *, asgi: bool = False, banner: Banner | None = None, config_path: Path | None = None, read: Read | None = None) -> int:
+def serve(
+    config: Config, *, asgi: bool = False, banner: Banner | None = None, config_path: Path | None = None, read: Read | None = None
+) -> int:
     """Runs a gateway until SIGINT or SIGTERM; SIGHUP and a changed file reload. Blocks; returns the exit code."""
     import uvloop
 

@@ -78,7 +78,8 @@ class Core:
         if self.draining:
             raise Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining")
         if len(self.inflight) > self.limits.concurrency:
-            raise Fault("overloaded", f"The gateway has {self.limits.concurrency} calls under way, its limit.", retry_after=1.0, code="gateway_busy")
+            why = f"The gateway has {self.limits.concurrency} calls under way, its limit."
+            raise Fault("overloaded", why, retry_after=1.0, code="gateway_busy")
 
     def route(self, model: str, tenant: Tenant) -> Route:
         """The route of a model name. Raises Fault `not_found`; of a route that the key may not use it says the same."""
@@ -86,7 +87,8 @@ class Core:
         if found is None or not allowed(tenant, found.name):
             names = sorted(name for name, r in self.generation.routes.items() if allowed(tenant, r.name))
             close = get_close_matches(model, names, 1)
-            hint = f" Did you mean '{close[0]}'?" if close else f" There is: {', '.join(names[:8])}." if names else " No model is configured."
+            there = f" There is: {', '.join(names[:8])}." if names else " No model is configured."
+            hint = f" Did you mean '{close[0]}'?" if close else there
             raise Fault("not_found", f"There is no model '{model[:200]}'.{hint}", origin="client", param="model", code="model_not_found")
         return found
 
@@ -115,6 +117,8 @@ class Core:
         """A slot is free again: whoever waits longest gets it."""
         if self.parked and replica.slots is not None:
             self.wake(replica)
+        if replica.on_idle is not None and not replica.inflight:
+            replica.on_idle()
 
     def wake(self, replica: Replica) -> None:
         """Sends on what the replica can take of the parked calls, in order of arrival. Call it when its health has changed."""

@@ -51,7 +51,8 @@ def replica(r: Replica, now: float) -> state.ReplicaView:
 def engine(i: Instance) -> state.EngineView:
     """One engine process."""
     return state.EngineView(
-        name=i.name, kind=i.spec.kind, model=i.spec.model, state=i.state, progress=None, reason=i.reason or (i.progress if i.state != "ready" else ""),
+        name=i.name, kind=i.spec.kind, model=i.spec.model, state=i.state, progress=None,
+        reason=i.reason or (i.progress if i.state != "ready" else ""),
         pid=i.pid, restarts=i.restarts, since=i.since, base_url=i.base_url, rss_bytes=_rss(i.pid), slots=i.spec.slots, memory=i.spec.memory,
     )  # fmt: skip
 

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import logging
-import signal
 import socket
-import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from backends.http import Clients
-from gateway import build, logs, metrics, views
+from gateway import build, metrics, views
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
@@ -33,7 +29,7 @@ from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
 from gateway.serve import Core
-from gateway.server import Server, SocketError, listen, settings
+from gateway.server import Server, listen, settings
 from gateway.version import VERSION
 from routing.types import Replica
 

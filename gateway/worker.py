@@ -56,7 +56,8 @@ class Worker:
         if gateway is None:
             return None
         return {
-            "snapshot": gateway.snapshot(), "recent": gateway.recent(200), "metrics": gateway.figures.snapshot(), "window": gateway.recorder.window(),
+            "snapshot": gateway.snapshot(), "recent": gateway.recent(200), "metrics": gateway.figures.snapshot(),
+            "window": gateway.recorder.window(),
         }  # fmt: skip
 
     async def ask_stop(self) -> None:

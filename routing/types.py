@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -23,7 +23,10 @@ class Link(Protocol):
 class Replica:
     """One server address of a backend. Counters belong to leases; `health` and `reason` to routing/health."""
 
-    __slots__ = ("backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "name", "reason", "slots", "total", "url")
+    __slots__ = (
+        "backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "name", "on_idle", "reason", "slots", "total",
+        "url",
+    )  # fmt: skip
 
     def __init__(
         self, name: str, backend: str, url: str, link: Link, slots: int | None = None, health: Health = "ready", managed: bool = False
@@ -34,6 +37,7 @@ class Replica:
         self.health: Health = health
         self.reason = ""
         self.managed = managed  # an engine of ours: when it dies it is started again, so a call may wait for it
+        self.on_idle: Callable[[], None] | None = None  # called when its last call ends; set on one that is about to stop
         self.inflight = 0  # calls under way
         self.total = 0  # calls ever sent
         self.failures = 0  # in a row

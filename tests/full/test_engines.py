@@ -99,7 +99,8 @@ def test_logprobs_and_schema(engine: Running) -> None:
     logprobs = ask(engine, logprobs=True, top_logprobs=2).choices[0].logprobs
     assert len(logprobs.content[0].top_logprobs) == 2
     schema = {"type": "object", "properties": {"a": {"enum": ["x", "y"]}}, "required": ["a"], "additionalProperties": False}
-    answer = ask(engine, max_tokens=64, response_format={"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}})
+    wanted = {"type": "json_schema", "json_schema": {"name": "s", "schema": schema, "strict": True}}
+    answer = ask(engine, max_tokens=64, response_format=wanted)
     if answer.choices[0].finish_reason == "stop":
         assert json.loads(answer.choices[0].message.content)["a"] in ("x", "y")
 

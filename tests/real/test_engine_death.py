@@ -58,7 +58,8 @@ class Stream(threading.Thread):
         self.data = b""
         self.ended = 0.0
         self.client: Client = gateway.dial()
-        doc = {"model": "toy", "messages": [{"role": "user", "content": "Count to 5"}], "stream": True, "max_tokens": 1800, "ignore_eos": True}
+        doc = {"model": "toy", "messages": [{"role": "user", "content": "Count to 5"}], "stream": True}
+        doc |= {"max_tokens": 1800, "ignore_eos": True}
         self.client.sock.sendall(request("POST", "/v1/chat/completions", encoded(doc)))
         self.client.sock.settimeout(WAIT)
 
