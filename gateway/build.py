@@ -52,4 +52,5 @@ def _arm(route: str, target: TargetConfig, config: Config, fleet: Fleet) -> Arm:
     model = target.model or (target.backend if backend.engine else route)
     unsupported = target.unsupported | backend.unsupported | UNSUPPORTED.get(kind, frozenset())
     context = target.context or fleet.context(target.backend, model)
-    return Arm(Target(target.backend, model, target.weight, unsupported, context), fleet.replicas.get(target.backend, ()))
+    labels = {"serves": "rerank"} if backend.engine and backend.reranking else {}
+    return Arm(Target(target.backend, model, target.weight, unsupported, context, labels), fleet.replicas.get(target.backend, ()))

@@ -211,6 +211,7 @@ class Fleet:
         if replica is None:
             return  # of an earlier configuration
         ready = state.health == "ready"
+        begins = ready and replica.health != "ready"
         if ready and (replica.health != "ready" or replica.url != state.base_url):
             replica.link.close()
             replica.url = state.base_url
@@ -219,9 +220,9 @@ class Fleet:
         elif not ready and replica.health == "ready":
             replica.link.close()
         replica.health, replica.reason = state.health, state.reason
-        if ready and state.context is not None and self.contexts.get(state.backend) != state.context:
+        if begins:
             self.contexts[state.backend] = state.context
-            self.on_models()
+            self.on_models()  # the routes tell the context
         self.on_health(replica)
 
     def _engine_link(self, state: EngineState) -> Link:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -43,6 +44,8 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
     except BaseException:
         await gateway.stop()
         raise
+    gc.collect()
+    gc.freeze()  # what was built at start lives as long as the process: no collection need look at it again
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for sig in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(sig, stop.set)

@@ -37,9 +37,15 @@ def model(name: str, route: Route) -> state.ModelView:
         kind = "partial"
     targets = [state.TargetView(a.target.backend, a.target.model, a.target.weight, [r.name for r in a.replicas]) for a in route.arms]
     return state.ModelView(
-        name, api=["chat", "completions", "embeddings"], state=kind, targets=targets, context=surfaces.context(route),  # type: ignore[arg-type]
+        name, api=apis(route), state=kind, targets=targets, context=surfaces.context(route),  # type: ignore[arg-type]
         owned_by=route.arms[0].target.backend if route.arms else "", reason=surfaces.reason(route) if kind != "ready" else "",
     )  # fmt: skip
+
+
+def apis(route: Route) -> list[str]:
+    """What the route's engines were started for; a remote server may do all."""
+    only_rank = route.arms and all(a.target.labels.get("serves") == "rerank" for a in route.arms)
+    return ["rerank"] if only_rank else ["chat", "completions", "embeddings"]
 
 
 def replica(r: Replica, now: float) -> state.ReplicaView:

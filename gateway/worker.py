@@ -4,6 +4,7 @@ knows of engines and models what the parent says; ends when the parent is gone."
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import socket
 import sys
@@ -36,6 +37,8 @@ class Worker:
         await gateway.start()
         gateway.fleet.follow(states, found)
         self.gateway = gateway
+        gc.collect()
+        gc.freeze()
         return True
 
     async def _metrics(self) -> str:
