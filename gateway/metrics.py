@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -149,6 +149,26 @@ class Metrics:
             histogram.counts[bisect_left(TPOT_BUCKETS, apart)] += 1
             histogram.sum += apart
 
+    def observe_plain(self, batch: list[Record]) -> None:
+        """Counts several plain answers (see `recorder.is_plain`) of one route, backend and api at once: the same counts as `observe`
+        one by one, for a third of the steps. Mutates."""
+        first, n = batch[0], len(batch)
+        row = self._rows.get((first.route, first.backend, first.api))
+        if row is None or (self.known is not None and first.route not in self.known):
+            row = self._row(first)
+        _bump(row.codes, "200", n)
+        _add_all(row.duration, DURATION_BUCKETS, sorted([r.duration for r in batch]))
+        _add_all(row.ttft, TTFT_BUCKETS, sorted([r.ttft for r in batch if r.ttft is not None]))
+        row.bytes += sum([r.bytes_out for r in batch])
+        usages = [r.usage for r in batch if r.usage is not None]
+        if usages:
+            tokens = row.tokens
+            tokens["input"] = tokens.get("input", 0) + sum([u.input for u in usages])
+            tokens["output"] = tokens.get("output", 0) + sum([u.output for u in usages])
+            for usage in usages:
+                if usage.cached or usage.reasoning or usage.cache_write:
+                    _rarer(tokens, usage)
+
     def _row(self, record: Record) -> Row:
         """The row of a record whose raw names are not a key: cleaned, and "other" once the table is full. Mutates."""
         key = (self._route(record), _clean(record.backend), _clean(record.api))
@@ -265,6 +285,18 @@ def _descriptors() -> Samples:
         return len(os.listdir("/proc/self/fd")) - 1  # one is the listing's own
     except OSError:
         return ()
+
+
+def _add_all(histogram: Histogram, bounds: tuple[float, ...], values: list[float]) -> None:
+    """Adds sorted values: one search a bucket that has any, instead of one a value. Mutates."""
+    histogram.sum += sum(values)
+    counts, done, n = histogram.counts, 0, len(values)
+    bucket = bisect_left(bounds, values[0]) if values else 0
+    while done < n:
+        upto = bisect_right(values, bounds[bucket]) if bucket < len(bounds) else n
+        counts[bucket] += upto - done
+        done = upto
+        bucket += 1
 
 
 def _bump(counts: dict[str, int], key: str, by: int = 1) -> None:

@@ -93,10 +93,17 @@ class Recorder:
         observe, count, keep = self._metrics.observe, self._windows.add, self._recent.append
         info, warn = log.isEnabledFor(logging.INFO), log.isEnabledFor(logging.WARNING)
         told: list[Ended] = []
+        plain: dict[tuple[str, str, str], list[Record]] = {}
         for _ in range(min(limit, len(queue))):
             record, tail = queue.popleft()
             if tail is not None:
                 record.usage = self._usage(tail)
+            keep(record)
+            if is_plain(record):
+                plain.setdefault((record.route, record.backend, record.api), []).append(record)
+                if info:
+                    told.append((record, False))
+                continue
             observe(record)
             usage, ttft, route, over, bad = record.usage, record.ttft, record.route, record.duration, False
             if record.fault or record.status >= 500 or not route:
@@ -104,12 +111,20 @@ class Recorder:
             if ttft is not None and record.stream:
                 over -= ttft
             count(now, route, bad, ttft, usage.output + usage.reasoning if usage is not None else 0, over)
-            keep(record)
             if info or (bad and warn):
                 told.append((record, bad))
+        for batch in plain.values():
+            self._count(now, batch)
         if told:
             self._tell(told)
         return len(queue)
+
+    def _count(self, now: float, batch: list[Record]) -> None:
+        """Counts plain answers of one route, backend and api together."""
+        self._metrics.observe_plain(batch)
+        ttfts = sorted([r.ttft for r in batch if r.ttft is not None])
+        tokens = sum([r.usage.output + r.usage.reasoning for r in batch if r.usage is not None])
+        self._windows.add_plain(now, batch[0].route, ttfts, len(batch), tokens)
 
     def _tell(self, batch: list[Ended]) -> None:
         """One line for each. The logger's level has been looked at."""
@@ -159,6 +174,13 @@ class Recorder:
     def window(self) -> dict[str, Any]:
         """The figures in a form that `gateway.admin.window.merge_traffic` adds up over workers."""
         return self._windows.dump(self._clock())
+
+
+def is_plain(record: Record) -> bool:
+    """Whether a record is of the most common kind, which is counted in batches: a whole good answer at the first attempt, within a
+    second."""
+    once = record.attempts == 1 and not record.chunks
+    return once and record.status == 200 and not record.stream and not record.fault and record.duration <= 1.0
 
 
 def failed(record: Record) -> bool:

@@ -6,7 +6,7 @@ Pure state, no clock: every method takes `now` (monotonic seconds). Times to fir
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import ceil
@@ -111,6 +111,18 @@ class Windows:
             slot.tokens += tokens
         elif tokens:
             ring.spread(second, tokens, over)
+
+    def add_plain(self, now: float, route: str, ttfts: list[float], requests: int, tokens: int) -> None:
+        """Counts good requests that ended at `now` after less than a second each; `ttfts` sorted. Mutates."""
+        slot = (self._routes.get(route) or self._ring(route)).at(int(now))
+        slot.requests += requests
+        slot.tokens += tokens
+        done, bins = 0, slot.ttft
+        while done < len(ttfts):
+            chosen = bisect_left(_EDGES, ttfts[done])
+            upto = bisect_right(ttfts, _EDGES[chosen]) if chosen < len(_EDGES) else len(ttfts)
+            bins[chosen] = bins.get(chosen, 0) + upto - done
+            done = upto
 
     def _ring(self, route: str) -> Ring:
         ring = self._routes.get(route)

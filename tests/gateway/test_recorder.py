@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import io
 import json
 import logging
+import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.types import Usage
 from gateway import logs
 from gateway.metrics import Metrics
+from gateway.record import Record
 from gateway.recorder import BATCH, MESSAGES, NAME, NAMES, TEXT, Names, Recorder, failed, lines_for, log_record
 from tests.gateway.test_metrics import record
 
@@ -352,3 +357,42 @@ def test_a_recorder_without_any_handler_says_only_what_failed(capsys: pytest.Cap
     recorder.put(record(status=500))
     recorder.drain()
     assert capsys.readouterr().err == "request\n", "logging's handler of last resort"
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_plain_answers_counted_together_count_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(seed)
+    records = [_any(rng) for _ in range(rng.randint(1, 80))]
+
+    def counted() -> tuple[Any, Any]:
+        metrics = Metrics(["a", "b"])
+        recorder = Recorder(metrics, log=logging.getLogger("silent"), clock=lambda: 100.5)
+        for one in records:
+            recorder.put(copy.copy(one))
+        while recorder.drain(7 + seed % 40):
+            pass
+        rows = sorted(metrics.snapshot()["rows"], key=lambda row: (row["route"], row["backend"], row["api"]))
+        return rounded(rows), rounded(msgspec.to_builtins(recorder.window()))
+
+    together = counted()
+    monkeypatch.setattr("gateway.recorder.is_plain", lambda record: False)
+    assert counted() == together
+
+
+def rounded(value: Any) -> Any:
+    """Sums of floats depend on their order in the last bits."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [rounded(inner) for inner in value]
+    return round(value, 9) if isinstance(value, float) else value
+
+
+def _any(rng: random.Random) -> Record:
+    status, took = rng.choice([200] * 6 + [500, 429]), rng.choice([0.0005, 0.001, 0.0025, 2 * rng.random(), rng.expovariate(20)])
+    usage = rng.choice([None, Usage(5, 0, 0, 7, 0), Usage(5, 3, 1, 7, 2)])
+    fault, origin = ("upstream", "backend") if status == 500 else ("", "")
+    return Record(
+        "i", 1.0, rng.choice(["chat", "embeddings"]), rng.choice(["a", "b", "other one"]), "k", "k#0", "", rng.random() < 0.2, status, took,
+        rng.choice([None, took, took / 2]), rng.choice([1, 1, 1, 2]), rng.choice([0, 0, 3]), 100, usage, fault, origin,
+    )  # fmt: skip
