@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from backends.http import Clients
-from gateway import build, metrics, views
+from gateway import build, process, views
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
@@ -195,7 +195,7 @@ class Gateway(Control):
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
         self.figures.known = frozenset(self.core.generation.routes)
-        metrics.process(self.figures, VERSION, self.started)
+        process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
         server = settings(config.server, safely(App(self.core, self.all_metrics)), "httptools" if self.asgi else Front)
         server.app_core = self.core  # type: ignore[attr-defined]

@@ -10,7 +10,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from backends.types import Usage
-from gateway.metrics import CODES, LABEL_CHARS, Metrics, process
+from gateway.metrics import CODES, LABEL_CHARS, Metrics
+from gateway.process import measure
 from gateway.record import Record
 
 
@@ -158,7 +159,7 @@ def test_a_merge_keeps_to_its_cap_too() -> None:
 
 def test_the_process_itself() -> None:
     metrics = Metrics()
-    process(metrics, "1.2.3", 1_790_000_000.5)
+    measure(metrics, "1.2.3", 1_790_000_000.5)
     assert value(metrics, "pointsman_build_info", version="1.2.3") == 1
     assert value(metrics, "process_start_time_seconds") == 1_790_000_000.5
     assert value(metrics, "process_cpu_seconds_total") > 0
