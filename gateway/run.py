@@ -39,6 +39,10 @@ def serve(
 async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path | None, read: Read | None) -> int:
     many = config.server.workers > 1
     gateway: Control = Cluster(config, asgi=asgi, read=read) if many else Gateway(config, asgi=asgi, read=read)
+    loop, stop, reload = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    for sig in (signal.SIGINT, signal.SIGTERM):  # before anything listens: whoever sees us ready may also stop us
+        loop.add_signal_handler(sig, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
     try:
         await gateway.start()
     except BaseException:
@@ -46,13 +50,8 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
         raise
     gc.collect()
     gc.freeze()  # what was built at start lives as long as the process: no collection need look at it again
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for sig in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(sig, stop.set)
-    reload = asyncio.Event()
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
     watching = asyncio.create_task(_reloads(gateway, reload, path))
-    if banner is not None:
+    if banner is not None and not stop.is_set():
         banner(gateway.port, gateway.admin_port, list(gateway.core.generation.routes))
     await stop.wait()
     watching.cancel()
