@@ -135,10 +135,11 @@ def find_pointsman(given: str | None) -> tuple[str, ...] | None:
 
 
 def pointsman_config(site: Site) -> str:
-    """Two replicas behind every model, a key that is checked, the control plane on a free port; records and metrics are on by default."""
+    """Two replicas behind every model, a key that is checked, the control plane on a free port; records and metrics are on by default.
+    No line a request in the log, as for the others."""
     url = f"{site.upstream}/v1"
     lines = [
-        f"server: {{port: {site.port}, host: 127.0.0.1, admin: {{port: 0}}}}",
+        f"server: {{port: {site.port}, host: 127.0.0.1, admin: {{port: 0}}, log: {{level: warning}}}}",
         f'keys: [{{name: bench, key: "{KEY}"}}]',
         "backends:",
         f'  a: {{url: "{url}"}}',
