@@ -172,6 +172,9 @@ LAST_SHARES: dict[str, float] = LATE_SHARES | {
 }  # fmt: skip
 """The same for the third phase."""
 
+POLISH_SHARES: dict[str, float] = LAST_SHARES | {"add": 13, "repeat": 9, "repeat_many": 15, "spell": 12, "upper": 6, "tool_result": 5}
+"""The same for the fourth phase."""
+
 
 def _messages(example: Example) -> list[Message]:
     return [*example.messages(), {"role": "assistant", "content": example.answer}]
@@ -199,6 +202,13 @@ def drill(s: Sampler) -> Conversation:
             example = Example(f"{a}+{b}", str(a + b))
         messages += _messages(example)
     return messages, None
+
+
+def long_text(s: Sampler) -> Conversation:
+    """A long question without a task (words, or one sentence over and over), which the toy does not know an answer to."""
+    sentence = s.words(3, 10).capitalize() + s.pick((".", ".", "?"))
+    text = " ".join([sentence] * s.rng.randint(3, 12)) if s.chance(0.6) else s.words(30, 90)
+    return [{"role": "user", "content": text}, {"role": "assistant", "content": p.FALLBACK}], None
 
 
 def conversation(s: Sampler, shares: dict[str, float] | None = None) -> Conversation:

@@ -24,7 +24,7 @@ from . import tokenizer as bpe
 from .model import Config, Muon, Toy
 from .phrases import instruction_words
 from .sampling import Sampler
-from .talk import LAST_SHARES, LATE_SHARES, SHARES, TASKS, conversation, drill
+from .talk import LAST_SHARES, LATE_SHARES, POLISH_SHARES, SHARES, TASKS, Conversation, conversation, drill, long_text
 from .template import renderer
 
 _ROUND = 8
@@ -37,7 +37,8 @@ class Phase:
     """A stretch of training with its own optimizer state and data; the rate is level, or falls to zero in a line (over ``steps``).
 
     ``drills`` is the share of conversations that are nothing but sums; ``stop`` ends the phase before its rate is zero; ``taught`` also
-    draws the instruction words as payloads, held out or not, and more words that begin like them.
+    draws the instruction words as payloads, held out or not, and that share of words that begin like them; ``long`` is the share of
+    long texts without a task.
     """
 
     steps: int
@@ -46,19 +47,21 @@ class Phase:
     shares: dict[str, float]
     drills: float = 0.0
     stop: int | None = None
-    taught: bool = False
+    taught: float = 0.0
+    long: float = 0.0
 
 
 FIRST = Phase(steps=1000, lr=4e-3, falls=False, shares=SHARES)
 SECOND = Phase(steps=2100, lr=2.2e-3, falls=True, shares=LATE_SHARES, drills=0.06, stop=1500)
-THIRD = Phase(steps=1000, lr=9e-4, falls=True, shares=LAST_SHARES, drills=0.03, taught=True)
+THIRD = Phase(steps=1000, lr=9e-4, falls=True, shares=LAST_SHARES, drills=0.03, taught=0.25)
+FOURTH = Phase(steps=700, lr=7e-4, falls=True, shares=POLISH_SHARES, drills=0.02, taught=0.4, long=0.02)
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a run depends on; ``tokens`` is the size of a batch with its padding."""
 
-    phases: tuple[Phase, ...] = (FIRST, SECOND, THIRD)
+    phases: tuple[Phase, ...] = (FIRST, SECOND, THIRD, FOURTH)
     tokens: int = 2048
     warmup: int = 100
     decay: float = 0.05
@@ -102,14 +105,22 @@ def learn_merges(settings: Settings, samples: int = 20000) -> list[tuple[str, st
     return bpe.learn(texts, samples // 200, settings.vocabulary)
 
 
+def _draw(sampler: Sampler, shares: dict[str, float], phase: Phase) -> Conversation:
+    if phase.drills and sampler.chance(phase.drills):
+        return drill(sampler)
+    if phase.long and sampler.chance(phase.long):
+        return long_text(sampler)
+    return conversation(sampler, shares)
+
+
 def batches(
-    encoder: Encoder, settings: Settings, sampler: Sampler, shares: dict[str, float], drills: float = 0.0
+    encoder: Encoder, settings: Settings, sampler: Sampler, shares: dict[str, float], phase: Phase
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Endless batches ``(ids, labels)``, each ``(conversations, length)``, padded to similar lengths."""
     while True:
         pool: list[tuple[list[int], list[int]]] = []
         while len(pool) < _POOL:
-            messages, tools = drill(sampler) if drills and sampler.chance(drills) else conversation(sampler, shares)
+            messages, tools = _draw(sampler, shares, phase)
             plain = len(messages) == 2 and not tools and sampler.chance(0.06)
             pair = encoder.labelled(messages, tools, plain)
             if len(pair[0]) <= settings.longest:
@@ -204,12 +215,12 @@ def _report(model: Toy, encoder: Encoder, out: Path, shares: dict[str, float], b
 
 def _run_phase(model: Toy, encoder: Encoder, s: Settings, number: int, out: Path, report_every: int) -> None:
     phase = s.phases[number]
-    taught, share = (instruction_words(), 0.25) if phase.taught else (frozenset[str](), 0.1)
+    taught, share = (instruction_words(), phase.taught) if phase.taught else (frozenset[str](), 0.1)
     sampler = Sampler(random.Random(s.seed + 1 + number), False, bpe.prefixes(encoder.merges), taught, share)
     last = phase.stop or phase.steps
     shares, optimizers = dict(phase.shares), _optimizers(model, phase, s.decay)
     losses, start = 0.0, time.process_time()
-    for step, batch in enumerate(batches(encoder, s, sampler, shares, phase.drills)):
+    for step, batch in enumerate(batches(encoder, s, sampler, shares, phase)):
         if step == last:
             return
         losses += _update(model, optimizers, _rate(step, phase, s.warmup), batch)
@@ -247,7 +258,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for merges.json and model.pt")
-    parser.add_argument("--first-phase", type=int, default=0, help="continue with this phase (0, 1 or 2) from --out's model.pt")
+    parser.add_argument("--first-phase", type=int, default=0, help="continue with this phase (0 to 3) from --out's model.pt")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
