@@ -243,6 +243,9 @@ class Exchange:
             self._failed(from_answer(self.status, self.upstream_headers, body, where, time.time()))
         elif (fault := cut or check_whole(body, where)) is not None:
             self._failed(fault)
+        elif self.begun:  # the client has the head of a stream
+            message = f"Backend '{where}' answered a streaming request with something that is no stream."
+            self._failed(Fault("upstream", message, origin="backend", code="not_a_stream"))
         else:
             if replica.failures:
                 health.good(replica)

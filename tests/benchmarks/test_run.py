@@ -98,13 +98,13 @@ def test_smoke_goes_on_after_a_gateway_that_fails(site: Site, built: dict[str, P
     gateways = {
         "broken": relay(site, "exit"),
         "direct": None,
-        "wrong": relay(site, "wrong", start_seconds=0.5),
+        "wrong": relay(site, "wrong", start_seconds=5.0),
         "good": relay(site, "child"),
     }
     assert run.smoke(plan(site, built, **gateways), said.append) == 2
     assert said[0] == "broken: FAILED: ended with 3: cannot start"
     assert said[1] == "direct: 67 events, 16551 bytes, usage passed on"
-    assert said[2].startswith("wrong: FAILED: no correct answer within 0 s: status 200, not a chat completion: ")
+    assert said[2].startswith("wrong: FAILED: no correct answer within 5 s: status 200, not a chat completion: ")
     assert said[3].startswith("good: cold start ") and said[3].endswith(" MiB, 67 events, 16551 bytes, usage passed on")
     assert not port_in_use(site.port) and not port_in_use(site.upstream_port)
 

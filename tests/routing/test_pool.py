@@ -146,7 +146,7 @@ def test_waiting_helps_when_one_loads_or_is_full() -> None:
 
 def test_words_for_people() -> None:
     one = replica("gpu#1", inflight=2)
-    assert repr(one) == "<Replica gpu#1 ready inflight=2 failures=0>" and one.line == b"x-pointsman-backend: gpu#1\r\n"
+    assert repr(one) == "<Replica gpu#1 ready inflight=2 failures=0>" and one.line == b"\r\nx-pointsman-backend: gpu#1\r\n"
     found = route([one])
     assert repr(found) == "<Route m: b/t0>" and found.replicas == [one]
     assert isinstance(found.arms[0], Arm) and found.timeouts == {} and found.total_weight == 1.0
