@@ -159,7 +159,7 @@ def _pointsman(site: Site, *flags: str) -> Peer | str:
         files={"pointsman.yaml": pointsman_config(site)},
         headers=(f"Authorization: Bearer {KEY}",),
         version=_pointsman_version(site.pointsman),
-        about="auth, two replicas, metrics, records and request log on" + ("; every call through the ASGI application" if flags else ""),
+        about="auth, two replicas, metrics and records on" + ("; every call through the ASGI application" if flags else ""),
     )
 
 
