@@ -103,7 +103,7 @@ def test_pointsman_is_started_with_a_key_two_replicas_and_one_route_a_model(site
     assert made.headers == ("Authorization: Bearer sk-bench",)
     url = {"url": "http://127.0.0.1:19100/v1"}
     assert yaml.safe_load(made.files["pointsman.yaml"]) == {
-        "server": {"port": 19200, "host": "127.0.0.1", "admin": {"port": 0}},
+        "server": {"port": 19200, "host": "127.0.0.1", "admin": {"port": 0}, "log": {"level": "warning"}},
         "keys": [{"name": "bench", "key": "sk-bench"}],
         "backends": {"a": url, "b": url},
         "routes": {m: {"targets": [{"backend": b, "model": m} for b in "ab"]} for m in ("mock", "mock-64x0ms", "mock-64x20ms")},
@@ -211,7 +211,7 @@ def test_listing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert cli.main(["--list", "--cache", str(tmp_path), "--pointsman", str(program)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == list(peers.NAMES)
-    assert "pointsman: pointsman 9.8.7; auth, two replicas, metrics, records and request log on" in lines
+    assert "pointsman: pointsman 9.8.7; auth, two replicas, metrics and records on" in lines
 
 
 def test_an_earlier_result_is_shown_again(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_good_streams(built: dict[str, Path], body: Body, name: str, size: int) 
 def test_a_stream_may_end_with_its_connection(built: dict[str, Path], body: Body) -> None:
     with Server(b"HTTP/1.0 200 OK\r\n\r\n" + EVENT * 3 + DONE, close=True) as server:
         found = load(built["load"], server.port, body("{}"), "events=3", "answers=4", "streams=2", "measure=60")
-    assert (found["answers"], found["failed"], found["reconnects"]) == (4, 0, 2)
+    assert (found["answers"], found["failed"]) == (4, 0) and found["reconnects"] in (2, 3)  # whether the last one opens once more is a race
 
 
 BAD = {
