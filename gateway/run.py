@@ -18,6 +18,7 @@ from gateway.server import SocketError
 from gateway.wiring import Control, Gateway, Read
 
 log = logging.getLogger("pointsman")
+Stamp = tuple[int, int, int]  # of a file: time of its last change in ns, size, inode
 Banner = Callable[[int, int | None, Sequence[str]], None]
 
 
@@ -37,6 +38,7 @@ def serve(
 
 
 async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path | None, read: Read | None) -> int:
+    read_at = _stamp(path)  # before anything else: what changes while we start is a change
     many = config.server.workers > 1
     gateway: Control = Cluster(config, asgi=asgi, read=read) if many else Gateway(config, asgi=asgi, read=read)
     loop, stop, reload = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
@@ -50,7 +52,7 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
         raise
     gc.collect()
     gc.freeze()  # what was built at start lives as long as the process: no collection need look at it again
-    watching = asyncio.create_task(_reloads(gateway, reload, path))
+    watching = asyncio.create_task(_reloads(gateway, reload, path, read_at))
     if banner is not None and not stop.is_set():
         banner(gateway.port, gateway.admin_port, list(gateway.core.generation.routes))
     await stop.wait()
@@ -59,9 +61,8 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
     return 0
 
 
-async def _reloads(gateway: Control, asked: asyncio.Event, path: Path | None) -> None:
+async def _reloads(gateway: Control, asked: asyncio.Event, path: Path | None, seen: Stamp | None) -> None:
     """Reloads when asked to, or when the file has changed (looked at once a second: works on every file system)."""
-    seen = _stamp(path)
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(1.0):
@@ -74,7 +75,7 @@ async def _reloads(gateway: Control, asked: asyncio.Event, path: Path | None) ->
                 await gateway.reload()
 
 
-def _stamp(path: Path | None) -> tuple[int, int, int] | None:
+def _stamp(path: Path | None) -> Stamp | None:
     try:
         stat = path.stat() if path is not None else None
     except OSError:
