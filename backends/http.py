@@ -26,7 +26,7 @@ _JOIN = 16 * 1024  # below this, head and body go out in one write
 class Sent:
     """One request under way (a `Flight`): where its bytes go and how long it may take."""
 
-    __slots__ = ("begun", "conn", "fresh_only", "last", "paused", "payload", "pool", "receiver", "task", "timeouts")
+    __slots__ = ("begun", "conn", "last", "paused", "payload", "pool", "receiver", "task", "timeouts")
 
     def __init__(self, pool: Pool, payload: tuple[bytes, bytes], receiver: Receiver, timeouts: Timeouts) -> None:
         self.pool, self.payload, self.timeouts = pool, payload, timeouts

@@ -41,7 +41,7 @@ def _route(name: str, route: RouteConfig, config: Config, fleet: Fleet) -> Route
     if route.timeouts is not None:
         timeouts = {t.backend: route.timeouts.over(config.backends[t.backend].timeouts) for t in route.targets}
     return Route(
-        name, arms, retries=route.retries, rename=route.rename, drop=route.on_unsupported == "drop", timeouts=timeouts,
+        name, arms, retries=route.retries, drop=route.on_unsupported == "drop", timeouts=timeouts,
         concurrency=route.concurrency,
     )  # fmt: skip
 

@@ -195,7 +195,6 @@ class RouteConfig(_Noun, frozen=True, kw_only=True):
 
     targets: tuple[TargetConfig, ...]
     on_unsupported: Literal["strict", "drop"] = "strict"
-    rename: bool = False
     aliases: tuple[str, ...] = ()
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
     timeouts: TimeoutsOverride | None = None

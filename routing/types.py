@@ -75,7 +75,7 @@ class Arm:
 class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
-    __slots__ = ("arms", "concurrency", "drop", "inflight", "name", "rename", "retries", "timeouts", "total_weight", "turn")
+    __slots__ = ("arms", "concurrency", "drop", "inflight", "name", "retries", "timeouts", "total_weight", "turn")
 
     def __init__(
         self,
@@ -83,12 +83,11 @@ class Route:
         arms: tuple[Arm, ...],
         *,
         retries: int = 1,
-        rename: bool = False,
         drop: bool = False,
         timeouts: Mapping[str, Timeouts] | None = None,
         concurrency: int | None = None,
     ) -> None:
-        self.name, self.arms, self.retries, self.rename, self.drop = name, arms, retries, rename, drop
+        self.name, self.arms, self.retries, self.drop = name, arms, retries, drop
         self.timeouts = timeouts or {}
         self.concurrency = concurrency
         self.inflight = 0
