@@ -3,6 +3,7 @@ where the provider refuses those."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,15 @@ def exactly(kind: Any) -> Reader:
     return lambda data: validator.validate_json(data, strict=True)
 
 
+def _messages(data: bytes) -> Any:
+    """Reads parameters of Messages. The SDK names no sampling parameters any more, since newer models refuse them; older ones take them."""
+    doc = json.loads(data)
+    for name, most in (("temperature", 1.0), ("top_p", 1.0), ("top_k", None)):
+        value = doc.pop(name, 0)
+        assert isinstance(value, int | float) and value >= 0 and (most is None or value <= most), name
+    return _message_params(json.dumps(doc).encode())
+
+
 def _eager(node: Any) -> Any:
     if isinstance(node, list):
         return [_eager(x) for x in node]
@@ -49,9 +59,10 @@ def _eager(node: Any) -> Any:
     return out
 
 
+_message_params = exactly(a.MessageCreateParams)
 _chat, _chunk = model(o.ChatCompletion), model(o.ChatCompletionChunk)
 READERS: dict[tuple[str, str], Reader] = {
-    ("anthropic", "request"): exactly(a.MessageCreateParams),
+    ("anthropic", "request"): _messages,
     ("messages", "reply"): model(a.Message),
     ("messages", "event"): union(a.RawMessageStreamEvent),
     ("responses", "reply"): model(r.Response),

@@ -24,7 +24,7 @@ SURFACES = {"messages": "Messages", "responses": "Responses"}
 
 
 class RequestCase(msgspec.Struct, forbid_unknown_fields=True, rename={"into": "in"}):
-    """`out`, or `refused`: the parameter that the refusal names. `headers` and `notes` are none unless given; `path` is looked at when given."""
+    """`out`, or `refused`: the parameter that the refusal names. No `headers`, no `notes`: there are none. No `path`: any."""
 
     into: msgspec.Raw
     out: Any = None
@@ -50,7 +50,7 @@ class StreamCase(msgspec.Struct, forbid_unknown_fields=True, rename={"into": "in
     cut: bool = False
 
 
-class Told(msgspec.Struct, forbid_unknown_fields=True):
+class Told(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the context is made of; `facts` are those that differ from the defaults."""
 
     id: str = "req-1"
