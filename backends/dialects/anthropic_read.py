@@ -40,9 +40,9 @@ class Tokens(msgspec.Struct):
     output_tokens: int | None = None
     cache_read_input_tokens: int | None = None
     cache_creation_input_tokens: int | None = None
-    cache_creation: msgspec.Raw | None = None
+    cache_creation: msgspec.Raw = wire.NULL
     output_tokens_details: OutputDetails | None = None
-    server_tool_use: msgspec.Raw | None = None
+    server_tool_use: msgspec.Raw = wire.NULL
     service_tier: str | None = None
 
     def update(self, other: Tokens) -> None:
@@ -73,7 +73,7 @@ class Block(msgspec.Struct):
     thinking: str | None = None
     signature: str | None = None
     data: str | None = None
-    input: msgspec.Raw | None = None
+    input: msgspec.Raw = wire.NULL
     citations: list[msgspec.Raw] | None = None
 
 
@@ -104,13 +104,13 @@ def usage(tokens: Tokens) -> dict[str, Any]:
     read, written = tokens.cache_read_input_tokens or 0, tokens.cache_creation_input_tokens or 0
     prompt, output = (tokens.input_tokens or 0) + read + written, tokens.output_tokens or 0
     details: dict[str, Any] = {"cached_tokens": read, "cache_write_tokens": written}
-    if tokens.cache_creation is not None:
+    if tokens.cache_creation != wire.NULL:
         details["cache_creation"] = tokens.cache_creation
     out: dict[str, Any] = {"prompt_tokens": prompt, "completion_tokens": output, "total_tokens": prompt + output}
     out["prompt_tokens_details"] = details
     if tokens.output_tokens_details is not None:
         out["completion_tokens_details"] = {"reasoning_tokens": tokens.output_tokens_details.thinking_tokens or 0}
-    if tokens.server_tool_use is not None:
+    if tokens.server_tool_use != wire.NULL:
         out["server_tool_use"] = tokens.server_tool_use
     return out
 
@@ -118,6 +118,11 @@ def usage(tokens: Tokens) -> dict[str, Any]:
 def tier(tokens: Tokens) -> str | None:
     """OpenAI's word for the service tier that answered; None where it has none."""
     return _TIERS.get(tokens.service_tier or "")
+
+
+def as_text(input: msgspec.Raw) -> str:
+    """A tool's input as the text of its arguments; none is `{}`."""
+    return "{}" if input == wire.NULL else bytes(input).decode()
 
 
 def thinking_block(block: Block) -> dict[str, str]:
@@ -164,9 +169,9 @@ class _Gathered:
         elif block.type != "tool_use":
             self.other.append(raw)
         elif block.name == self.memo.format:
-            self.text = (self.text or "") + bytes(block.input or b"{}").decode()
+            self.text = (self.text or "") + as_text(block.input)
         else:
-            function = {"name": block.name or "", "arguments": bytes(block.input or b"{}").decode()}
+            function = {"name": block.name or "", "arguments": as_text(block.input)}
             self.calls.append({"id": plain_id(block.id or ""), "type": "function", "function": function})
 
     def _text(self, block: Block) -> None:
@@ -216,7 +221,8 @@ def reply(body: bytes, memo: Memo, context: Context) -> bytes:
     choice: dict[str, Any] = {"index": 0, "message": gathered.message(explained), "logprobs": None, "finish_reason": word}
     if native is not None:
         choice["native_finish_reason"] = native
-    tokens = found.usage or Tokens()
+    tokens = Tokens()
+    tokens.update(found.usage or Tokens())
     out: dict[str, Any] = {
         "id": found.id or context.id, "object": "chat.completion", "created": context.unix, "model": found.model or context.model,
         "choices": [choice], "usage": usage(tokens),

@@ -17,7 +17,6 @@ from backends.dialects.types import Context
 
 MAX_EVENT = 8 << 20  # bytes of one event, and of what one block that must be whole may gather
 DONE = b"data: [DONE]\n\n"
-_EMPTY_INPUT = (None, b"{}", b"null", b"")
 
 
 class _Delta(msgspec.Struct):
@@ -25,7 +24,7 @@ class _Delta(msgspec.Struct):
     partial_json: str | None = None
     thinking: str | None = None
     signature: str | None = None
-    citation: msgspec.Raw | None = None
+    citation: msgspec.Raw = wire.NULL
     stop_reason: str | None = None
     stop_details: read.StopDetails | None = None
 
@@ -43,7 +42,7 @@ class _Event(msgspec.Struct):
     content_block: msgspec.Raw = wire.NULL
     message: _Start | None = None
     usage: Tokens | None = None
-    error: msgspec.Raw | None = None
+    error: msgspec.Raw = wire.NULL
 
 
 class _Open(msgspec.Struct):
@@ -213,7 +212,7 @@ class AnthropicStream:
         if delta.signature is not None:
             opened.signature += delta.signature
             return self._grown(opened, len(delta.signature))
-        if delta.citation is not None:
+        if delta.citation != wire.NULL:
             opened.citations.append(msgspec.Raw(bytes(delta.citation)))
             return self._grown(opened, len(delta.citation))
         return b""
@@ -259,8 +258,7 @@ class AnthropicStream:
         if kind == "tool_use":
             if opened.said:
                 return b""
-            given = opened.block.input
-            return self._argument(opened, "{}" if given is None or bytes(given) in _EMPTY_INPUT else bytes(given).decode())
+            return self._argument(opened, read.as_text(opened.block.input))
         if kind == "text":
             return self._cited(opened)
         if kind == "thinking":
@@ -287,10 +285,10 @@ class AnthropicStream:
     def _delta_chunk(self, delta: dict[str, Any]) -> bytes:
         return self._chunk(wire.encode(delta))
 
-    def _error(self, error: msgspec.Raw | None) -> bytes:
+    def _error(self, error: msgspec.Raw) -> bytes:
         """An error event of Anthropic's: its own object."""
         self.over = True
-        return b'data: {"error":%b}\n\n' % (b"{}" if error is None or error == wire.NULL else bytes(error))
+        return b'data: {"error":%b}\n\n' % (b"{}" if error == wire.NULL else bytes(error))
 
     def _fail(self, message: str) -> bytes:
         self.over, self.rest = True, b""
