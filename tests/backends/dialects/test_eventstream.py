@@ -83,7 +83,8 @@ def header(kind: int, value: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "wire", "read_as"),
     [
-        (0, b"", b"\x01"), (1, b"", b"\x00"), (2, b"\x7f", b"\x7f"), (3, b"ab", b"ab"), (4, b"abcd", b"abcd"), (5, b"abcdefgh", b"abcdefgh"),
+        (0, b"", b"\x01"), (1, b"", b"\x00"), (2, b"\x7f", b"\x7f"), (3, b"ab", b"ab"), (4, b"abcd", b"abcd"),
+        (5, b"abcdefgh", b"abcdefgh"),
         (6, b"\0\2ab", b"ab"), (7, b"\0\2ab", "ab"), (8, b"abcdefgh", b"abcdefgh"), (9, b"0123456789abcdef", b"0123456789abcdef"),
     ],
 )  # fmt: skip

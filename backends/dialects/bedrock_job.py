@@ -1,0 +1,66 @@
+"""One translation to Bedrock under way: whom it is for, what was noted, and how a client is told no. Pure."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from backends.dialects.types import Context, Fate, Note
+from backends.types import Fault
+from backends.wire import Doc
+
+T = TypeVar("T")
+# Who made a model, by a part of its id or ARN. Of an inference profile of the account's own the id tells nothing: "".
+_FAMILIES = (
+    ("anthropic.", "claude"), ("amazon.nova-2", "nova2"), ("amazon.nova", "nova"), ("openai.gpt-oss", "harmony"), ("openai.", "openai"),
+    ("amazon.", "titan"), ("meta.", "llama"), ("mistral.", "mistral"), ("cohere.", "cohere"), ("ai21.", "ai21"), ("deepseek.", "deepseek"),
+    ("qwen.", "qwen"), ("moonshot", "kimi"),
+)  # fmt: skip
+
+
+def family(model: str) -> str:
+    """Whose model this is; empty when its id does not say."""
+    return next((name for part, name in _FAMILIES if part in model), "")
+
+
+def bad(message: str, param: str | None = None, code: str | None = None) -> Fault:
+    """A 400 that is the client's to mend."""
+    return Fault("bad_request", message, origin="client", param=param, code=code)
+
+
+class Job:
+    """What the steps of one request share. `notes` and `system` (instructions of ours) grow; nothing else changes."""
+
+    __slots__ = ("context", "facts", "family", "instructions", "notes")
+
+    def __init__(self, context: Context) -> None:
+        self.context, self.facts, self.family = context, context.facts, family(context.model)
+        self.notes: list[Note] = []
+        self.instructions: list[str] = []  # put after the client's own system text
+
+    def note(self, param: str, fate: Fate, why: str) -> None:
+        self.notes.append(Note(param, fate, why))
+
+    def cannot(self, param: str, why: str) -> None:
+        """Refuses the parameter (raises `Fault`) where the route is strict, else notes that it was dropped."""
+        if self.context.strict:
+            raise bad(f"'{param}' cannot be honoured by this model on Bedrock: {why}.", param, "unsupported_parameter")
+        self.note(param, "dropped", why)
+
+
+def read(doc: Doc, key: str, decoder: msgspec.json.Decoder[T]) -> T | None:
+    """The value under `key` as the decoder's type; None when absent or null. Raises `Fault` with the place of what is wrong."""
+    raw = doc.get(key)
+    if raw is None or raw == b"null":
+        return None
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as e:
+        what, _, where = str(e).partition(" - at `$")
+        raise bad(f"'{key}{where.rstrip('`')}' is not as it should be: {what}.", key + where.rstrip("`")) from None
+    except (msgspec.DecodeError, RecursionError):
+        raise bad(f"'{key}' cannot be read; it is nested too deeply or no JSON.", key) from None
+
+
+Block = dict[str, Any]  # one content block of Converse
