@@ -129,8 +129,12 @@ def plain(value: object) -> str:
 
 
 def answer(turns: Sequence[Turn], settings: Settings) -> Answer:
-    """The next turn of the model. `turns` must end with a user's turn (or, to be continued, an assistant's)."""
+    """The next turn of the model. `turns` must end with a user's turn, or with an assistant's beginning, which is then continued:
+    an answer begun by this mind goes on to exactly the whole answer."""
     last = turns[-1]
+    if last.role == "assistant" and len(turns) > 1:
+        whole = answer(turns[:-1], settings)
+        return replace(whole, text=whole.text.removeprefix(last.text))
     thinking = "" if not settings.thinking or last.results else f"The user wrote {len(tokens(last.text))} words. I answer step by step."
     calls = () if settings.force == "none" else _calls(turns, settings)
     if calls:

@@ -108,6 +108,12 @@ def test_files_are_described_by_their_bytes() -> None:
     assert answer([Turn("assistant", calls=(Call("f", {}),)), result], Settings()).text == "f: here with a png image of 3 by 2 pixels."
 
 
+def test_a_beginning_is_continued() -> None:
+    asked = Turn("user", "one two three")
+    assert answer([asked, Turn("assistant", "You said: one")], Settings()).text == " two three"
+    assert answer([asked, Turn("assistant", "Well,")], Settings()).text == "You said: one two three"
+
+
 def test_counts() -> None:
     asked, called = Turn("user", "a b", (Media("", b""),)), Turn("assistant", calls=(Call("f", {}),))
     turns = [asked, called, Turn("user", results=(Result("x y", "1"),))]
