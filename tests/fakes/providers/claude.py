@@ -29,7 +29,7 @@ KEYWORDS = {
 }
 
 
-def no(name: str, **values: object) -> Rejected:
+def no(name: str, /, **values: object) -> Rejected:
     return reject(RULES, name, **values)
 
 
@@ -250,12 +250,12 @@ def tools(doc: Doc, model: Claude) -> None:
 
 
 def choice(doc: Doc, model: Claude, names: list[str]) -> None:
-    choice = doc["tool_choice"]
+    asked = doc["tool_choice"]
     if not names:
         raise no("choice_no_tools")
-    if choice["type"] == "tool" and choice["name"] not in names:
-        raise no("choice_unknown", name=choice["name"])
-    if choice["type"] in ("any", "tool"):
+    if asked["type"] == "tool" and asked["name"] not in names:
+        raise no("choice_unknown", name=asked["name"])
+    if asked["type"] in ("any", "tool"):
         if not model.forced_tools:
             raise no("choice_forced")
         if thinks(doc):

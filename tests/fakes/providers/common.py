@@ -40,7 +40,7 @@ class Rejected(Exception):
         return self.rule.status
 
 
-def reject(rules: Mapping[str, Rule], name: str, **values: object) -> Rejected:
+def reject(rules: Mapping[str, Rule], name: str, /, **values: object) -> Rejected:
     """The refusal by a rule of a table, its message filled in. To be raised by the caller."""
     rule = rules[name]
     return Rejected(name, rule, rule.message.format(**values))
