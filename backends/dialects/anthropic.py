@@ -37,6 +37,7 @@ class Anthropic:
         out["messages"] = turns.turns
         params.leftovers(doc, out, report)
         params.thinking(doc, out, facts, report)
+        params.unsigned_loop(doc, out, report)
         params.sampling(doc, out, facts, report)
         params.stops(doc, out, report)
         params.account(doc, out, report)

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import msgspec
+
 from backends import wire
 from backends.dialects.anthropic_report import Block, Report, value
 from backends.dialects.types import Facts
@@ -36,6 +38,7 @@ _READ = frozenset({
     "model", "messages", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature", "top_p", "stop", "tools",
     "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort", "user", "safety_identifier", "service_tier",
 })  # fmt: skip
+_Stops: Any = str | list[str]
 _TIERS = {"auto": "auto", "default": "standard_only", "priority": "auto", "standard_only": "standard_only"}
 
 
@@ -52,7 +55,7 @@ def leftovers(doc: wire.Doc, out: Block, report: Report) -> None:
             if raw != b"false":
                 report.tell(key, "dropped", _IDLE[key])
         elif key in _LACKS:
-            if bytes(raw) not in _LACKS[key]:
+            if msgspec.json.format(bytes(raw), indent=-1) not in _LACKS[key]:
                 report.cannot(key, "is not available at Anthropic")
         else:
             report.cannot(key, "is not known to Anthropic, which refuses what it does not know")
@@ -100,12 +103,10 @@ def sampling(doc: wire.Doc, out: Block, facts: Facts, report: Report) -> None:
 
 def stops(doc: wire.Doc, out: Block, report: Report) -> None:
     """Stop sequences; Anthropic takes any number, but none that is blank. Adds to `out`."""
-    raw = doc.get("stop")
-    if raw is None or raw == wire.NULL:
-        return
-    given = [value(doc, "stop", str)] if bytes(raw[:1]) == b'"' else value(doc, "stop", list[str])
-    good = [s for s in given or () if s and s.strip()]
-    if len(good) != len(given or ()):
+    stop = value(doc, "stop", _Stops)
+    given = [stop] if isinstance(stop, str) else stop or []
+    good = [s for s in given if s.strip()]
+    if len(good) != len(given):
         report.cannot("stop", "has a sequence without a visible character, which Anthropic refuses")
     if good:
         out["stop_sequences"] = good
@@ -143,6 +144,18 @@ def _budget(effort: str, out: Block, report: Report) -> None:
         return
     report.tell("reasoning_effort", "mapped", f"a budget of {budget} thinking tokens")
     out["thinking"] = {"type": "enabled", "budget_tokens": budget}
+
+
+def unsigned_loop(doc: wire.Doc, out: Block, report: Report) -> None:
+    """With a budget Anthropic refuses tool results whose calls do not follow a thinking block. Where the client has lost it, the model
+    does not think in this turn. Removes `thinking` from `out` then."""
+    if not by_budget(out) or len(out["messages"]) < 2:
+        return
+    before, last = out["messages"][-2:]
+    if last["content"][0]["type"] == "tool_result" and before["content"][0]["type"] not in ("thinking", "redacted_thinking"):
+        del out["thinking"]
+        param = "thinking" if "thinking" in doc else "reasoning_effort"
+        report.tell(param, "dropped", "the tool calls under way have no thinking_blocks, without which Anthropic refuses their results")
 
 
 def by_budget(out: Block) -> bool:
