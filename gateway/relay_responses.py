@@ -1,0 +1,137 @@
+"""Responses client, backend that speaks Responses: the relay of a stream in OpenAI's format of events. Pure.
+
+Source of the format: the types of OpenAI's SDK (`ResponseStreamEvent`, `ResponseUsage`, `ResponseError`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from backends import sse
+from backends.sse import What
+from backends.types import Usage
+from gateway.relay_events import EventRelay, chat_usage, count, text_error
+
+
+class _InputDetails(msgspec.Struct):
+    cached_tokens: Any = None
+    cache_write_tokens: Any = None
+
+
+class _OutputDetails(msgspec.Struct):
+    reasoning_tokens: Any = None
+
+
+class _Usage(msgspec.Struct):
+    input_tokens: Any = None
+    input_tokens_details: _InputDetails | None = None
+    output_tokens: Any = None
+    output_tokens_details: _OutputDetails | None = None
+
+
+class _Response(msgspec.Struct):
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class _Event(msgspec.Struct):
+    type: Any = None
+    response: msgspec.Raw = msgspec.Raw(b"null")
+    delta: Any = None
+    item: Any = None
+    error: Any = None
+    code: Any = None
+    message: Any = None
+    param: Any = None
+
+
+_event = msgspec.json.Decoder(_Event)
+_response = msgspec.json.Decoder(_Response)
+_ENDS = frozenset({"response.completed", "response.incomplete"})
+_FAILS = frozenset({"response.failed", "response.cancelled"})
+_SILENT = frozenset({"message", "reasoning"})  # items that begin empty
+
+
+class ResponsesRelay(EventRelay):
+    """`EventRelay` of OpenAI Responses: `response.completed` and `response.incomplete` are the end.
+
+    `response.failed` is a fault, and is kept in `done`: a stream that has begun may end with it, since it is whole and says
+    more than an error event of ours.
+    """
+
+    __slots__ = ()
+
+    def plain(self, data: bytes) -> bool:
+        """See `EventRelay.plain`. Quotation marks inside JSON strings are escaped, so each of these is a key or a whole value."""
+        return not (
+            b'"response.completed"' in data
+            or b'"error"' in data
+            or b'"response.incomplete"' in data
+            or b'"response.failed"' in data
+            or b'"response.cancelled"' in data
+            or b"event: error" in data
+            or b"event:error" in data
+        )
+
+    def look(self, event: bytes) -> What:
+        """See `EventRelay.look`."""
+        name, data = sse.payload(event)
+        if not data and name != b"error":
+            return What.OTHER
+        try:
+            seen = _event.decode(data)
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            return self.failed(text_error(data)) if name == b"error" else What.OTHER
+        if seen.type in _ENDS or seen.type in _FAILS:
+            return self._end(seen, event)
+        if name == b"error" or seen.type == "error" or seen.error is not None:
+            flat = {"message": seen.message, "code": seen.code, "param": seen.param}
+            return self.failed(seen.error if seen.error is not None else flat)
+        return _kind(seen)
+
+    def _end(self, seen: _Event, event: bytes) -> What:
+        try:
+            response = _response.decode(seen.response)
+        except (msgspec.MsgspecError, RecursionError):
+            response = _Response()
+        if response.usage is not None:
+            self.usage_event = chat_usage(_disjoint(response.usage))
+        if seen.type in _ENDS:
+            return What.DONE
+        self.done = event
+        return self.failed(response.error if response.error is not None else {"message": "The response failed without a reason."})
+
+
+def _kind(seen: _Event) -> What:
+    """Whether an event that is neither an end nor an error shows content: a delta that says something, or an item that is more
+    than the beginning of a text."""
+    kind = seen.type
+    if not isinstance(kind, str):
+        return What.OTHER
+    if kind.endswith((".delta", ".partial_image")):
+        return What.CONTENT if seen.delta != "" else What.OTHER
+    if kind == "response.output_item.added":
+        item = seen.item if isinstance(seen.item, dict) else {}
+        return What.OTHER if item.get("type") in _SILENT else What.CONTENT
+    return What.CONTENT if kind.endswith(".done") else What.OTHER
+
+
+def _disjoint(u: _Usage) -> Usage:
+    """OpenAI's `input_tokens` includes cached ones, its `output_tokens` includes reasoning (trap 41)."""
+    total, out = count(u.input_tokens), count(u.output_tokens)
+    details = u.input_tokens_details or _InputDetails()
+    cached = min(total, count(details.cached_tokens))
+    written = min(total - cached, count(details.cache_write_tokens))
+    thought = min(out, count(u.output_tokens_details.reasoning_tokens)) if u.output_tokens_details is not None else 0
+    return Usage(total - cached - written, cached, written, out - thought, thought)
+
+
+def usage_of(body: bytes) -> bytes | None:
+    """The counts of a whole answer as a chat usage document, like `usage_event`; None when it tells none. Parses the answer once."""
+    try:
+        usage = _response.decode(body).usage
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return None if usage is None else chat_usage(_disjoint(usage))
