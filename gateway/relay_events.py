@@ -127,6 +127,11 @@ def broken(message: str, code: str) -> Fault:
     return Fault("upstream", message, origin="backend", code=code, retry=True)
 
 
+def may_be_error(data: bytes) -> bool:
+    """True unless no event in `data` can be an error. Quotation marks inside JSON strings are escaped: `"error"` is a key or a value."""
+    return b'"error"' in data or b"event: error" in data or b"event:error" in data
+
+
 def chat_usage(usage: Usage) -> bytes:
     """Disjoint counts as a chat usage document, which is what the recorder reads."""
     return encode({

@@ -12,7 +12,7 @@ import msgspec
 from backends import sse
 from backends.sse import What
 from backends.types import Usage
-from gateway.relay_events import EventRelay, chat_usage, count, text_error
+from gateway.relay_events import EventRelay, chat_usage, count, may_be_error, text_error
 
 
 class _Details(msgspec.Struct):
@@ -58,9 +58,8 @@ class MessagesRelay(EventRelay):
         self._usage = _Usage()
 
     def plain(self, data: bytes) -> bool:
-        """See `EventRelay.plain`. Quotation marks inside JSON strings are escaped: `"error"` is a key or a whole value, and
-        `"message_` begins one."""
-        return not (b'"message_' in data or b'"error"' in data or b"event: error" in data or b"event:error" in data)
+        """See `EventRelay.plain`. Quotation marks inside JSON strings are escaped, so `"message_` begins a key or a whole value."""
+        return not (b'"message_' in data or (b"error" in data and may_be_error(data)))
 
     def look(self, event: bytes) -> What:
         """See `EventRelay.look`."""

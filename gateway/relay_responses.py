@@ -12,7 +12,7 @@ import msgspec
 from backends import sse
 from backends.sse import What
 from backends.types import Usage
-from gateway.relay_events import EventRelay, chat_usage, count, text_error
+from gateway.relay_events import EventRelay, chat_usage, count, may_be_error, text_error
 
 
 class _InputDetails(msgspec.Struct):
@@ -64,16 +64,9 @@ class ResponsesRelay(EventRelay):
     __slots__ = ()
 
     def plain(self, data: bytes) -> bool:
-        """See `EventRelay.plain`. Quotation marks inside JSON strings are escaped, so each of these is a key or a whole value."""
-        return not (
-            b'"response.completed"' in data
-            or b'"error"' in data
-            or b'"response.incomplete"' in data
-            or b'"response.failed"' in data
-            or b'"response.cancelled"' in data
-            or b"event: error" in data
-            or b"event:error" in data
-        )
+        """See `EventRelay.plain`. Quotation marks inside JSON strings are escaped, so `"response":` is a key; all events that tell
+        of the response as a whole have it, and no others."""
+        return not (b'"response":' in data or (b"error" in data and may_be_error(data)))
 
     def look(self, event: bytes) -> What:
         """See `EventRelay.look`."""
