@@ -19,7 +19,7 @@ Out = dict[str, Any]
 
 class FunctionCall(msgspec.Struct):
     name: str = ""
-    args: msgspec.Raw | None = None
+    args: msgspec.Raw = wire.NULL
     id: str | None = None
 
 
@@ -34,9 +34,9 @@ class Part(msgspec.Struct, rename="camel"):
     thought_signature: str | None = None
     function_call: FunctionCall | None = None
     inline_data: Blob | None = None
-    executable_code: msgspec.Raw | None = None
-    code_execution_result: msgspec.Raw | None = None
-    file_data: msgspec.Raw | None = None
+    executable_code: msgspec.Raw = wire.NULL
+    code_execution_result: msgspec.Raw = wire.NULL
+    file_data: msgspec.Raw = wire.NULL
 
 
 class Content(msgspec.Struct):
@@ -48,10 +48,10 @@ class Candidate(msgspec.Struct, rename="camel"):
     finish_reason: str | None = None
     finish_message: str | None = None
     index: int | None = None
-    logprobs_result: msgspec.Raw | None = None
-    citation_metadata: msgspec.Raw | None = None
-    grounding_metadata: msgspec.Raw | None = None
-    url_context_metadata: msgspec.Raw | None = None
+    logprobs_result: msgspec.Raw = wire.NULL
+    citation_metadata: msgspec.Raw = wire.NULL
+    grounding_metadata: msgspec.Raw = wire.NULL
+    url_context_metadata: msgspec.Raw = wire.NULL
 
 
 class Feedback(msgspec.Struct, rename="camel"):
@@ -64,7 +64,7 @@ class Answer(msgspec.Struct, rename="camel"):
 
     candidates: list[Candidate] | None = None
     prompt_feedback: Feedback | None = None
-    usage_metadata: msgspec.Raw | None = None
+    usage_metadata: msgspec.Raw = wire.NULL
     model_version: str | None = None
     response_id: str | None = None
     error: Any = None
@@ -133,7 +133,7 @@ _PASSING = frozenset({429, 500, 502, 503, 504})
 
 def decode(body: bytes) -> Answer:
     """One answer. An error may come wrapped in a list (wire trap 31). Raises one of `UNREADABLE`."""
-    if body.lstrip()[:1] == b"[":
+    if body[:64].lstrip()[:1] == b"[":
         answers = _answers.decode(body)
         return next((a for a in answers if a.error is not None), answers[0] if answers else Answer())
     return _answer.decode(body)
@@ -168,7 +168,7 @@ def delta(part: Part, turn: Turn) -> Out | None:
 def _unnamed(part: Part) -> Out | None:
     """A part that chat has no word for: what Gemini ran or read by itself."""
     found = {"executableCode": part.executable_code, "codeExecutionResult": part.code_execution_result, "fileData": part.file_data}
-    return {k: v for k, v in found.items() if v is not None} or None
+    return {k: v for k, v in found.items() if v != wire.NULL} or None
 
 
 def _other(part: Out) -> Out:
@@ -183,7 +183,7 @@ def _call(call: FunctionCall, signature: str | None, turn: Turn) -> Out | None:
     if not name or name in turn.ids:
         name = f"{turn.prefix}_{turn.index}_{turn.calls}"
     turn.ids.add(name)
-    arguments = "{}" if call.args is None or call.args == wire.NULL else msgspec.json.format(bytes(call.args), indent=-1).decode()
+    arguments = "{}" if call.args == wire.NULL else msgspec.json.format(bytes(call.args), indent=-1).decode()
     made: Out = {"index": turn.calls, "id": name, "type": "function", "function": {"name": call.name, "arguments": arguments}}
     if signature:
         made["extra_content"] = {"google": {"thought_signature": signature}}
@@ -193,7 +193,7 @@ def _call(call: FunctionCall, signature: str | None, turn: Turn) -> Out | None:
 
 def sourced(candidate: Candidate) -> bool:
     """Whether a candidate names its sources."""
-    return (candidate.citation_metadata or candidate.grounding_metadata or candidate.url_context_metadata) is not None
+    return not (candidate.citation_metadata == candidate.grounding_metadata == candidate.url_context_metadata == wire.NULL)
 
 
 def settle(turn: Turn, candidate: Candidate) -> None:
@@ -204,7 +204,7 @@ def settle(turn: Turn, candidate: Candidate) -> None:
         ("citation_metadata", candidate.citation_metadata), ("grounding_metadata", candidate.grounding_metadata),
         ("url_context_metadata", candidate.url_context_metadata),
     ):  # fmt: skip
-        if value is not None and value != wire.NULL:
+        if value != wire.NULL:
             turn.google = {**turn.google, name: value}
 
 
@@ -231,11 +231,11 @@ def last_words(turn: Turn, reason: str) -> Out:
     return out | ({"extra_content": {"google": turn.google}} if turn.google else {})
 
 
-def usage(raw: msgspec.Raw | None) -> Out | None:
+def usage(raw: msgspec.Raw) -> Out | None:
     """Chat's `usage`. Gemini's prompt count includes cached tokens but not what its own tools read; its candidates' count excludes
     thoughts (wire trap 41). None when nothing is told or it cannot be read."""
     try:
-        u = _usage.decode(raw) if raw is not None and raw != wire.NULL else None
+        u = _usage.decode(raw) if raw != wire.NULL else None
     except UNREADABLE:
         return None
     if u is None:
@@ -253,9 +253,9 @@ def usage(raw: msgspec.Raw | None) -> Out | None:
     }  # fmt: skip
 
 
-def logprobs(raw: msgspec.Raw | None) -> Out | None:
+def logprobs(raw: msgspec.Raw) -> Out | None:
     """Chat's `logprobs` of a choice. Raises one of `UNREADABLE`."""
-    if raw is None or raw == wire.NULL:
+    if raw == wire.NULL:
         return None
     result = _logprobs.decode(raw)
     tops = result.top_candidates

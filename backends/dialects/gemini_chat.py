@@ -84,7 +84,7 @@ class Message(msgspec.Struct):
 class Function(msgspec.Struct):
     name: str
     description: str | None = None
-    parameters: msgspec.Raw | None = None
+    parameters: msgspec.Raw = wire.NULL
     strict: bool | None = None
 
 
@@ -95,7 +95,7 @@ class Tool(msgspec.Struct):
 
 
 class JsonSchema(msgspec.Struct):
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = wire.NULL
     name: str | None = None
 
 
@@ -126,7 +126,7 @@ class Google(msgspec.Struct):
 
     thinking_config: dict[str, Any] | None = None
     cached_content: str | None = None
-    safety_settings: msgspec.Raw | None = None
+    safety_settings: msgspec.Raw = wire.NULL
 
 
 class Chat(msgspec.Struct):
@@ -156,7 +156,7 @@ class Chat(msgspec.Struct):
     parallel_tool_calls: bool | None = None
     web_search_options: Any = None
     service_tier: str | None = None
-    safety_settings: msgspec.Raw | None = None
+    safety_settings: msgspec.Raw = wire.NULL
     google: Google | None = None
     extra_body: dict[str, msgspec.Raw] | None = None
 
@@ -176,8 +176,8 @@ def read(doc: Doc) -> Chat:
 
 def google(chat: Chat) -> Google:
     """Google's own parameters: `extra_body.google` (as the OpenAI SDK sends it to AI Studio) or `google` (to Vertex AI)."""
-    raw = (chat.extra_body or {}).get("google")
-    return _decoded(_google, bytes(raw), "extra_body.google") if raw is not None else chat.google or Google()
+    raw = (chat.extra_body or {}).get("google", wire.NULL)
+    return _decoded(_google, bytes(raw), "extra_body.google") if raw != wire.NULL else chat.google or Google()
 
 
 def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes, under: str) -> Any:

@@ -56,8 +56,8 @@ def leftovers(doc: Doc, chat: Chat, notes: Notes) -> None:
 def beside(chat: Chat, google: Google, notes: Notes) -> Out:
     """What stands beside `generationConfig`: safety settings, cached content, service tier."""
     out: Out = {}
-    safety = google.safety_settings if google.safety_settings is not None else chat.safety_settings
-    if safety is not None and safety != NULL:
+    safety = google.safety_settings if google.safety_settings != NULL else chat.safety_settings
+    if safety != NULL:
         out["safetySettings"] = safety
     if google.cached_content:
         out["cachedContent"] = google.cached_content
@@ -183,8 +183,8 @@ def _format(out: Out, chat: Chat, facts: Facts, notes: Notes) -> None:
     out["responseMimeType"] = "application/json"
     if form.type == "json_object":
         return
-    raw, where = form.json_schema.schema if form.json_schema else None, "response_format.json_schema.schema"
-    if raw is None or raw == NULL:
+    raw, where = form.json_schema.schema if form.json_schema else NULL, "response_format.json_schema.schema"
+    if raw == NULL:
         raise bad(f"'{where}' is missing.", param=where)
     if facts.full_schema:
         out["responseJsonSchema"], changed = tidy(raw, where)

@@ -14,7 +14,7 @@ from backends import sse
 from backends.dialects import gemini_answer as answer
 from backends.dialects.gemini_answer import Answer, Candidate, Out, Turn
 from backends.dialects.types import Context
-from backends.wire import encode
+from backends.wire import NULL, encode
 
 MAX_EVENT = 64 << 20  # bytes: an image comes as one event
 MAX_TURNS = 64
@@ -32,7 +32,7 @@ class GeminiStream:
         self._turns: dict[int, Turn] = {}
         self._heads: dict[int, bytes] = {}
         self._start = b""
-        self._usage: msgspec.Raw | None = None
+        self._usage: msgspec.Raw = NULL
         self._over = False
 
     def feed(self, data: bytes) -> bytes:
@@ -45,10 +45,13 @@ class GeminiStream:
             if self._rest.find(b"\n\n", at) < 0 and self._rest.find(b"\n\r\n", at) < 0:
                 return self._fail("The backend sent an event that is too large.") if len(self._rest) > MAX_EVENT else b""
             data = bytes(self._rest)
+            self._rest = bytearray()
+        elif 0 < data.find(b"\n\r\n") == len(data) - 3 and b"\n\n" not in data:  # one whole event, as Google mostly writes them
+            return self._event(data)
         whole, left = sse.split(data)
-        self._rest = bytearray(left)
-        out = [self._event(event) for event in sse.events(whole)]
-        return out[0] if len(out) == 1 else b"".join(out)
+        if left:
+            self._rest += left
+        return b"".join([self._event(event) for event in sse.events(whole)])
 
     def close(self) -> bytes:
         """The clean end: finishes, usage and `[DONE]`; nothing of these when the answer is not whole."""
@@ -85,7 +88,7 @@ class GeminiStream:
         return b"data: %b\n\n" % encode({"error": error})
 
     def _chunk(self, chunk: Answer) -> bytes:
-        if chunk.usage_metadata is not None:
+        if chunk.usage_metadata != NULL:
             self._usage = chunk.usage_metadata
         if not self._start:
             self._begin(chunk)
@@ -121,7 +124,7 @@ class GeminiStream:
         if candidate.finish_reason is not None or answer.sourced(candidate):
             answer.settle(turn, candidate)
         parts = candidate.content.parts if candidate.content is not None else None
-        if candidate.logprobs_result is None and parts is not None and len(parts) == 1 and turn.begun:
+        if candidate.logprobs_result == NULL and parts is not None and len(parts) == 1 and turn.begun:
             part = parts[0]
             if part.text and part.thought is None and part.thought_signature is None and part.function_call is None:
                 return b"".join((self._heads[turn.index], _TEXT, encode(part.text), _TEXT_TAIL))
@@ -153,7 +156,7 @@ class GeminiStream:
 def _data(event: bytes) -> bytes:
     """The data of one event: mostly one line. Google also answers with bare JSON where an error comes before the first event."""
     line = event.strip()
-    if b"\n" not in line:
+    if line.find(b"\n") < 0:
         if line[:5] == b"data:":
             return line[5:]
         return line if line[:1] in (b"{", b"[") else b""

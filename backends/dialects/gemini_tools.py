@@ -14,7 +14,7 @@ from backends.wire import bad
 
 _any = msgspec.json.Decoder()
 _MODES = {"auto": "AUTO", "none": "NONE", "required": "ANY", "any": "ANY"}
-_EMPTY = frozenset({b"", b"null", b"{}"})
+_EMPTY = frozenset({b"null", b"{}"})
 
 Out = dict[str, Any]
 
@@ -61,7 +61,7 @@ def _declaration(function: Function, facts: Facts, notes: Notes, where: str) -> 
     if function.strict:
         notes.add(f"{where}.strict", "dropped", "Gemini cannot be told to keep to a function's schema; it is sent as it is")
     raw, path = function.parameters, f"{where}.parameters"
-    if raw is None or bytes(raw) in _EMPTY:
+    if bytes(raw) in _EMPTY:
         return out
     if facts.full_schema:
         out["parametersJsonSchema"], changed = tidy(raw, path)
