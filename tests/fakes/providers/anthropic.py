@@ -41,11 +41,12 @@ FINISHES = {"stop": "end_turn", "stop_sequence": "stop_sequence", "length": "max
 
 @dataclass
 class Anthropic(Provider):
-    """The fake. `redact`: thinking is preceded by a redacted block. `bearer`: `Authorization: Bearer` is taken for the key too."""
+    """The fake. `key` is taken as `x-api-key` and as bearer. `redact`: thinking is preceded by a redacted block."""
 
     name: str = "anthropic"
     key: str = KEY
     redact: bool = False
+    call_prefix: str = "toolu_01"
     cached: dict[str, int] = field(default_factory=dict)  # tokens of every prefix that was marked, by its text
     keeper: Keeper = field(init=False)
 
@@ -111,7 +112,7 @@ class Anthropic(Provider):
         self.made += 1
         said = answer(read_turns(doc), read_settings(doc))
         blocks = self.blocks(said, doc, model)
-        counts = usage(self._cache(doc), said)
+        counts = usage(self.counted(doc), said)
         message = {
             "id": name_of(self.made, "msg_01"), "type": "message", "role": "assistant", "model": doc["model"], "content": blocks,
             "stop_reason": FINISHES[said.finish], "stop_sequence": said.stop, "usage": counts,
@@ -133,12 +134,12 @@ class Anthropic(Provider):
         if said.text:
             blocks.append({"type": "text", "text": said.text})
         for at, call in enumerate(said.calls):
-            name = name_of(self.made * 16 + at, "toolu_01")
+            name = name_of(self.made * 16 + at, self.call_prefix)
             self.keeper.turns[name] = thought
             blocks.append({"type": "tool_use", "id": name, "name": call.name, "input": call.arguments})
         return blocks
 
-    def _cache(self, doc: Doc) -> Doc:
+    def counted(self, doc: Doc) -> Doc:
         """Input tokens: read from, written to (up to the last mark), and beside the cache. All prefixes are kept for this fake's life."""
         text, total, read, written = doc["model"], 0, 0, 0
         ttl = "5m"
