@@ -1,4 +1,4 @@
-"""The command `pointsman`: serve, check, models, chat. Importing it loads nothing heavy; each command loads what it needs.
+"""The command `pointsman`: serve, check, models, chat, providers. Importing it loads nothing heavy; each command loads what it needs.
 
 Exit codes: 0; 2 for a wrong command line or configuration; 1 for whatever else went wrong.
 A user's mistake is one sentence, never a traceback.
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    commands = {"serve": _serve, "check": _check, "models": _models, "chat": _chat}
+    commands = {"serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers}
     return commands[args.command](args)
 
 
@@ -100,6 +100,11 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("model", metavar="MODEL", nargs="?", help="its name (default: the first one listed)")
     chat.add_argument("--system", metavar="TEXT", help="a system message to begin with")
     _client_arguments(chat)
+
+    providers = commands.add_parser("providers", help="list the providers that one line of configuration adds", formatter_class=shape,
+                                    allow_abbrev=False)  # fmt: skip
+    providers.add_argument("name", metavar="NAME", nargs="?", help="show one of them, and the lines to paste")
+    providers.add_argument("--json", action="store_true", help="as JSON")
     return parser
 
 
@@ -230,3 +235,13 @@ def _chat(args: argparse.Namespace) -> int:
             return Chat(client, args.model, args.system).run()
     except ClientError as error:
         raise Failure(str(error)) from None
+
+
+def _providers(args: argparse.Namespace) -> int:
+    from gateway.cli_providers import UnknownProvider, show
+
+    try:
+        sys.stdout.write(show(args.name, os.environ, as_json=args.json))
+    except UnknownProvider as error:
+        raise UsageError(str(error)) from None
+    return 0

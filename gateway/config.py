@@ -18,10 +18,12 @@ from gateway import config_flags
 from gateway.config_check import check, is_loopback
 from gateway.config_decode import ConfigError, Problem, decode, expand, join, lines, read_yaml
 from gateway.config_flags import Flags
+from gateway.config_provider import fill
 from gateway.config_types import (
     AdminConfig,
     BackendConfig,
     Config,
+    FactsOverride,
     KeyConfig,
     Limits,
     LogConfig,
@@ -34,7 +36,8 @@ from gateway.config_types import (
 )
 
 __all__ = [
-    "AdminConfig", "BackendConfig", "Config", "ConfigError", "Flags", "KeyConfig", "Limits", "LogConfig", "RouteConfig", "Secret",
+    "AdminConfig", "BackendConfig", "Config", "ConfigError", "FactsOverride", "Flags", "KeyConfig", "Limits", "LogConfig", "RouteConfig",
+    "Secret",
     "ServerConfig", "TargetConfig", "TimeoutsOverride", "Tls", "from_flags", "hash_key", "is_loopback", "load",
     "parse", "remarks", "schema",
 ]  # fmt: skip
@@ -80,7 +83,7 @@ def _text(path: Path) -> tuple[str, Path]:
 def _read(text: str, env: Mapping[str, str], source: str, folder: Path | None) -> Config:
     problems: list[Problem] = []
     try:
-        tree = expand(read_yaml(text), env, "$", problems)
+        tree = fill(expand(read_yaml(text), env, "$", problems), env, problems)
         config = decode(Config, tree, "$", problems)
     except ConfigError as error:
         raise ConfigError(error.problems, source) from None

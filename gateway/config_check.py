@@ -10,14 +10,17 @@ from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
+from backends.catalog import row
 from gateway.config_decode import Problem, did_you_mean, join
 from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig, TargetConfig
 
-_REMOTE_ONLY = ("key", "headers", "timeouts", "proxy", "http2", "verify", "discover")
+_SETTINGS = ("project", "location", "region", "api_version", "deployment")
+_REMOTE_ONLY = ("key", "headers", "timeouts", "proxy", "http2", "verify", "discover", *_SETTINGS)
 _ENGINE_ONLY = (
     "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
     "embeddings", "reranking", "chat_template", "served_name", "health_path", "slot_save_path", "nice",
 )  # fmt: skip
+_A_KIND = "the `kind` of a provider (`pointsman providers` lists them)"
 _IN_PYTHON = ("vllm", "sglang", "llama-cpp-python", "llamacpp")
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f\"\\]{1,256}")
 _HASH = re.compile(r"sha256:[0-9a-f]{64}")
@@ -110,7 +113,7 @@ def _backend(path: str, name: str, backend: BackendConfig) -> Iterator[Problem]:
     ways = [way for way in ("url", "urls", "engine") if getattr(backend, way)]
     if len(ways) != 1:
         got = "got none of them" if not ways else "got " + " and ".join(f"`{way}`" for way in ways)
-        yield path, f"needs exactly one of `url`, `urls` (a server elsewhere) and `engine` (one that the gateway runs); {got}"
+        yield path, f"needs exactly one of `url`, `urls` (a server elsewhere) and `engine` (one that the gateway runs), or {_A_KIND}; {got}"
         return
     foreign, why = (
         (_REMOTE_ONLY, "a server elsewhere (`url`)") if backend.engine else (_ENGINE_ONLY, "an engine that the gateway runs (`engine`)")
@@ -135,7 +138,18 @@ def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:
     for field in msgspec.structs.fields(type(backend.timeouts)):
         if not getattr(backend.timeouts, field.name) > 0:
             yield join(join(path, "timeouts"), field.name), "must be more than 0 seconds"
+    yield from _kind(path, backend)
     yield from _sent(path, backend)
+
+
+def _kind(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    entry = row(backend.kind)
+    known = {setting.name for setting in entry.settings}
+    for name in _SETTINGS:
+        if getattr(backend, name) is not None and name not in known:
+            yield join(path, name), f"is not used by `kind: {backend.kind}`"
+    if backend.discover and not entry.lists:
+        yield join(path, "discover"), f"`kind: {backend.kind}` gives no list of its models; name them as targets of routes"
 
 
 def _sent(path: str, backend: BackendConfig) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from gateway.config_types import Secret, read_size
 
 Problem = tuple[str, str]
 MAX_BYTES = 4 * 1024 * 1024
+_LISTED = 12  # of more words than these, only the nearest is told
 BAD: Any = object()  # stands for a value that has a problem
 _ENV = re.compile(r"\$\$\{|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}|\$\{[^}]*\}?")
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
@@ -185,7 +186,9 @@ def _leaf(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     inner = _unwrap(kind)[0]
     words = typing.get_args(inner) if typing.get_origin(inner) is typing.Literal else ()
     if words and value not in words:
-        return _fail(path, f"{value!r} is not one of {', '.join(words)}.{did_you_mean(str(value), words)}", problems)
+        hint = did_you_mean(str(value), words)
+        listed = f"one of {', '.join(words)}" if len(words) <= _LISTED or not hint else "known here"
+        return _fail(path, f"{value!r} is not {listed}.{hint}", problems)
     if isinstance(value, float) and not math.isfinite(value):
         return _fail(path, "expected a finite number", problems)
     try:

@@ -6,11 +6,12 @@ Sizes are bytes (a number, or a text such as "32MiB"), durations are seconds.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from backends.engines.spec import EngineSpec
+from backends.prices import Prices
 from backends.types import Target, Timeouts
 
 DEFAULT_SLOTS = 4
@@ -22,10 +23,14 @@ Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Size = Annotated[int, msgspec.Meta(ge=1, extra={"size": True}, extra_json_schema={"size": True})]  # bytes; see `read_size`
+Positive = Annotated[float, msgspec.Meta(gt=0)]
 Weight = Annotated[float, msgspec.Meta(ge=0)]
-Kind = Literal[
-    "openai", "vllm", "sglang", "llama-server", "llamacpp", "llama-cpp-python", "ollama", "nim", "tgi", "lmstudio", "openrouter"
-]
+Kind = Literal[  # the catalogue's names
+    "compatible", "openai", "azure", "anthropic", "gemini", "vertex", "vertex-anthropic", "vertex-endpoint", "bedrock", "openrouter",
+    "groq", "mistral", "deepseek", "together", "fireworks", "cerebras", "sambanova", "xai", "perplexity", "cohere", "moonshot", "zai",
+    "nebius", "hyperbolic", "deepinfra", "github", "huggingface", "lambda", "parasail", "nim", "vllm", "sglang", "llama-server",
+    "llamacpp", "llama-cpp-python", "ollama", "lmstudio", "tgi",
+]  # fmt: skip
 Engine = Literal["llamacpp", "llama-server", "llama-cpp-python", "vllm", "sglang", "command"]  # EngineSpec's kinds
 
 
@@ -105,13 +110,46 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
 
 
+class FactsOverride(_Noun, frozen=True, kw_only=True):
+    """What is known better than the table of facts has it; null: as the table says. The fields are those of
+    `backends.dialects.types.Facts`."""
+
+    context: Count | None = None
+    max_output: Count | None = None
+    sampling: bool | None = None
+    temperature_with_top_p: bool | None = None
+    temperature_max: Positive | None = None
+    thinking: Literal["none", "budget", "adaptive", "level"] | None = None
+    forced_tools: bool | None = None
+    prefill: bool | None = None
+    json_schema: Literal["native", "tool", "none"] | None = None
+    full_schema: bool | None = None
+    images: bool | None = None
+    documents: bool | None = None
+    audio: bool | None = None
+    logprobs: bool | None = None
+    seed: bool | None = None
+    many: bool | None = None
+    late_system: bool | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What is said here, for `backends.facts.facts`."""
+        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+
+
 class BackendConfig(_Noun, frozen=True, kw_only=True):
-    """What answers calls: a server that runs elsewhere (`url` or `urls`), or an engine that the gateway runs (`engine`)."""
+    """What answers calls: a provider of the catalogue (`kind`), a server that runs elsewhere (`url` or `urls`), or an engine that the
+    gateway runs (`engine`). A provider's `url` and `key` are filled in by `gateway.config_provider` when they are not said."""
 
     # elsewhere
     url: str | None = None
     urls: tuple[str, ...] = ()
-    kind: Kind = "openai"
+    kind: Kind = "compatible"
+    project: str | None = None
+    location: str | None = None
+    region: str | None = None
+    api_version: str | None = None
+    deployment: str | None = None
     key: Secret | None = None
     headers: dict[str, Secret] = {}
     timeouts: Timeouts = Timeouts()
@@ -122,6 +160,8 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     # both
     slots: Count | None = None
     unsupported: frozenset[str] = frozenset()
+    facts: FactsOverride = FactsOverride()
+    prices: Prices | None = None
     # an engine of ours
     engine: Engine | None = None
     model: str | None = None
@@ -172,6 +212,8 @@ class TargetConfig(_Noun, frozen=True, kw_only=True):
     weight: Weight = 1.0
     unsupported: frozenset[str] = frozenset()
     context: Count | None = None
+    facts: FactsOverride = FactsOverride()
+    prices: Prices | None = None
 
 
 class TimeoutsOverride(_Noun, frozen=True, kw_only=True):
@@ -194,7 +236,8 @@ class RouteConfig(_Noun, frozen=True, kw_only=True):
     """A public model name: where its calls may go, and by which rules."""
 
     targets: tuple[TargetConfig, ...]
-    on_unsupported: Literal["strict", "drop"] = "strict"
+    on_unsupported: Literal["strict", "warn", "drop"] = "strict"
+    reasoning: Literal["reasoning_content", "reasoning", "both", "none"] = "reasoning_content"
     aliases: tuple[str, ...] = ()
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
     timeouts: TimeoutsOverride | None = None
@@ -235,3 +278,12 @@ class Config(_Noun, frozen=True, kw_only=True):
         """What holds for calls of `route` on `backend`. KeyError: no such route or backend."""
         base, own = self.backends[backend].timeouts, self.routes[route].timeouts
         return own.over(base) if own is not None else base
+
+    def facts(self, entry: TargetConfig) -> dict[str, Any]:
+        """What the file says about the model of a target: the target's word over the backend's. KeyError: no such backend."""
+        return {**self.backends[entry.backend].facts.given(), **entry.facts.given()}
+
+    def prices(self, entry: TargetConfig) -> Prices | None:
+        """What the file says that a target costs: the target's word over the backend's. KeyError: no such backend."""
+        own, base = entry.prices, self.backends[entry.backend].prices
+        return base if own is None else own.over(base)

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -49,6 +50,9 @@ class Unsupported(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One provider. `url` is the base below which the paths of its APIs lie; `{name}` in it stands for a setting, and empty means
     that the configuration has to name it. `key`: environment variables, the first that is set wins. `prices`: how genai-prices calls it.
+
+    `speaks`: what it takes in that API's own wire format, so that a client of it can be relayed; but `chat` (and `embeddings`) through a
+    translation where the carrier is not OpenAI's. Of servers on one's own machines it is what current versions have.
     """
 
     name: str
@@ -62,6 +66,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     settings: tuple[Setting, ...] = ()
     differences: tuple[Difference, ...] = ()
     unsupported: tuple[Unsupported, ...] = ()
+    hosts: tuple[str, ...] = ()  # domains below which a URL that the configuration names is this provider's too
     lists: bool = True  # GET /models below the base gives OpenAI's list of models
     local: bool = False  # runs on the user's own machines
     prices: str = ""
@@ -70,6 +75,15 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True)
     def refuses(self) -> frozenset[str]:
         """All parameters of `unsupported`."""
         return frozenset(param for entry in self.unsupported for param in entry.params)
+
+    def owns(self, url: str) -> bool:
+        """Whether a base URL is this provider's, so that its key may be sent there: over TLS, and to a host of its own."""
+        parts = urlsplit(url)
+        if parts.scheme != "https" or not parts.hostname:
+            return False
+        if "{" not in self.url and parts.hostname == urlsplit(self.url).hostname:
+            return True
+        return any(parts.hostname.endswith(f".{domain}") for domain in self.hosts)
 
     def base(self, settings: Mapping[str, str]) -> str:
         """The base URL with `settings` in their places. KeyError: one is missing. An empty text: the row has no URL of its own."""
