@@ -179,3 +179,149 @@ def test_an_input_too_long_for_an_embedding_is_the_clients() -> None:
     fault = answer(500, {"error": {"message": "input (900 tokens) is too large to process", "type": "server_error", "code": 500}})
     assert (fault.kind, fault.status, fault.code, fault.type, fault.retry) == ("bad_request", 400, "context_length_exceeded", None, False)
     assert answer(500, {"error": {"message": "it said: input (9 tokens) is too large"}}).status == 500
+
+
+OVERFLOWS: list[tuple[str, int, Any]] = [
+    ("openai", 400, {"error": {"message": "This model's maximum context length is 128000 tokens.", "type": "invalid_request_error"}}),
+    ("openai window", 400, {"error": {"message": "Your input exceeds the context window of this model.", "code": None}}),
+    ("vllm", 400, {"error": {"message": "This model's maximum context length is 2 tokens. However, you requested 3", "code": 400}}),
+    ("sglang", 400, {"object": "error", "message": "The input (9 tokens) is longer than the model's context length (8 tokens)."}),
+    ("llama.cpp", 400, {"error": {"code": 400, "message": "the request exceeds the available context size"}}),
+    ("llama.cpp type", 400, {"error": {"message": "no", "type": "exceed_context_size_error"}}),
+    ("anthropic", 400, {"type": "error", "error": {"type": "invalid_request_error", "message": "prompt is too long: 9 > 8"}}),
+    (
+        "anthropic both", 400,
+        {"type": "error", "error": {"message": "input length and `max_tokens` exceed context limit: 6 + 3 > 8, decrease input length"}},
+    ),
+    ("bedrock", 400, {"message": "Input is too long for requested model."}),
+    ("bedrock bytes", 400, {"message": "Malformed input request: too many total text bytes: 9 > 8"}),
+    ("gemini", 400, [{"error": {"code": 400, "message": "The input token count (9) exceeds the maximum number of tokens allowed (8)."}}]),
+    ("gemini short", 400, {"error": {"code": 400, "message": "The input token count exceeds the maximum number of tokens allowed (8)."}}),
+    ("xai", 400, {"code": "x", "error": "This model's maximum prompt length is 8 but the request contains 9 tokens."}),
+    ("glm", 400, {"error": {"message": "Input length 9 exceeds the maximum allowed input length of 8 tokens", "code": "400"}}),
+    ("atlas", 400, {"error": {"message": "Prompt too long: 9 tokens exceeds max_seq_len 8"}}),
+    ("too large", 413, {"error": {"message": "prompt is too long"}}),
+    ("unprocessable", 422, {"error": {"message": "Input length (9) exceeds model's maximum context length (8)."}}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "body"), [b[1:] for b in OVERFLOWS], ids=[b[0] for b in OVERFLOWS])
+def test_a_conversation_that_does_not_fit_has_one_code(status: int, body: Any) -> None:
+    fault = answer(status, body)
+    assert (fault.kind, fault.status, fault.code, fault.retry) == ("bad_request", 400, "context_length_exceeded", False)
+
+
+@pytest.mark.parametrize(("status", "message"), [(429, "Too many tokens, wait"), (503, "prompt is too long"), (400, "Too many tokens")])
+def test_what_only_sounds_like_it(status: int, message: str) -> None:
+    assert answer(status, {"message": message}).code is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (400, {"error": {"message": "x", "code": "content_filter", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}),
+        (400, {"error": {"message": "x", "code": None, "innererror": {"code": "ResponsibleAIPolicyViolation"}}}),
+        (400, {"error": {"message": "x", "code": "content_policy_violation"}}),
+        (400, {"error": {"message": "Your prompt was flagged as potentially violating our usage policy.", "code": "invalid_prompt"}}),
+        (400, {"type": "error", "error": {"type": "invalid_request_error", "message": "Output blocked by content filtering policy"}}),
+        (400, {"message": "The generated text has been blocked by our content filters."}),
+        (403, {"code": "x", "error": "Content violates usage guidelines."}),
+        (400, {"error": {"code": 400, "message": "Blocked: PROHIBITED_CONTENT", "innererror": 7}}),
+    ],
+)
+def test_a_refusal_of_the_content_has_one_code(status: int, body: Any) -> None:
+    fault = answer(status, body)
+    assert (fault.kind, fault.status, fault.code, fault.retry) == ("bad_request", 400, "content_filter", False)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "error", "error": {"type": "invalid_request_error", "message": "Your credit balance is too low to access the API."}},
+        [{"error": {"code": 400, "message": "API key not valid. Please pass a valid API key.", "status": "INVALID_ARGUMENT"}}],
+        {"__type": "com.amazon.coral.service#UnrecognizedClientException", "message": "The security token is invalid."},
+    ],
+)
+def test_credentials_refused_as_a_bad_request(body: Any) -> None:
+    fault = answer(400, body)
+    assert (fault.kind, fault.status, fault.code, fault.retry) == ("upstream", 502, "upstream_credentials", False)
+
+
+@pytest.mark.parametrize(
+    ("status", "name", "kind", "told", "retry"),
+    [
+        (429, b"ThrottlingException", "rate_limited", 429, True),
+        (400, b"ServiceQuotaExceededException:http://internal.amazon.com/x", "rate_limited", 429, True),
+        (400, b"ValidationException", "bad_request", 400, False),
+        (424, b"ModelErrorException", "upstream", 502, True),
+        (408, b"ModelTimeoutException", "timeout", 408, True),
+        (400, b"NovelException", "bad_request", 400, False),
+    ],
+)
+def test_aws_names_its_errors_in_a_header(status: int, name: bytes, kind: str, told: int, retry: bool) -> None:
+    fault = answer(status, {"Message": "No"}, {b"x-amzn-errortype": name})
+    assert (fault.kind, fault.status, fault.retry, fault.message) == (kind, told, retry, "No")
+    assert fault.type == name.partition(b":")[0].decode()
+
+
+RETRY_INFO = "type.googleapis.com/google.rpc.RetryInfo"
+
+
+@pytest.mark.parametrize(
+    ("details", "headers", "seconds"),
+    [
+        ([{"@type": "x"}, {"@type": RETRY_INFO, "retryDelay": "46s"}], {}, 46.0),
+        ([{"@type": RETRY_INFO, "retryDelay": "10.5s"}], {b"retry-after": b"3"}, 3.0),
+        ([{"@type": RETRY_INFO, "retryDelay": "0.25s"}], {}, 0.25),
+        ([{"@type": RETRY_INFO, "retryDelay": "soon"}], {}, None),
+        ([{"@type": RETRY_INFO}], {}, None),
+        (["x"], {}, None),
+        ({"x": 1}, {}, None),
+    ],
+)
+def test_google_says_when_in_the_body(details: Any, headers: dict[bytes, bytes], seconds: float | None) -> None:
+    body = [{"error": {"code": 429, "message": "Quota", "status": "RESOURCE_EXHAUSTED", "details": details}}]
+    assert answer(429, body, headers).retry_after == seconds
+
+
+@pytest.mark.parametrize("where", ["code", "type", "error_code"])
+def test_every_spend_limit_of_anthropic(where: str) -> None:
+    assert not answer(429, {"type": "error", "error": {"message": "x", where: "contract_spend_limit_reached"}}).retry
+    assert answer(429, {"type": "error", "error": {"message": "x", where: "ramp_limit_exceeded"}}).retry
+
+
+def test_requests_too_large_for_anthropic() -> None:
+    fault = answer(413, {"type": "error", "error": {"type": "request_too_large", "message": "Request exceeds the maximum size"}})
+    assert (fault.kind, fault.status, fault.type, fault.retry) == ("too_large", 413, "request_too_large", False)
+
+
+def test_no_capacity_at_groq() -> None:
+    fault = answer(498, {"error": {"message": "x"}})
+    assert (fault.kind, fault.status, fault.retry) == ("overloaded", 503, True)
+
+
+@pytest.mark.parametrize(
+    ("type_", "status", "kind", "retry"),
+    [
+        ("rate_limit_error", 429, "rate_limited", True),
+        ("api_error", 500, "upstream", True),
+        ("timeout_error", 504, "timeout", True),
+        ("invalid_request_error", 400, "bad_request", False),
+        ("throttlingException", 429, "rate_limited", True),
+        ("modelStreamErrorException", 502, "upstream", True),
+        ("validationException", 400, "bad_request", False),
+    ],
+)
+def test_types_of_errors_inside_a_stream(type_: str, status: int, kind: str, retry: bool) -> None:
+    fault = from_event({"message": "x", "type": type_}, "gpu")
+    assert (fault.status, fault.kind, fault.retry, fault.type) == (status, kind, retry, type_)
+
+
+def test_a_conversation_that_does_not_fit_told_inside_a_stream() -> None:
+    fault = from_event({"message": "Input is too long for requested model.", "type": "validationException"}, "gpu")
+    assert (fault.status, fault.code) == (400, "context_length_exceeded")
+
+
+def test_a_key_in_an_event_stays_secret() -> None:
+    fault = from_event({"message": "bad key sk-0123456789abcdefgh", "type": "authentication_error"}, "gpu")
+    assert fault.status == 502 and "0123" not in fault.message
