@@ -1,0 +1,64 @@
+"""Requests to the scripted OpenAI by hand, for what an SDK would not send."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import httpx
+
+from tests.fakes.providers.openai_chat import KEY
+from tests.fakes.providers.openai_table import Doc
+
+HI: Doc = {"role": "user", "content": "hello"}
+F: Doc = {"type": "function", "function": {"name": "f"}}
+CALLED: Doc = {"role": "assistant", "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]}
+OBJECT: Doc = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"], "additionalProperties": False}
+
+
+def told(role: str = "tool", **more: Any) -> Doc:
+    return {"role": role, "tool_call_id": "call_1", "content": "fine", **more}
+
+
+def asking(**more: Any) -> Doc:
+    return {"messages": [HI], **more}
+
+
+def saying(*messages: Doc) -> Doc:
+    return {"messages": list(messages)}
+
+
+def part(**part: Any) -> Doc:
+    return saying({"role": "user", "content": [part]})
+
+
+def called(**function: Any) -> Doc:
+    return {
+        "role": "assistant",
+        "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": "{}", **function}}],
+    }
+
+
+def tool(parameters: Any = None, **more: Any) -> Doc:
+    return asking(
+        tools=[{"type": "function", "function": {"name": "f", **({"parameters": parameters} if parameters is not None else {}), **more}}]
+    )
+
+
+def form(schema: Any, **more: Any) -> Doc:
+    return asking(response_format={"type": "json_schema", "json_schema": {"name": "r", "strict": True, "schema": schema, **more}})
+
+
+def uri(mime: str, data: bytes) -> str:
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def post(root: str, doc: Any, path: str = "/v1/chat/completions", key: str = KEY) -> httpx.Response:
+    return httpx.post(root + path, json=doc, headers={"authorization": f"Bearer {key}"}, timeout=20, verify=False)
+
+
+def refused(name: str, reply: httpx.Response, sentence: str, param: str | None, code: str | None, status: int = 400) -> None:
+    assert reply.status_code == status, (name, reply.text)
+    error = reply.json()["error"]
+    assert sentence in error["message"], (name, error)
+    assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code), (name, error)
