@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from importlib import import_module
 from importlib.util import find_spec
@@ -18,6 +18,25 @@ SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _TODO = "run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
 _MOST = 1 << 20  # bytes of a credentials file
 _info = msgspec.json.Decoder(dict[str, Any])
+
+
+# Kinds of files: the module, and what reads such a file. google-auth's own reader of any kind is deprecated.
+_MAKERS = {
+    "service_account": ("oauth2.service_account", "from_service_account_info"),
+    "authorized_user": ("oauth2.credentials", "from_authorized_user_info"),
+    "impersonated_service_account": ("auth.impersonated_credentials", "from_impersonated_service_account_info"),
+}
+
+
+def _maker(info: Mapping[str, Any]) -> tuple[str, str]:
+    """Which of Google's classes reads this file. Raises ValueError."""
+    kind, source = info.get("type"), info.get("credential_source")
+    if kind == "external_account" and isinstance(source, dict):
+        aws = str(source.get("environment_id", "")).startswith("aws")
+        return "auth.aws" if aws else "auth.pluggable" if "executable" in source else "auth.identity_pool", "from_info"
+    if kind not in _MAKERS:
+        raise ValueError("the file is of an unknown type")
+    return _MAKERS[kind]
 
 
 class GoogleADC:
@@ -76,11 +95,8 @@ class GoogleADC:
         if path.stat().st_size > _MOST:
             raise ValueError("the file is too large")
         info = _info.decode(path.read_bytes())
-        if info.get("type") == "service_account":
-            return import_module("google.oauth2.service_account").Credentials.from_service_account_info(info, scopes=self._scopes)
-        if info.get("type") == "authorized_user":
-            return import_module("google.oauth2.credentials").Credentials.from_authorized_user_info(info, scopes=self._scopes)
-        return import_module("google.auth").load_credentials_from_dict(info, scopes=self._scopes, request=request)[0]
+        module, make = _maker(info)
+        return getattr(import_module(f"google.{module}").Credentials, make)(info, scopes=self._scopes)
 
     def _lines(self) -> bytes:
         lines = line("authorization", f"Bearer {self._credentials.token}")
