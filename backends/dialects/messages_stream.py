@@ -152,7 +152,7 @@ class MessagesStream:
             return
         if chunk.usage != NULL:
             self._usage = data
-        if not self._started:
+        if not self._started and chunk.choices:
             self._start(chunk)
         try:
             for choice in chunk.choices or ():

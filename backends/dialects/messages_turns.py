@@ -218,6 +218,7 @@ def _result(block: Obj, path: str, report: Report, pictures: list[Part]) -> Mess
     if len(pictures) > before and not texts:
         texts = [{"type": "text", "text": "The result is in the next message."}]
     if block.get("is_error"):
+        report.note(f"{path}.is_error", "emulated", "Chat has no mark for a failed tool; its text says so.")
         texts = _as_error(texts)
     message: Message = {"role": "tool", "tool_call_id": call, "content": _simple(texts)}
     if block.get("cache_control") is not None:
@@ -226,7 +227,7 @@ def _result(block: Obj, path: str, report: Report, pictures: list[Part]) -> Mess
 
 
 def _as_error(texts: list[Part]) -> list[Part]:
-    """Chat has no mark for a failed tool: its text must say so."""
+    """A failed tool's text, which must say so itself."""
     if not texts:
         return [{"type": "text", "text": "Error"}]
     first = texts[0]["text"]
