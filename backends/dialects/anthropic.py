@@ -18,6 +18,7 @@ from backends.dialects.types import Context, Request, Stream
 
 VERSION = "2023-06-01"
 VERTEX_VERSION = "vertex-2023-10-16"
+FIRST = "."  # the text of a user turn before a conversation that the assistant begins
 
 
 class Anthropic:
@@ -75,6 +76,9 @@ def _conversation(doc: wire.Doc, context: Context, report: Report) -> Turns:
     for i, message in enumerate(messages):
         turns.add(message, f"messages[{i}]")
     turns.close()
+    if turns.turns and turns.turns[0]["role"] == "assistant":
+        turns.turns.insert(0, {"role": "user", "content": [{"type": "text", "text": FIRST}]})
+        report.tell("messages", "emulated", f"Anthropic wants a user message first; one with {FIRST!r} was put before the assistant's")
     if not turns.turns:
         raise wire.bad("'messages' needs at least one message with content that is no system message.", param="messages")
     return turns

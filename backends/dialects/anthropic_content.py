@@ -101,11 +101,11 @@ class Parts:
         if image.get("detail") not in (None, "auto"):
             self.report.tell(f"{where}.image_url.detail", "dropped", "Anthropic has no levels of detail")
         url = string(image, "url", f"{where}.image_url")
-        if url.startswith(("https://", "http://")):
+        if url.startswith("https://"):
             return marked({"type": "image", "source": {"type": "url", "url": url}}, part)
         found = data_uri(url)
         if found is None:
-            raise wire.bad(f"'{where}.image_url.url' must be an http(s) URL or a base64 data: URI.", param=f"{where}.image_url.url")
+            raise wire.bad(f"'{where}.image_url.url' must be an https URL or a base64 data: URI.", param=f"{where}.image_url.url")
         block = _inline(found[0], found[1], f"{where}.image_url.url")
         if block["type"] != "image":
             raise wire.bad(f"'{where}.image_url.url' is no image; send it as a file part.", param=f"{where}.image_url.url")
@@ -122,7 +122,7 @@ class Parts:
             block: Block = {"type": "document", "source": {"type": "file", "file_id": file["file_id"]}}
         else:
             data = string(file, "file_data", f"{where}.file")
-            if data.startswith(("https://", "http://")):
+            if data.startswith("https://"):
                 block = {"type": "document", "source": {"type": "url", "url": data}}
             else:
                 block = _inline(*(data_uri(data) or ("", data)), f"{where}.file.file_data")

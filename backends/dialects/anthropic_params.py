@@ -18,6 +18,7 @@ DEFAULT_MAX_TOKENS = 8192  # where neither the client nor the table of models sa
 MIN_BUDGET = 1024  # tokens: the least that Anthropic takes
 BUDGETS = {"minimal": 1024, "low": 4096, "medium": 12288, "high": 24576, "xhigh": 32768, "max": 65536}
 _EFFORTS = frozenset({"low", "medium", "high", "xhigh", "max"})
+THINKING_TOP_P = 0.95  # the least top_p that a model takes while it thinks
 MAX_MARKS = 4
 # Anthropic's own parameters, which a client may send as they are.
 OWN = frozenset({"top_k", "container", "inference_geo", "speed", "user_profile_id"})
@@ -80,25 +81,37 @@ def max_tokens(doc: wire.Doc, facts: Facts, report: Report) -> int:
 def sampling(doc: wire.Doc, out: Block, facts: Facts, report: Report) -> None:
     """temperature, top_p, and Anthropic's top_k. Adds to `out`, whose `thinking` is settled already. May raise `Fault` when strict."""
     temperature, top_p = value(doc, "temperature", float), value(doc, "top_p", float)
-    why = "cannot be set while the model thinks" if thinks(out) else "is not taken by this model"
     if not facts.sampling or thinks(out):
-        for key, given in (("temperature", temperature), ("top_p", top_p)):
-            if given is not None and given != 1.0:
-                report.cannot(key, why)
-        if out.pop("top_k", None) is not None:
-            report.cannot("top_k", why)
+        _fixed(temperature, top_p, out, facts, report)
         return
+    if temperature is not None and top_p is not None and not facts.temperature_with_top_p:
+        if temperature == 1.0:
+            temperature = None  # the default: top_p alone says the same
+        elif top_p != 1.0:
+            report.cannot("top_p", "cannot be set together with temperature on this model")
+            top_p = None
+        else:
+            top_p = None
     if temperature is not None:
         most = min(1.0, facts.temperature_max)
         if temperature > most:
             report.tell("temperature", "clamped", f"Anthropic takes at most {most:g}")
         out["temperature"] = min(temperature, most)
-    if top_p is None:
-        return
-    if temperature is None or facts.temperature_with_top_p:
+    if top_p is not None:
         out["top_p"] = top_p
-    elif top_p != 1.0:
-        report.cannot("top_p", "cannot be set together with temperature on this model")
+
+
+def _fixed(temperature: float | None, top_p: float | None, out: Block, facts: Facts, report: Report) -> None:
+    """A model that takes no sampling parameters, or none but a high top_p since it thinks. Defaults go silently."""
+    why = "cannot be set while the model thinks" if facts.sampling else "is not taken by this model"
+    if temperature is not None and temperature != 1.0:
+        report.cannot("temperature", why)
+    if top_p is not None and facts.sampling and top_p >= THINKING_TOP_P:
+        out["top_p"] = top_p
+    elif top_p is not None and top_p != 1.0:
+        report.cannot("top_p", why)
+    if out.pop("top_k", None) is not None:
+        report.cannot("top_k", why)
 
 
 def stops(doc: wire.Doc, out: Block, report: Report) -> None:
@@ -210,6 +223,6 @@ def _markable(out: Block) -> Iterator[dict[str, Any]]:
         yield from out["system"]
     for turn in out["messages"]:
         for block in turn["content"]:
-            yield block
             if block["type"] == "tool_result" and isinstance(block.get("content"), list):
                 yield from block["content"]
+            yield block

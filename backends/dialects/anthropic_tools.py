@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from backends import wire
-from backends.dialects.anthropic_params import by_budget
+from backends.dialects.anthropic_params import thinks
 from backends.dialects.anthropic_report import Block, Report, value
+from backends.dialects.anthropic_schema import Fitter
 from backends.dialects.types import Facts
 
 _NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
@@ -52,11 +53,21 @@ class Toolbox:
         if function.get("strict"):
             if self.facts.json_schema == "native":
                 out["strict"] = True
+                out["input_schema"] = self._fitted(out["input_schema"], f"{where}.function.parameters")
             else:
                 self.report.cannot(f"{where}.function.strict", "is not taken by this model")
         mark = tool.get("cache_control", function.get("cache_control"))
         if isinstance(mark, dict):
             out["cache_control"] = mark
+        return out
+
+    def _fitted(self, schema: Block, where: str) -> Block:
+        """`schema` without what Anthropic cannot enforce, which is noted."""
+        fitter = Fitter(where)
+        out: Block = fitter.fit(schema)
+        if fitter.changes:
+            what = ", ".join(sorted(fitter.changes))
+            self.report.tell(where, "mapped", f"Anthropic wants closed objects and cannot enforce bounds; changed: {what}")
         return out
 
     def _choice(self, tools: list[Block]) -> tuple[Block, list[Block]]:
@@ -96,8 +107,8 @@ class Toolbox:
 
     def _forced(self, kind: str) -> str:
         """`kind`, or `auto` where this model cannot be forced."""
-        if by_budget(self.out):
-            self.report.cannot("tool_choice", "cannot force a tool while the model thinks with a budget; leave reasoning_effort out")
+        if thinks(self.out):
+            self.report.cannot("tool_choice", "cannot force a tool while the model thinks; leave reasoning_effort out")
             return "auto"
         if not self.facts.forced_tools:
             self.report.cannot("tool_choice", "cannot force a tool on this model")
@@ -117,12 +128,12 @@ class Toolbox:
         if kind != "json_schema" or not isinstance(schema, dict) or not isinstance(schema.get("schema"), dict):
             raise wire.bad("'response_format' must be text, json_object, or json_schema with a schema.", param="response_format")
         if self.facts.json_schema == "native":
-            form = {"type": "json_schema", "schema": schema["schema"]}
+            form = {"type": "json_schema", "schema": self._fitted(schema["schema"], "response_format.json_schema.schema")}
             self.out["output_config"] = {**self.out.get("output_config", {}), "format": form}
-        elif self.facts.json_schema == "tool" and self.facts.forced_tools and not by_budget(self.out):
+        elif self.facts.json_schema == "tool" and self.facts.forced_tools and not thinks(self.out):
             self._format_tool(schema)
         else:
-            self.report.cannot("response_format", "cannot be enforced on this model" + (" while it thinks" if by_budget(self.out) else ""))
+            self.report.cannot("response_format", "cannot be enforced on this model" + (" while it thinks" if thinks(self.out) else ""))
             self._ask(f"{_JSON_ONLY} It must match this JSON Schema: {wire.encode(schema['schema']).decode()}")
 
     def _format_tool(self, schema: dict[str, Any]) -> None:
