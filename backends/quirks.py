@@ -180,8 +180,7 @@ def short_tool_ids(doc: Doc) -> Doc:
     for turn in turns:
         if (answered := wire.text(turn, "tool_call_id")) is not None:
             turn["tool_call_id"] = wire.raw(short_id(answered))
-        if "tool_calls" in turn:
-            calls = wire.items(turn, "tool_calls")
+        if calls := wire.items(turn, "tool_calls"):
             for call in calls:
                 if (name := wire.text(call, "id")) is not None:
                     call["id"] = wire.raw(short_id(name))

@@ -134,6 +134,8 @@ def _anchor(config: Config, folder: Path) -> Config:
         changes: dict[str, Any] = {}
         if isinstance(entry.verify, str):
             changes["verify"] = at(entry.verify)
+        if entry.credentials:
+            changes["credentials"] = at(entry.credentials)
         if entry.model and not entry.model.startswith("hf:") and (entry.model.startswith((".", "~")) or entry.model.endswith(".gguf")):
             changes["model"] = at(entry.model)
         return msgspec.structs.replace(entry, **changes) if changes else entry

@@ -14,7 +14,8 @@ from backends.catalog import row
 from gateway.config_decode import Problem, did_you_mean, join
 from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig, TargetConfig
 
-_SETTINGS = ("project", "location", "region", "api_version", "deployment")
+_SETTINGS = ("project", "location", "region", "api_version", "deployment", "profile", "credentials")
+_OF_AUTH = {"aws": ("profile",), "google": ("credentials",)}
 _REMOTE_ONLY = ("key", "headers", "timeouts", "proxy", "http2", "verify", "discover", *_SETTINGS)
 _ENGINE_ONLY = (
     "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
@@ -144,10 +145,12 @@ def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:
 
 def _kind(path: str, backend: BackendConfig) -> Iterator[Problem]:
     entry = row(backend.kind)
-    known = {setting.name for setting in entry.settings}
+    known = {*(setting.name for setting in entry.settings), *_OF_AUTH.get(entry.auth, ())}
     for name in _SETTINGS:
         if getattr(backend, name) is not None and name not in known:
             yield join(path, name), f"is not used by `kind: {backend.kind}`"
+    if backend.credentials is not None and not Path(backend.credentials).is_file():
+        yield join(path, "credentials"), f"there is no file {backend.credentials}"
     if backend.discover and not entry.lists:
         yield join(path, "discover"), f"`kind: {backend.kind}` gives no list of its models; name them as targets of routes"
 

@@ -150,6 +150,8 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     region: str | None = None
     api_version: str | None = None
     deployment: str | None = None
+    profile: str | None = None  # of AWS
+    credentials: str | None = None  # a file of Google's
     key: Secret | None = None
     headers: dict[str, Secret] = {}
     timeouts: Timeouts = Timeouts()

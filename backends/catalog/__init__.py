@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -106,7 +106,7 @@ def vertex_host(location: str) -> str:
 
 @functools.cache
 def _table() -> dict[str, Row]:
-    text = files(__package__).joinpath("providers.json").read_bytes()
+    text = Path(__file__).with_name("providers.json").read_bytes()
     return {entry.name: entry for entry in msgspec.json.decode(text, type=tuple[Row, ...])}
 
 

@@ -147,6 +147,8 @@ def test_ids_of_nine_for_calls_and_their_results_alike() -> None:
     after = plain(NAMED["short_tool_ids"](doc(messages=[CALL, RESULT])))["messages"]
     assert after[0]["tool_calls"][0]["id"] == after[1]["tool_call_id"] == short_id("call_1")
     assert after[1]["content"] == "x"
+    nameless = doc(messages=[{"role": "assistant", "tool_calls": [{"type": "function"}]}, {"role": "assistant", "tool_calls": None}])
+    assert plain(NAMED["short_tool_ids"](nameless)) == plain(nameless)
 
 
 @for_all(st.text(), st.text())

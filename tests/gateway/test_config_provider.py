@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backends import catalog
+from backends.carriers import Settings, carry
 from backends.dialects.types import Facts
 from backends.facts import facts
 from backends.prices import Prices
-from gateway.config import BackendConfig, Config, ConfigError, FactsOverride, parse
+from gateway.config import BackendConfig, Config, ConfigError, FactsOverride, load, parse
 from gateway.config_types import Kind
 
 ENV = {"GROQ_API_KEY": "sk-groq"}
@@ -117,6 +119,28 @@ def test_a_setting_cannot_change_the_host(region: str) -> None:
 @pytest.mark.parametrize("region", [True, ["r"], 1.5])
 def test_a_setting_that_is_no_text(region: object) -> None:
     assert told({}, kind="bedrock", region=region).startswith("$.backends.b.region: expected `str | null`")
+
+
+def test_credentials_of_google_and_aws(tmp_path: Path) -> None:
+    (tmp_path / "sa.json").touch()
+    file = tmp_path / "p.yaml"
+    file.write_text("backends: {g: {kind: vertex, project: p, credentials: sa.json}, a: {kind: bedrock, region: r, profile: work}}")
+    found = load(file, {}).backends
+    assert (found["g"].credentials, found["a"].profile) == (str(tmp_path / "sa.json"), "work")
+    assert told({}, kind="vertex", project="p", credentials="/nowhere.json") == "$.backends.b.credentials: there is no file /nowhere.json"
+    assert told({}, kind="vertex", project="p", profile="x") == "$.backends.b.profile: is not used by `kind: vertex`"
+    assert told(ENV, kind="groq", credentials=__file__) == "$.backends.b.credentials: is not used by `kind: groq`"
+
+
+@pytest.mark.parametrize("entry", [row for row in catalog.rows() if row.url], ids=lambda row: row.name)
+def test_a_carrier_agrees_with_what_is_filled_in(entry: catalog.Row) -> None:
+    env = {name: setting.example or "x" for setting in entry.settings for name in setting.variables} | {name: "sk-x" for name in entry.key}
+    wanted = {setting.name: setting.example for setting in entry.settings if not setting.variables and setting.required}
+    found = backend(env, kind=entry.name, **wanted)
+    names = ("key", "project", "location", "region", "api_version", "deployment")
+    settings = {name: getattr(found, name) for name in names}
+    url = found.url if entry.carrier == "azure" else None
+    assert carry(entry.name, Settings(url=found.url, **settings)) == carry(entry.name, Settings(url=url, **settings))
 
 
 def test_settings_and_lists_that_a_kind_does_not_have() -> None:
