@@ -1,7 +1,7 @@
 """AWS Signature Version 4, for one request at a time. The signature is pure; where the keys come from is `backends.auth.aws`.
 
 Source: "Create a signed AWS API request", IAM user guide. botocore's `SigV4Auth` gives the same signatures (the tests compare them); it is
-not used here because it takes ten times as long and writes the session token into its debug log.
+not used here because it takes several times as long and writes the session token into its debug log.
 """
 
 from __future__ import annotations

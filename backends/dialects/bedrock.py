@@ -13,7 +13,7 @@ from backends.dialects import bedrock_format as formats
 from backends.dialects import bedrock_params as params
 from backends.dialects.bedrock_answer import Memo, reply
 from backends.dialects.bedrock_chat import Turns, cap_points, turns
-from backends.dialects.bedrock_job import Block, Job
+from backends.dialects.bedrock_job import Block, Job, given
 from backends.dialects.bedrock_stream import BedrockStream
 from backends.dialects.types import Context, Request, Stream
 from backends.wire import Doc
@@ -40,7 +40,7 @@ class Bedrock:
             body["outputConfig"] = formats.native(schema)
         _lists(history.system, body, job)
         body |= {key: value for key, value in (("inferenceConfig", inference), ("serviceTier", params.tier(doc, job))) if value}
-        body |= {key: doc[key] for key in params.NATIVE if doc.get(key, b"null") != b"null"}
+        body |= {key: doc[key] for key in params.NATIVE if given(doc, key)}
         if extra:
             body["additionalModelRequestFields"] = {**extra, **wire.sub(doc, "additionalModelRequestFields")}
         path = f"/model/{quote(context.model, safe='')}/{'converse-stream' if context.stream else 'converse'}"

@@ -8,7 +8,7 @@ import msgspec
 
 from backends.dialects.types import Context, Fate, Note
 from backends.types import Fault
-from backends.wire import Doc
+from backends.wire import NULL, Doc
 
 T = TypeVar("T")
 # Who made a model, by a part of its id or ARN. Of an inference profile of the account's own the id tells nothing: "".
@@ -49,13 +49,17 @@ class Job:
         self.note(param, "dropped", why)
 
 
+def given(doc: Doc, key: str) -> bool:
+    """Whether the client said something under `key`; null says nothing."""
+    return key in doc and doc[key] != NULL
+
+
 def read(doc: Doc, key: str, decoder: msgspec.json.Decoder[T]) -> T | None:
     """The value under `key` as the decoder's type; None when absent or null. Raises `Fault` with the place of what is wrong."""
-    raw = doc.get(key)
-    if raw is None or raw == b"null":
+    if not given(doc, key):
         return None
     try:
-        return decoder.decode(raw)
+        return decoder.decode(doc[key])
     except msgspec.ValidationError as e:
         what, _, where = str(e).partition(" - at `$")
         raise bad(f"'{key}{where.rstrip('`')}' is not as it should be: {what}.", key + where.rstrip("`")) from None

@@ -12,8 +12,8 @@ from typing import Any
 import msgspec
 
 from backends.dialects.bedrock_chat import CacheControl, Turns, point
-from backends.dialects.bedrock_job import Block, Job, bad, read
-from backends.wire import Doc
+from backends.dialects.bedrock_job import Block, Job, bad, given, read
+from backends.wire import NULL, Doc
 
 _bool = msgspec.json.Decoder(bool)
 _int = msgspec.json.Decoder(int)
@@ -55,7 +55,7 @@ _TIERS = frozenset({"priority", "default", "flex"})
 def unknown(doc: Doc, job: Job) -> None:
     """Refuses or notes what has no meaning here."""
     for key, value in doc.items():
-        if key in _KNOWN or key in NATIVE or value == b"null" or bytes(value) in _NEUTRAL.get(key, ()):
+        if key in _KNOWN or key in NATIVE or value == NULL or bytes(value) in _NEUTRAL.get(key, ()):
             continue
         if key in _UNNEEDED:
             job.note(key, "dropped", _UNNEEDED[key])
@@ -154,7 +154,7 @@ def _deep(extra: Mapping[str, Any]) -> bool:
 
 def _limit(doc: Doc, job: Job, extra: Mapping[str, Any]) -> int | None:
     """The bound on the answer's tokens that the client set."""
-    key = "max_completion_tokens" if doc.get("max_completion_tokens", b"null") != b"null" else "max_tokens"
+    key = "max_completion_tokens" if given(doc, "max_completion_tokens") else "max_tokens"
     limit, most = read(doc, key, _int), job.facts.max_output
     if limit is not None and limit < 1:
         raise bad(f"'{key}' must be at least 1.", key)
@@ -308,7 +308,7 @@ def _remembered(job: Job, history: Turns) -> list[Block]:
 def choice(doc: Doc, job: Job, history: Turns, blocks: list[Block], forcing: bool) -> tuple[list[Block], Block | None]:
     """The tools that are left, and `toolChoice` (None for auto). `forcing`: whether this model may be forced now."""
     asked = read(doc, "tool_choice", _choice)
-    if asked is None or asked == "auto" or doc.get("tools", b"null") in (b"null", b"[]"):
+    if asked is None or asked == "auto" or not given(doc, "tools") or bytes(doc["tools"]) == b"[]":
         return blocks, None
     if asked == "none":
         return _none(job, history, blocks), None
