@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from tests.fakes.providers.brain import WEATHER
 from tests.fakes.providers.openai_chat import KEY
 from tests.fakes.providers.openai_table import Doc
 
@@ -62,3 +63,25 @@ def refused(name: str, reply: httpx.Response, sentence: str, param: str | None, 
     error = reply.json()["error"]
     assert sentence in error["message"], (name, error)
     assert (error["type"], error["param"], error["code"]) == ("invalid_request_error", param, code), (name, error)
+
+
+# The Responses API.
+
+RESPONSES = "/v1/responses"
+WEATHER_TOOL = {"type": "function", "name": WEATHER.name, "description": WEATHER.description, "parameters": WEATHER.schema, "strict": True}
+ITEM: Doc = {"role": "user", "content": "hello"}
+CALL: Doc = {"type": "function_call", "call_id": "call_1", "name": "f", "arguments": "{}"}
+OUT: Doc = {"type": "function_call_output", "call_id": "call_1", "output": "fine"}
+THOUGHT: Doc = {"type": "reasoning", "id": "rs_1", "summary": []}
+
+
+def put(*items: Doc, **more: Any) -> Doc:
+    return {"input": list(items), **more}
+
+
+def spoken(*parts: Doc, role: str = "user") -> Doc:
+    return put({"role": role, "content": list(parts)})
+
+
+def fetch(root: str, path: str, method: str = "GET") -> httpx.Response:
+    return httpx.request(method, root + path, headers={"authorization": f"Bearer {KEY}"}, timeout=20, verify=False)

@@ -75,7 +75,7 @@ def _told(doc: Doc, mismatch: Mismatch, chat: bool) -> Refusal:
     if mismatch.kind == "missing":
         return refuse("missing", param)
     if mismatch.kind == "value":
-        return refuse("value", param, value=value, values=said.replace(" or ", ", and "))
+        return refuse("value", param, value=value, values=said.replace(" or ", ", and " if "," in said else " and "))
     got = next((word for kind, word in GOT if isinstance(value, kind)), "null")
     return refuse("type", param, wanted=WORDS.get(said, said), got=got)
 

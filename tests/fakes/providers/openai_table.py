@@ -157,6 +157,44 @@ RULES: dict[str, Because] = {
         "'{where}' must contain the word 'json' in some form, to use '{param}' of type 'json_object'.",
         "guide Structured outputs, JSON mode",
     ),
+    # Responses.
+    "moved": Because(
+        "Unsupported parameter: '{param}'. In the Responses API, this parameter has moved to '{to}'. Try again with the new parameter. "
+        "See the API documentation for more information: https://platform.openai.com/docs/api-reference/responses/create.",
+        "guide Migrate to the Responses API",
+        code="unsupported_parameter",
+    ),
+    "not spoken": Because("This server of the tests does not speak '{value}' at '{param}'.", "the fake's own limit", code="invalid_value"),
+    "item id": Because(
+        "Invalid '{param}': '{value}'. Expected an ID that begins with '{prefix}'.",
+        "SDK docstrings of the items' ids",
+        code="invalid_value",
+    ),
+    "no output": Because("No tool output found for function call {id}.", "T16; openclaude#187"),
+    "no call": Because("No tool call found for function call output with call_id {id}.", "continue#10092"),
+    "no following": Because(
+        "Item '{id}' of type 'reasoning' was provided without its required following item.",
+        "T40; pydantic-ai#2861, openai-agents-python#1660",
+    ),
+    "no reasoning": Because(
+        "Item '{id}' of type 'function_call' was provided without its required 'reasoning' item: '{wanted}'.", "T40; TanStack/ai#1212"
+    ),
+    "encrypted": Because(
+        "The encrypted content {shown} could not be verified. Reason: Encrypted content could not be decrypted or parsed.",
+        "T40; SDK ResponseReasoningItemParam.encrypted_content",
+        code="invalid_encrypted_content",
+    ),
+    "item lost": Because(
+        "Item with id '{id}' not found. Items are not persisted when `store` is set to false. Try again with `store` set to true, or "
+        "remove this item from your input.",
+        "guide Conversation state",
+        404,
+    ),
+    "previous": Because(
+        "Previous response with id '{id}' not found.", "SDK docstring of previous_response_id", code="previous_response_not_found"
+    ),
+    "response": Because("Response with id '{id}' not found.", "API reference, Get a model response", 404),
+    "no encryption": Because("Encrypted content is not supported with this model.", "SDK ResponseIncludable, reasoning.encrypted_content"),
     # Schemas.
     "function schema": Because(
         "Invalid schema for function '{name}': {why}",
