@@ -5,6 +5,7 @@ Sources: `Message`, `Usage`, `StopReason` and the citation types of the official
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -199,7 +200,7 @@ class _Gathered:
         return out
 
 
-def kept(blocks: list[msgspec.Raw], citations: list[msgspec.Raw]) -> dict[str, Any] | None:
+def kept(blocks: Sequence[object], citations: Sequence[object]) -> dict[str, Any] | None:
     """What chat has no field for, so that it is not lost: blocks of Anthropic's own tools, and citations."""
     own = {key: found for key, found in (("blocks", blocks), ("citations", citations)) if found}
     return {"anthropic": own} if own else None

@@ -59,6 +59,8 @@ class _Open(msgspec.Struct):
     citations: list[msgspec.Raw] = []
 
 
+_UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+_BROKEN = "The backend sent an event that cannot be read."
 _event = msgspec.json.Decoder(_Event)
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -70,7 +72,9 @@ class AnthropicStream:
     go when their block has ended, whole. The finish waits for `message_stop`, so that usage is complete.
     """
 
-    __slots__ = ("calls", "context", "finish", "head", "id", "memo", "model", "open", "over", "place", "refusal", "rest", "tokens")
+    __slots__ = (
+        "calls", "context", "counts", "finish", "head", "id", "memo", "model", "open", "over", "place", "refusal", "rest", "tokens",
+    )  # fmt: skip
 
     def __init__(self, memo: Memo, context: Context) -> None:
         self.memo, self.context = memo, context
@@ -78,6 +82,7 @@ class AnthropicStream:
         self.rest = b""
         self.over = False
         self.open: _Open | None = None
+        self.counts: dict[str, int] = {}  # entries sent of each list that goes in parts
         self.calls = 0  # tool calls for the client so far
         self.place = 0  # characters of text so far
         self.finish: str | None = None
@@ -115,7 +120,10 @@ class AnthropicStream:
         if self.rest.strip():
             out = self.feed(b"\n\n")
         if not self.over and self.finish is not None:
-            out += self._end()
+            try:
+                out += self._end()
+            except _UNREADABLE:
+                out += self._fail(_BROKEN)
         return out
 
     def _take(self, event: bytes, out: list[bytes]) -> None:
@@ -127,10 +135,11 @@ class AnthropicStream:
         if not data or (event.startswith(b":") and event.find(b"\ndata:") < 0):
             return
         try:
-            found = _event.decode(data)
-            out.append(self._event(found))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            out.append(self._fail("The backend sent an event that cannot be read."))
+            if not data.isascii():
+                data.decode()  # msgspec copies raw slices without looking inside strings
+            out.append(self._event(_event.decode(data)))
+        except _UNREADABLE:
+            out.append(self._fail(_BROKEN))
 
     def _event(self, event: _Event) -> bytes:
         kind = event.type
@@ -265,17 +274,25 @@ class AnthropicStream:
             opened.block.thinking = "".join(opened.parts)
             opened.block.signature = opened.signature or opened.block.signature
         if kind in ("thinking", "redacted_thinking"):
-            return self._delta_chunk({"thinking_blocks": [read.thinking_block(opened.block)]})
-        return self._delta_chunk({"extra_content": read.kept([_with_input(opened)], [])})
+            return self._delta_chunk({"thinking_blocks": [self._numbered("thinking", read.thinking_block(opened.block))]})
+        return self._delta_chunk({"extra_content": read.kept([self._numbered("blocks", _whole(opened))], [])})
+
+    def _numbered(self, kind: str, entry: dict[str, Any]) -> dict[str, Any]:
+        """An entry of a list in a delta under its number in the whole message: the official SDK refuses to join lists whose entries
+        have no `index`."""
+        number = self.counts.get(kind, 0)
+        self.counts[kind] = number + 1
+        return {"index": number, **entry}
 
     def _cited(self, opened: _Open) -> bytes:
         cited = [*(opened.block.citations or ()), *opened.citations]
         if not cited:
             return b""
-        delta: dict[str, Any] = {"extra_content": read.kept([], cited)}
+        kept = [self._numbered("citations", _object.decode(c)) for c in cited]
+        delta: dict[str, Any] = {"extra_content": read.kept([], kept)}
         found = [a for a in (read.annotation(c, opened.start, self.place) for c in cited) if a is not None]
         if found:
-            delta["annotations"] = found
+            delta["annotations"] = [self._numbered("annotations", a) for a in found]
         return self._delta_chunk(delta)
 
     # --- out
@@ -295,15 +312,14 @@ class AnthropicStream:
         return b'data: {"error":%b}\n\n' % wire.encode({"message": message, "type": "upstream_error", "code": "unreadable_answer"})
 
 
-def _with_input(opened: _Open) -> msgspec.Raw:
+def _whole(opened: _Open) -> dict[str, Any]:
     """The whole of a block of one of Anthropic's own tools: as it was started, with the input that came after."""
-    if not opened.parts:
-        return msgspec.Raw(bytes(opened.raw))
-    block = _object.decode(opened.raw)
-    text = "".join(opened.parts)
-    try:
-        _object.decode(text)
-        block["input"] = msgspec.Raw(text.encode())
-    except (msgspec.MsgspecError, RecursionError):
-        block["input"] = wire.raw({"invalid_arguments": text})
-    return wire.raw(block)
+    block: dict[str, Any] = _object.decode(opened.raw)
+    if opened.parts:
+        text = "".join(opened.parts)
+        try:
+            _object.decode(text)
+            block["input"] = msgspec.Raw(text.encode())
+        except (msgspec.MsgspecError, RecursionError):
+            block["input"] = {"invalid_arguments": text}
+    return block

@@ -232,4 +232,5 @@ def _kept(extra: dict[str, Any] | None) -> list[Block]:
     """Blocks of Anthropic's own tools (a web search and what it found) that an answer of ours carried in `extra_content`."""
     own = (extra or {}).get("anthropic")
     blocks = own.get("blocks") if isinstance(own, dict) else None
-    return [b for b in blocks if isinstance(b, dict) and isinstance(b.get("type"), str)] if isinstance(blocks, list) else []
+    good = [b for b in blocks if isinstance(b, dict) and isinstance(b.get("type"), str)] if isinstance(blocks, list) else []
+    return [{key: value for key, value in b.items() if key != "index"} for b in good]  # a streamed one has its number
