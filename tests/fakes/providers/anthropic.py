@@ -46,6 +46,7 @@ class Anthropic(Provider):
     name: str = "anthropic"
     key: str = KEY
     redact: bool = False
+    max_body: int = 32 * 1024 * 1024  # bytes
     call_prefix: str = "toolu_01"
     cached: dict[str, int] = field(default_factory=dict)  # tokens of every prefix that was marked, by its text
     keeper: Keeper = field(init=False)
@@ -59,11 +60,15 @@ class Anthropic(Provider):
             return Reply([dumps(models())])
         if request.method != "POST" or request.path not in ("/v1/messages", "/v1/messages/count_tokens"):
             raise no("path")
+        if len(request.body) > self.max_body:
+            raise no("too_large")
         version = self._version(request)
         doc = self._typed(request, version)
         model = check(doc, self.keeper, version)
+        if size_of(doc) > model.context:
+            raise no("context", given=size_of(doc), limit=model.context)
         if request.path.endswith("count_tokens"):
-            return Reply([dumps({"input_tokens": sum(size for _, size, _ in prompt(doc))})], headers=self._headers())
+            return Reply([dumps({"input_tokens": size_of(doc)})], headers=self._headers())
         return self._answer(doc, model)
 
     # What is refused before the rules of the messages.
@@ -240,6 +245,11 @@ def prompt(doc: Doc) -> list[tuple[str, int, Doc | None]]:
     if doc.get("cache_control"):  # the automatic form marks the last block
         found[-1] = (*found[-1][:2], doc["cache_control"])
     return found
+
+
+def size_of(doc: Doc) -> int:
+    """All input tokens."""
+    return sum(size for _, size, _ in prompt(doc))
 
 
 # Writing.

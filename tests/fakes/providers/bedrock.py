@@ -22,7 +22,7 @@ from anthropic.types import MessageCreateParams
 
 from tests.fakes.answers import dumps
 from tests.fakes.providers import claude
-from tests.fakes.providers.anthropic import FINISHES, SAMPLING, Anthropic, prompt, read_settings, read_turns, split
+from tests.fakes.providers.anthropic import FINISHES, SAMPLING, Anthropic, read_settings, read_turns, size_of, split
 from tests.fakes.providers.aws import BadSignature, Unfit, fits, frame, verify
 from tests.fakes.providers.brain import Answer, answer, plain
 from tests.fakes.providers.claude_rules import MODELS as CLAUDES
@@ -80,10 +80,14 @@ class Bedrock(Provider):
         doc = typed(request.doc, operation)
         converse(doc)
         messages = to_messages(doc, model)
+        if messages["max_tokens"] > most(model):
+            raise no("max_tokens", limit=most(model))
         facts = self._accepted(messages, doc, MODELS[model])
+        if size_of(messages) > facts.context:
+            raise no("context")
         self.seen.append(messages)
         if operation == "count-tokens":
-            return Reply([dumps({"inputTokens": sum(size for _, size, _ in prompt(messages))})], headers=self._headers())
+            return Reply([dumps({"inputTokens": size_of(messages)})], headers=self._headers())
         return self._answer(messages, facts, operation == "converse-stream")
 
     def _authorized(self, request: Request) -> None:
@@ -231,12 +235,17 @@ def results(messages: list[Doc]) -> None:
 # To the words of Messages, which the model behind Converse speaks, and back.
 
 
+def most(model: str) -> int:
+    """The output limit of a model in tokens."""
+    real = MODELS[model]
+    return CLAUDES[real].max_output if real else NOVA_OUTPUT
+
+
 def to_messages(doc: Doc, model: str) -> Doc:
     limits = doc.get("inferenceConfig") or {}
-    real = MODELS[model]
     found: Doc = {
-        "model": real or model,
-        "max_tokens": limits.get("maxTokens", CLAUDES[real].max_output if real else NOVA_OUTPUT),
+        "model": MODELS[model] or model,
+        "max_tokens": limits.get("maxTokens", most(model)),
         "messages": [{"role": message["role"], "content": marked(message["content"])} for message in doc["messages"]],
     }
     for name, other in (("temperature", "temperature"), ("topP", "top_p"), ("stopSequences", "stop_sequences")):

@@ -28,6 +28,7 @@ class Claude:
     forced_tools: bool = True
     late_system: bool = False
     omitted: bool = False
+    context: int = 200_000
 
 
 # doc: models overview, adaptive thinking, effort, structured outputs; traps 1, 6, 11, 33, 38, 39. Output limits in tokens.
@@ -51,6 +52,8 @@ RULES: dict[str, Rule] = {
     "version_unknown": Rule("anthropic-version: \"{version}\" is not a valid version", "doc: versioning"),
     "content_type": Rule("content-type: Input should be application/json", "doc: API overview, content-type: application/json"),
     "body": Rule("The request body is not valid JSON: expected an object", "doc: API overview"),
+    "too_large": Rule("Request exceeds the maximum size", "doc: errors, 413 request_too_large; trap 29", 413, "request_too_large"),
+    "context": Rule("prompt is too long: {given} tokens > {limit} maximum", "claude-code#12186"),
     # Of types.
     "typed": Rule("{where}: {what}", "sdk: types.MessageCreateParams (MessageCountTokensParams); pydantic words seen in claude-code#8184"),
     "role": Rule(

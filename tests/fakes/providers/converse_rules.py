@@ -93,6 +93,12 @@ RULES: dict[str, Rule] = {
         "Messages can't contain duplicate document names. Rename the document and retry your request.", "maximhq/bifrost#7003", 400, INVALID
     ),
     "document_text": Rule("A text block must be included when using documents.", "archestra-ai/archestra#4220", 400, INVALID),
+    "max_tokens": Rule(
+        "The maximum tokens you requested exceeds the model limit of {limit}. Try again with a maximum tokens value that is lower than "
+        "{limit}.",
+        "aws-samples/bedrock-access-gateway#41; trap 32", 400, INVALID,
+    ),
+    "context": Rule("Input is too long for requested model.", "aws-samples/bedrock-chat#95", 400, INVALID),
     "extraneous": Rule(
         "The model returned the following errors: Malformed input request: #: extraneous key [{key}] is not permitted, please reformat "
         "your input and try again.",
