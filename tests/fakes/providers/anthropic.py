@@ -269,7 +269,7 @@ def events(message: Doc) -> list[bytes]:
     """The whole stream of a message. The usage of the start is partial, that of the end cumulative (doc: streaming; trap 41)."""
     opening = message | {"content": [], "stop_reason": None, "stop_sequence": None, "usage": message["usage"] | {"output_tokens": 1}}
     opening["usage"].pop("output_tokens_details", None)
-    found = [{"type": "message_start", "message": opening}]
+    found: list[Doc] = [{"type": "message_start", "message": opening}]
     for index, block in enumerate(message["content"]):
         start, deltas = split(block)
         found.append({"type": "content_block_start", "index": index, "content_block": start})

@@ -24,7 +24,7 @@ PLAIN: Mapping[Any, tuple[tuple[type, ...], str]] = {
     bool: ((bool,), "a valid boolean"),
     type(None): ((type(None),), "null"),
 }
-WRAPPERS = (typing.Required, typing_extensions.Required, typing.NotRequired, typing_extensions.NotRequired)
+WRAPPERS: tuple[Any, ...] = (typing.Required, typing_extensions.Required, typing.NotRequired, typing_extensions.NotRequired)
 LISTS = (list, collections.abc.Iterable, collections.abc.Sequence)
 TAGS = ("type", "role")
 
