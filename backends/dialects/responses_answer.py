@@ -53,10 +53,25 @@ class Delta(msgspec.Struct):
     extra_content: msgspec.Raw = wire.NULL
 
 
+class _Text(msgspec.Struct, tag="text"):
+    text: msgspec.Raw
+
+
+_texts = msgspec.json.Decoder(list[_Text])
+
+
 def inside(raw: msgspec.Raw) -> bytes:
-    """The inside of a JSON string, nothing for any other value."""
+    """The inside of a JSON string; nothing for null. Some backends write a list of text parts: these are joined. Raises `Fault`
+    (upstream) for any other value, so that nothing is lost unseen."""
     data = bytes(raw)
-    return data[1:-1] if data[0] == _QUOTE else b""
+    if data[0] == _QUOTE:
+        return data[1:-1]
+    if data == b"null":
+        return b""
+    try:
+        return b"".join(inside(part.text) for part in _texts.decode(data))
+    except (msgspec.MsgspecError, RecursionError):
+        raise Fault("upstream", "The backend's answer has content that is no text.", origin="backend", code="bad_answer") from None
 
 
 class Answer:
@@ -87,7 +102,7 @@ class Answer:
     def add(self, delta: Delta, logprobs: list[Score] | None) -> None:
         """One delta, in the order in which its parts belong. Raises `Fault` (upstream) for what makes no sense or is too much."""
         if thought := inside(delta.reasoning_content) or inside(delta.reasoning):
-            self._say(self._thought_flow(), thought)
+            self.think(thought)
         if delta.thinking_blocks:
             self._blocks(delta.thinking_blocks)
         if text := inside(delta.content):
@@ -101,6 +116,18 @@ class Answer:
                 self._call(call)
         if delta.extra_content != wire.NULL:
             self.extra = state.extra(delta.extra_content) or self.extra
+
+    def speak(self, inner: bytes) -> None:
+        """A delta that is text alone: the inside of a JSON string."""
+        message = self.message
+        if message is not None and message.parts[-1].kind == b"output_text":
+            self._say(message.parts[-1].flow, inner)
+        else:
+            self._say(self._part(b"output_text").flow, inner)
+
+    def think(self, inner: bytes) -> None:
+        """A delta that is reasoning alone: the inside of a JSON string."""
+        self._say(self._thought_flow(), inner)
 
     def _say(self, flow: Flow, inner: bytes, logprobs: list[Score] | None = None, quiet: bool = False) -> None:
         flow.text += inner

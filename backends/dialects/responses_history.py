@@ -94,7 +94,7 @@ def _listed(item: dict[str, Any], tail: str) -> dict[str, Any]:
     told = {**item, "type": kind, "id": item.get("id") or f"{prefix}_{tail}"}
     if kind == "reasoning":
         told.setdefault("summary", [])
-    elif kind != "custom_tool_call" and not item.get("status"):
+    elif not item.get("status"):
         told["status"] = "completed"
     if kind == "message":
         told["content"] = _parts(item.get("content"), item.get("role") == "assistant")

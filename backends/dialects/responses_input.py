@@ -220,7 +220,8 @@ def _refusal(part: Item, path: str) -> Item:
 
 
 def _image(part: Item, path: str) -> Item:
-    _no_file_id(part, path)
+    if part.get("file_id"):
+        raise wire.bad(f"'{path}.file_id': images kept at OpenAI cannot be read here; send 'image_url' instead.", param=f"{path}.file_id")
     image = {"url": string(part, "image_url", path, empty=False)}
     if isinstance(part.get("detail"), str):
         image["detail"] = part["detail"]
@@ -228,18 +229,12 @@ def _image(part: Item, path: str) -> Item:
 
 
 def _file(part: Item, path: str) -> Item:
-    _no_file_id(part, path)
-    if part.get("file_url"):
-        raise wire.bad(f"'{path}.file_url': files are not fetched here; send 'file_data' instead.", param=f"{path}.file_url")
-    file = {"file_data": string(part, "file_data", path, empty=False)}
+    """A URL goes where the data would: that is how the hub has it."""
+    key = next((key for key in ("file_url", "file_id") if part.get(key)), "file_data")
+    file = {"file_data" if key == "file_url" else key: string(part, key, path, empty=False)}
     if isinstance(part.get("filename"), str):
         file["filename"] = part["filename"]
     return {"type": "file", "file": file}
-
-
-def _no_file_id(part: Item, path: str) -> None:
-    if part.get("file_id"):
-        raise wire.bad(f"'{path}.file_id': files kept at OpenAI cannot be read here; send the data instead.", param=f"{path}.file_id")
 
 
 def _audio(part: Item, path: str) -> Item:

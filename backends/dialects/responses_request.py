@@ -19,14 +19,14 @@ LOGPROBS = "message.output_text.logprobs"
 _HERE = frozenset({"reasoning.encrypted_content", LOGPROBS})  # what `include` may name and is given
 
 _SAME = (
-    "model", "temperature", "top_p", "parallel_tool_calls", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
-    "service_tier",
+    "model", "temperature", "top_p", "user", "safety_identifier", "prompt_cache_key", "prompt_cache_retention", "service_tier",
 )  # fmt: skip
 # Read below, by the surface's answers, or by whoever keeps responses.
 _READ = frozenset({
-    *_SAME, "input", "instructions", "tools", "tool_choice", "text", "reasoning", "include", "top_logprobs", "max_output_tokens", "stream",
-    "stream_options", "store", "metadata", "truncation", "background", "conversation", "prompt", "previous_response_id", "max_tool_calls",
-    "background_options", "context_management", "access_programs", "image", "prompt_cache_options",
+    *_SAME, "input", "instructions", "tools", "tool_choice", "parallel_tool_calls", "text", "reasoning", "include", "top_logprobs",
+    "max_output_tokens", "stream", "stream_options", "store", "metadata", "truncation", "background", "conversation", "prompt",
+    "previous_response_id", "max_tool_calls", "background_options", "context_management", "access_programs", "image",
+    "prompt_cache_options", "client_metadata",
 })  # fmt: skip
 _REFUSED = {
     "background": "answers in the background are not made here; leave it out and stream instead.",
@@ -43,6 +43,7 @@ _LOST = {
 _NEEDLESS = {
     "max_tool_calls": "it counts calls of tools that OpenAI runs, of which there are none.",
     "background_options": "nothing runs in the background.",
+    "client_metadata": "it tells OpenAI about the client.",
 }
 _UNSET = frozenset({b"null", b"false", b"{}", b"[]", b'""'})
 
@@ -120,13 +121,15 @@ def given(doc: Doc) -> list[Any]:
 def _tools(doc: Doc, notes: Notes) -> Doc:
     box = toolbox(doc, notes)
     chosen = choice(doc, box, notes)
-    out: Doc = {}
-    if box.functions:
-        out["tools"] = wire.raw(list(box.functions.values()))
-    if chosen is not None and (box.functions or chosen == "none"):
+    if not box.functions:  # without tools chat takes no settings of them either
+        if chosen == "required":
+            raise wire.bad("'tool_choice' is required, but there is no tool to call.", param="tool_choice")
+        return {}
+    out: Doc = {"tools": wire.raw(list(box.functions.values()))}
+    if chosen is not None:
         out["tool_choice"] = wire.raw(chosen)
-    elif chosen == "required":
-        raise wire.bad("'tool_choice' is required, but there is no tool to call.", param="tool_choice")
+    if doc.get("parallel_tool_calls", wire.NULL) != wire.NULL:
+        out["parallel_tool_calls"] = doc["parallel_tool_calls"]
     return out
 
 

@@ -3,7 +3,8 @@
 Ids are made of the request's id alone, so they are the same in every event and need no memory: response `resp_<base>`, its items
 `<prefix>_<base>_<n>`, the items of its input `<prefix>_<base>_i<n>`. An item's id therefore also names its response.
 
-`encrypted_content` of ours is `pm1.` and URL-safe base64 (without padding) of a zlib stream of one JSON object with any of:
+`encrypted_content` of ours is `pm0.` and URL-safe base64 (without padding) of one JSON object, or `pm1.` and the same of a zlib stream of
+it where it is long. The object has any of:
 `r` reasoning text, `b` Anthropic's thinking blocks in order, `c` `extra_content` of tool calls by call id, `x` `extra_content` of the
 message. It is not a secret and not trusted: what comes back is bounded and read by types; anything else counts as not ours.
 """
@@ -17,7 +18,8 @@ from hashlib import blake2b
 
 import msgspec
 
-MARK = "pm1."
+PLAIN, PACKED = "pm0.", "pm1."
+LONG = 1024  # bytes of a state's JSON from which it is compressed
 MOST = 4 << 20  # bytes of a state's JSON
 MOST_ENCODED = 2 << 20  # characters of its encoded form
 
@@ -96,21 +98,25 @@ def encode(state: State) -> str | None:
         return None
     data = _encoder.encode(state)
     if len(data) <= MOST:
-        packed = base64.urlsafe_b64encode(zlib.compress(data, 1)).rstrip(b"=").decode()
-        if len(packed) + len(MARK) <= MOST_ENCODED:
-            return MARK + packed
+        mark, data = (PLAIN, data) if len(data) < LONG else (PACKED, zlib.compress(data, 1))
+        packed = mark + base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+        if len(packed) <= MOST_ENCODED:
+            return packed
     return encode(State(b=state.b, c=state.c, x=state.x)) if state.r is not None else None
 
 
 def decode(content: str) -> State | None:
     """The state in an `encrypted_content`; None when it is not ours, was altered, or is too large."""
-    if not content.startswith(MARK) or len(content) > MOST_ENCODED:
+    mark, packed = content[: len(PLAIN)], content[len(PLAIN) :]
+    if mark not in (PLAIN, PACKED) or len(content) > MOST_ENCODED:
         return None
-    packed = content[len(MARK) :]
     try:
         data = base64.b64decode(packed + "=" * (-len(packed) % 4), altchars=b"-_", validate=True)
-        unpack = zlib.decompressobj()
-        text = unpack.decompress(data, MOST)
-        return _state.decode(text) if unpack.eof else None
+        if mark == PACKED:
+            unpack = zlib.decompressobj()
+            data = unpack.decompress(data, MOST)
+            if not unpack.eof:
+                return None
+        return _state.decode(data)
     except (binascii.Error, ValueError, zlib.error, msgspec.MsgspecError, RecursionError):
         return None

@@ -7,6 +7,7 @@ members and OpenAI's `error` object: with that the official clients raise instea
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -45,6 +46,8 @@ class _Chunk(msgspec.Struct):
 
 
 _chunk = msgspec.json.Decoder(_Chunk)
+_QUOTE = b'"'[0]
+_ESCAPED = b'"\\' + bytes(range(32))
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 _BAD = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
@@ -65,10 +68,31 @@ def _asks(test: Any, asked: Doc) -> bool:
         return False
 
 
+class _Shape:
+    """What surrounds the text in a chunk that is text and nothing else. The next chunks of a stream differ from it in their text alone, and
+    need not be parsed: with the same bytes around it, and nothing in it that JSON escapes, a text can be nothing else."""
+
+    __slots__ = ("after", "before", "length", "take")
+
+    def __init__(self, before: bytes, after: bytes, take: Callable[[bytes], None]) -> None:
+        self.before, self.after, self.take = before, after, take
+        self.length = len(before) + len(after)
+
+    def fits(self, data: bytes) -> bool:
+        """Takes the text out of `data` when it is such a chunk."""
+        if len(data) <= self.length or not (data.startswith(self.before) and data.endswith(self.after)):
+            return False
+        inner = data[len(self.before) : -len(self.after)]
+        if len(inner.translate(None, _ESCAPED)) != len(inner):
+            return False
+        self.take(inner)
+        return True
+
+
 class ResponsesStream:
     """One chat stream → Responses events. `final` is the Response object once the stream has ended, to be stored; None before."""
 
-    __slots__ = ("answer", "begun", "envelope", "final", "finished", "logprobs", "rest")
+    __slots__ = ("answer", "begun", "envelope", "final", "finished", "logprobs", "rest", "shape")
 
     def __init__(self, asked: Doc, context: Context) -> None:
         self.answer = Answer(context.id, custom_names(asked), _asks(wants_summary, asked))
@@ -78,14 +102,17 @@ class ResponsesStream:
         self.finished: str | None = None  # the finish reason
         self.final: bytes | None = None
         self.rest = b""
+        self.shape: _Shape | None = None
 
     def feed(self, data: bytes) -> bytes:
-        """Whole events of what can be told now."""
-        if self.rest:
-            data = self.rest + data
-        whole, self.rest = sse.split(data)
+        """Whole events of what can be told now. What follows the end is not part of the answer."""
+        if self.final is not None:
+            return b""
         out = self.answer.events
         try:
+            if self.shape is not None and not self.rest and data[-2:] == b"\n\n" and data[:6] == b"data: " and self.shape.fits(data[6:-2]):
+                return out.pop() if len(out) == 1 else self._told()
+            whole, self.rest = sse.split(self.rest + data if self.rest else data)
             for event in whole.split(b"\n\n") if b"\r" not in whole else sse.events(whole):
                 if self.final is not None:
                     break
@@ -94,13 +121,19 @@ class ResponsesStream:
                 raise Fault("upstream", f"The backend sent an event of more than {MOST_EVENT} bytes.", origin="backend")
         except Fault as e:
             self._fail(e)
-        told = b"".join(out)
-        out.clear()
+        return self._told()
+
+    def _told(self) -> bytes:
+        """The events gathered."""
+        told = b"".join(self.answer.events)
+        self.answer.events.clear()
         return told
 
     def _event(self, event: bytes) -> None:
         if event[:6] == b"data: " and b"\n" not in event and b"\r" not in event:
             data = event[6:]
+            if self.shape is not None and self.shape.fits(data):
+                return
         else:
             name, data = sse.payload(event)
             if name == b"error":
@@ -135,6 +168,22 @@ class ResponsesStream:
         for choice in chunk.choices or ():
             if choice.index == 0:
                 self._choice(choice)
+        self.shape = self._learnt(data, chunk) or self.shape
+
+    def _learnt(self, data: bytes, chunk: _Chunk) -> _Shape | None:
+        """The shape of a chunk whose only effect was one text."""
+        choices = chunk.choices or ()
+        if len(choices) != 1 or chunk.usage != wire.NULL or chunk.service_tier != wire.NULL:
+            return None
+        choice = choices[0]
+        if choice.delta is None or choice.finish_reason is not None or choice.logprobs is not None or choice.index != 0:
+            return None
+        for field, take in (("content", self.answer.speak), ("reasoning_content", self.answer.think)):
+            text = bytes(getattr(choice.delta, field))
+            if len(text) > 2 and text[0] == _QUOTE and b"\\" not in text and choice.delta == Delta(**{field: getattr(choice.delta, field)}):
+                before, found, after = data.partition(text)
+                return _Shape(before + b'"', b'"' + after, take) if found and text not in after else None
+        return None
 
     def _choice(self, choice: _Choice) -> None:
         delta = choice.delta or choice.message
@@ -179,9 +228,7 @@ class ResponsesStream:
         """Ends the stream with an error; nothing when it has ended already."""
         if self.final is None:
             self._fail(fault)
-        told = b"".join(self.answer.events)
-        self.answer.events.clear()
-        return told
+        return self._told()
 
     def close(self) -> bytes:
         """The clean end of the bytes: the end of the answer where it was finished, else an error."""

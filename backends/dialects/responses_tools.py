@@ -55,6 +55,14 @@ def a_string(doc: Doc, key: str, path: str) -> str:
     return value
 
 
+def an_object(doc: Doc, key: str, path: str) -> Doc:
+    """The object under `key`, empty when there is none."""
+    try:
+        return wire.sub(doc, key)
+    except Fault as e:
+        raise wire.bad(f"'{path}.{key}' must be a JSON object.", param=f"{path}.{key}") from e
+
+
 class Toolbox(msgspec.Struct):
     """The functions that chat gets, by name and in order, and which of them stand for custom tools."""
 
@@ -92,8 +100,9 @@ def _function(tool: Doc, path: str, notes: Notes) -> dict[str, Any]:
 
 
 def _custom(tool: Doc, path: str, notes: Notes) -> dict[str, Any]:
+    form = an_object(tool, "format", path)
     try:
-        description, form = wire.text(tool, "description") or "", wire.sub(tool, "format")
+        description = wire.text(tool, "description") or ""
         syntax, grammar = wire.text(form, "syntax"), wire.text(form, "definition")
     except Fault as e:
         raise wire.bad(f"'{path}' is not a custom tool: {e.message}", param=path) from e
@@ -155,7 +164,7 @@ _SCHEMA_KEYS = ("name", "description", "schema", "strict")
 
 def response_format(text: Doc) -> Any:
     """`text.format` as chat's `response_format`, or None for plain text."""
-    form = wire.sub(text, "format")
+    form = an_object(text, "format", "text")
     if not form:
         return None
     kind = a_string(form, "type", "text.format")
