@@ -35,7 +35,7 @@ class Bedrock:
         inference = params.inference(doc, job, extra)
         schema = formats.read_format(doc, job)
         body: dict[str, Any] = {"messages": history.messages}
-        memo = _tools(doc, job, history, schema, body, forcing=job.facts.forced_tools and not params.thinks(extra))
+        memo = _tools(doc, job, history, schema, body, forcing=job.facts.forced_tools and not params.by_budget(extra))
         if schema is not None and job.facts.json_schema == "native":
             body["outputConfig"] = formats.native(schema)
         _lists(history.system, body, job)
@@ -63,10 +63,12 @@ def _tools(doc: Doc, job: Job, history: Turns, schema: formats.Schema | None, bo
         name, tool = formats.as_tool(schema, {block["toolSpec"]["name"] for block in blocks if "toolSpec" in block}, job)
         memo.format = name
         if forcing:
-            choice = {"any": {}} if blocks else {"tool": {"name": name}}
+            choice = {"any": {}} if blocks and not job.idle else {"tool": {"name": name}}
         else:
             job.instructions.append(f"Give your answer by calling the tool {name}, not as text.")
         blocks = [*blocks, tool]
+    elif job.idle:
+        job.instructions.append("Call no tool now; answer in text.")
     if blocks:
         body["toolConfig"] = {"tools": blocks} | ({"toolChoice": choice} if choice is not None else {})
     return memo

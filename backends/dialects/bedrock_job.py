@@ -30,13 +30,14 @@ def bad(message: str, param: str | None = None, code: str | None = None) -> Faul
 
 
 class Job:
-    """What the steps of one request share. `notes` and `system` (instructions of ours) grow; nothing else changes."""
+    """What the steps of one request share. `notes` and `instructions` grow, `idle` may be set; nothing else changes."""
 
-    __slots__ = ("context", "facts", "family", "instructions", "notes")
+    __slots__ = ("context", "facts", "family", "idle", "instructions", "notes")
 
     def __init__(self, context: Context) -> None:
         self.context, self.facts, self.family = context, context.facts, family(context.model)
         self.notes: list[Note] = []
+        self.idle = False  # tools are named, since the history calls them, and none is to be called
         self.instructions: list[str] = []  # put after the client's own system text
 
     def note(self, param: str, fate: Fate, why: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from backends.dialects.anthropic_params import BUDGETS, MIN_BUDGET, THINKING_TOP_P
 from backends.dialects.bedrock_chat import CacheControl, Turns, point
 from backends.dialects.bedrock_job import Block, Job, bad, given, read
 from backends.wire import NULL, Doc
@@ -46,9 +47,8 @@ NATIVE = (
     "additionalModelRequestFields", "additionalModelResponseFieldPaths", "guardrailConfig", "performanceConfig", "promptVariables",
     "requestMetadata",
 )  # fmt: skip
-_BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 65536}  # tokens
-_EFFORTS = frozenset({"none", *_BUDGETS})
-_MIN_BUDGET, _ROOM = 1024, 4096  # tokens: Anthropic's least budget; what is left for the answer when the client sets no bound
+_EFFORTS = frozenset({"none", *BUDGETS})
+_ROOM = 4096  # tokens left for the answer when the client sets no bound
 _TIERS = frozenset({"priority", "default", "flex"})
 
 
@@ -91,7 +91,7 @@ def _effort(effort: str, job: Job) -> dict[str, Any]:
     if effort == "none":
         return {"thinking": {"type": "disabled"}} if kind == "adaptive" else {}
     if kind == "budget":
-        return {"thinking": {"type": "enabled", "budget_tokens": _BUDGETS[effort]}}
+        return {"thinking": {"type": "enabled", "budget_tokens": BUDGETS[effort]}}
     return {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low" if effort == "minimal" else effort}}
 
 
@@ -108,7 +108,7 @@ def _level(effort: str, job: Job) -> dict[str, Any]:
 
 def _unless_bare(fields: dict[str, Any], job: Job, history: Turns, param: str) -> dict[str, Any]:
     """Without thinking when the turn that is being continued has none: Claude refuses tool calls that no thinking precedes."""
-    if not history.bare or fields["thinking"].get("type") == "disabled":
+    if not history.bare or not by_budget(fields):
         return fields
     job.note(param, "dropped", "the tool calls to be continued came without signed thinking")
     return {}
@@ -174,14 +174,19 @@ def _fit(limit: int | None, budget: int, job: Job, extra: dict[str, Any]) -> int
         limit = budget + _ROOM if most is None else min(most, budget + _ROOM)
     if budget < limit:
         return limit
-    if limit <= _MIN_BUDGET:
-        job.cannot("reasoning_effort", f"thinking takes {_MIN_BUDGET} tokens at least, and the answer may have {limit}")
+    if limit <= MIN_BUDGET:
+        job.cannot("reasoning_effort", f"thinking takes {MIN_BUDGET} tokens at least, and the answer may have {limit}")
         del extra["thinking"]
         return limit
-    fitted = max(_MIN_BUDGET, limit // 2)
+    fitted = max(MIN_BUDGET, limit * 4 // 5)
     extra["thinking"] = {**extra["thinking"], "budget_tokens": fitted}
     job.note("reasoning_effort", "clamped", f"{fitted} tokens of thinking fit into the bound on the answer")
     return limit
+
+
+def by_budget(extra: Mapping[str, Any]) -> bool:
+    """Whether Claude thinks with a budget, beside which no tool may be forced."""
+    return bool(extra.get("thinking", {}).get("type") == "enabled")
 
 
 def thinks(extra: Mapping[str, Any]) -> bool:
@@ -198,7 +203,7 @@ def _sampling(doc: Doc, job: Job, extra: dict[str, Any], fixed: str) -> dict[str
         raise bad("'top_p' must be between 0 and 1.", "top_p")
     if top_p is not None and top_p != 1:
         both = "" if job.facts.temperature_with_top_p or "temperature" not in out else "it takes temperature or top_p, not both"
-        if fixed or both:
+        if (fixed and not (thinks(extra) and job.facts.sampling and top_p >= THINKING_TOP_P)) or both:
             job.cannot("top_p", fixed or both)
         else:
             out["topP"] = top_p
@@ -301,7 +306,7 @@ def _remembered(job: Job, history: Turns) -> list[Block]:
     """Tools made up from the calls in the history: Bedrock refuses such a history without them."""
     if history.called:
         job.note("tools", "emulated", "those called earlier were named again, since Bedrock demands it; none is to be called")
-        job.instructions.append("Call no tool now; answer in text.")
+        job.idle = True
     return [spec(name, {"type": "object"}) for name in history.called]
 
 
@@ -325,7 +330,7 @@ def _none(job: Job, history: Turns, blocks: list[Block]) -> list[Block]:
         job.note("tool_choice", "mapped", "the tools were left out")
         return []
     job.note("tool_choice", "emulated", "an instruction: Bedrock demands the tools that the history calls, and has no 'none'")
-    job.instructions.append("Call no tool now; answer in text.")
+    job.idle = True
     return blocks
 
 
