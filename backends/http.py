@@ -1,8 +1,7 @@
 """The upstream HTTP/1.1 client of the data path, on asyncio protocols and llhttp: pooled keep-alive connections, TLS, Unix
-sockets, timeouts, bounded heads, back-pressure. No task and no queue on the pooled path: a `Receiver` is called as bytes come.
+sockets, timeouts, bounded heads, back-pressure. `backends.connection` is one connection of it.
 
-One `Pool` an origin. `Pool.send` writes a prepared request and returns a `Flight`. A pooled connection that closes before any
-byte of its answer is retried once, on a fresh connection; never after one byte. Redirects are not followed: a 3xx is an answer.
+One `Pool` an origin. `Pool.send` writes a prepared request and returns a `Flight`; no task and no queue on the pooled path.
 Owner of all state: the event loop that calls. `Clients.tick` (every ~100 ms) enforces the timeouts and closes idle connections.
 """
 
@@ -11,250 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 
-import httptools
-
+from backends.connection import Connection, Payload, Sent
 from backends.origin import Origin, tls_context, unreachable
-from backends.types import Fault, Receiver, Timeouts
+from backends.types import Receiver, Timeouts
 
-MAX_HEAD = 64 * 1024  # bytes of an answer's head, and of framing between two bytes of its body
 MAX_IDLE = 1024  # connections kept per origin
 IDLE_SECONDS = 60.0
-_lower = bytes.lower
-_JOIN = 16 * 1024  # below this, head and body go out in one write
-
-
-class Sent:
-    """One request under way (a `Flight`): where its bytes go and how long it may take."""
-
-    __slots__ = ("begun", "conn", "last", "paused", "payload", "pool", "receiver", "task", "timeouts")
-
-    def __init__(self, pool: Pool, payload: tuple[bytes, bytes], receiver: Receiver, timeouts: Timeouts) -> None:
-        self.pool, self.payload, self.timeouts = pool, payload, timeouts
-        self.receiver: Receiver | None = receiver
-        self.conn: Connection | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.begun = self.last = pool.clients.now
-        self.paused = False
-
-    def pause(self) -> None:
-        """Stops reading the answer: back-pressure from a slow client."""
-        if not self.paused and self.receiver is not None:
-            self.paused = True
-            if self.conn is not None:  # while connecting, `Pool._connect` sees to it
-                self.conn.transport.pause_reading()
-
-    def resume(self) -> None:
-        """Reads on. The idle clock starts anew: the time that we did not read is not the backend's."""
-        if self.paused:
-            self.paused = False
-            self.last = self.pool.clients.now
-            if self.conn is not None:
-                self.conn.transport.resume_reading()
-
-    def cancel(self) -> None:
-        """Gives the answer up and closes its connection at once, so that the engine stops computing."""
-        if self.receiver is not None:
-            self.receiver = None
-            self._free()
-
-    def fail(self, fault: Fault) -> None:
-        """Ends the flight with `fault`."""
-        receiver, self.receiver = self.receiver, None
-        if receiver is not None:
-            self._free()
-            receiver.on_fault(fault)
-
-    def _free(self) -> None:
-        self.pool.busy.discard(self)
-        if self.task is not None:
-            self.task.cancel()
-            self.task = None
-        conn, self.conn = self.conn, None
-        if conn is not None:
-            conn.flight = None
-            conn.transport.abort()
-
-    def overdue(self, now: float) -> Fault | None:
-        """The fault of the first time limit that has passed by `now`."""
-        t = self.timeouts
-        if now - self.begun > t.total:
-            return self._late(f"did not finish within {t.total:g} s", "total_timeout")
-        if self.paused or self.conn is None:  # connecting has its own limit in Pool._connect
-            return None
-        if not self.conn.answered:
-            if now - self.begun > t.first_byte:
-                return self._late(f"did not answer within {t.first_byte:g} s", "first_byte_timeout")
-        elif now - self.last > t.idle:
-            return self._late(f"sent nothing for {t.idle:g} s", "idle_timeout")
-        return None
-
-    def _late(self, what: str, code: str) -> Fault:
-        return Fault("timeout", f"Backend {self.pool.name} {what}.", origin="backend", code=code, retry=True)
-
-
-class Connection(asyncio.Protocol):
-    """One pooled connection: llhttp framing, lent to one `Sent` at a time."""
-
-    __slots__ = (
-        "answered", "complete", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim", "on_body",
-        "on_header", "overhead", "parser", "parts", "pool", "reused", "transport",
-    )  # fmt: skip
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool = pool
-        self.flight: Sent | None = None
-        self.headers: dict[bytes, bytes] = {}
-        self.fields: dict[bytes, bytes] = {}  # the answer's headers, names in lower case
-        self.parts: list[bytes] = []
-        self.on_header = self.headers.__setitem__  # C callables: the parser fills these without a Python frame
-        self.on_body = self.parts.append
-        self.parser = httptools.HttpResponseParser(self)
-        self.reused = False
-        self.idle_since = 0.0
-        self._reset()
-
-    def _reset(self) -> None:
-        self.head = 0  # status, once the head is complete
-        self.head_told = self.complete = self.interim = self.extra = self.answered = False
-        self.overhead = 0
-
-    # --- asyncio's side
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-
-    def begin(self, flight: Sent) -> None:
-        """Writes the flight's request. The connection must be idle."""
-        self.flight, flight.conn = flight, self
-        head, body = flight.payload
-        if len(body) < _JOIN:
-            self.transport.write(head + body)
-        else:
-            self.transport.write(head)
-            self.transport.write(body)
-
-    def data_received(self, data: bytes) -> None:
-        flight = self.flight
-        if flight is None:  # bytes that nobody asked for: whatever they are, they must not reach the next request
-            self.transport.abort()
-            return
-        self.answered = True
-        flight.last = self.pool.clients.now
-        broken = None
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserError as e:
-            broken = str(e) or type(e).__name__
-        except httptools.HttpParserUpgrade:
-            broken = "it switched protocols"
-        parts = self.parts
-        if parts:
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
-            parts.clear()
-            self.overhead = 0
-        else:
-            body = b""
-            self.overhead += len(data)
-        if self.complete and not self.head_told and not self.extra:
-            receiver = flight.receiver
-            if receiver is not None:
-                status, self.head_told = self.head, True
-                self._retire(flight, broken is None)
-                receiver.on_whole(status, self.fields, body)
-            return
-        if self.extra:
-            broken, self.complete, body = "it sent a second answer", False, b""  # none of that one may pass as part of the first
-        elif self.overhead > MAX_HEAD and not self.complete:
-            broken = f"its headers exceed {MAX_HEAD} bytes"
-        self._deliver(flight, body, broken)
-
-    def _deliver(self, flight: Sent, body: bytes, broken: str | None) -> None:
-        """Hands on what one read brought, in order; any callback may end the flight."""
-        receiver = flight.receiver
-        if receiver is None:
-            return
-        if self.head and not self.head_told and not self.extra:
-            self.head_told = True
-            receiver.on_head(self.head, self.fields)
-            if flight.receiver is None:
-                return
-        if body and self.head_told:
-            receiver.on_data(body)
-            if flight.receiver is None:
-                return
-        if self.complete:
-            self._finish(flight, reusable=broken is None)
-        elif broken is not None:
-            flight.fail(_upstream(f"Backend {self.pool.name} broke HTTP: {broken}.", "bad_framing"))
-
-    def on_headers_complete(self) -> None:
-        if self.complete:
-            self.extra = True
-            return
-        status = self.parser.get_status_code()
-        if 100 <= status < 200:
-            self.interim = True
-            return
-        self.head = status
-        headers = self.headers
-        self.fields = dict(zip(map(_lower, headers), headers.values(), strict=True))
-        headers.clear()
-
-    def on_message_complete(self) -> None:
-        if self.interim:
-            self.interim = False
-            self.headers.clear()
-            return
-        self.complete = True
-        if self.headers:
-            self.headers.clear()  # trailers
-        # Only inside this callback does llhttp know whether the connection may stay open.
-        self.reused = self.parser.should_keep_alive()
-
-    def _finish(self, flight: Sent, reusable: bool) -> None:
-        receiver = flight.receiver
-        self._retire(flight, reusable)
-        assert receiver is not None
-        receiver.on_end()
-
-    def _retire(self, flight: Sent, reusable: bool) -> None:
-        """The flight is over and the connection goes back to the pool, or is closed."""
-        flight.receiver = flight.conn = self.flight = None
-        self.pool.busy.discard(flight)
-        # An early answer may have overtaken our request: then the rest of its body is still on its way.
-        keep = reusable and self.reused and self.transport.get_write_buffer_size() == 0
-        self._reset()
-        if keep and not self.transport.is_closing():
-            if flight.paused:
-                self.transport.resume_reading()
-            self.pool.put(self)
-        else:
-            self.transport.close()
-
-    def eof_received(self) -> None:
-        flight = self.flight
-        fields = self.fields
-        framed = b"content-length" in fields or b"chunked" in fields.get(b"transfer-encoding", b"").lower()
-        if flight is not None and self.head and not framed and not self.complete:
-            self._finish(flight, reusable=False)  # the end of such an answer is the end of the connection (RFC 9112, 6.3)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.pool.forget(self)
-        flight, self.flight = self.flight, None
-        # The parser holds this object and this object the parser's callbacks: break the cycle so that memory goes at once.
-        self.parser = self.on_header = self.on_body = None  # type: ignore[assignment]
-        if flight is None or flight.receiver is None:
-            return
-        flight.conn = None
-        if self.reused and not self.answered:
-            self.pool.stale += 1
-            flight.pool.connect(flight)  # closed while idle, most likely: one fresh connection, once
-        else:
-            what = "closed the connection in the middle of its answer" if self.answered else "closed the connection without an answer"
-            flight.fail(_upstream(f"Backend {self.pool.name} {what}.", "connection_lost"))
-
-
-def _upstream(message: str, code: str) -> Fault:
-    return Fault("upstream", message, origin="backend", code=code, retry=True)
 
 
 class Pool:
@@ -272,16 +33,21 @@ class Pool:
         counts = f"{len(self.busy)} busy, {len(self.idle)} idle, {self.opened} opened, {self.hits} hits, {self.stale} stale"
         return f"<Pool {self.name} {self.origin}: {counts}>"
 
-    def send(self, payload: tuple[bytes, bytes], receiver: Receiver, timeouts: Timeouts) -> Sent:
+    def send(self, payload: Payload, receiver: Receiver, timeouts: Timeouts) -> Sent:
         """Sends a request (head, body) as bytes. The receiver is never called before this returns."""
         flight = Sent(self, payload, receiver, timeouts)
         self.busy.add(flight)
         idle = self.idle
         while idle:
             conn = idle.pop()
-            if not conn.transport.is_closing():
+            transport = conn.transport
+            if not transport.is_closing():
                 self.hits += 1
-                conn.begin(flight)
+                conn.flight, flight.conn = flight, conn
+                head, body = payload
+                transport.write(head)
+                if body:
+                    transport.write(body)
                 return flight
         self.connect(flight)
         return flight

@@ -18,6 +18,7 @@ PATHS: Mapping[str, str] = {
 _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _FORWARDED = (b"traceparent", b"tracestate")
 AGENT = b"pointsman"
+JOIN = 16 * 1024  # bytes of a body; a smaller one goes out in one write with its head
 Guard = Callable[[Mapping[str, msgspec.Raw]], Fault | None]
 
 
@@ -86,22 +87,33 @@ class OpenAILink:
     def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight:
         """Encodes the call for `target` and sends it. Raises `Fault` when this server must not or cannot be asked that."""
         doc = call.doc
-        if self.guard is not None and (refused := self.guard(doc)) is not None:
-            raise refused
-        for quirk in self.quirks:
-            doc = quirk(doc)
+        if self.guard is not None or self.quirks:
+            doc = self._guarded(doc)
         doc = {**doc, "model": target_raw(target.model)}
         if call.stream:
             _ask_usage(doc)
         body = wire.encode(doc)
-        return self.pool.send((self._head(call, len(body)), body), receiver, timeouts or self.timeouts)
+        head = self.heads[call.api]
+        if b"traceparent" in call.headers:
+            head = self._traced(head, call.headers)
+        length = len(body)
+        if length < JOIN:
+            payload = (b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (head, call.id, length, body), b"")
+        else:
+            payload = (b"%b%b\r\ncontent-length: %d\r\n\r\n" % (head, call.id, length), body)
+        return self.pool.send(payload, receiver, timeouts or self.timeouts)
 
-    def _head(self, call: Call, length: int) -> bytes:
-        head, headers = self.heads[call.api], call.headers
-        if b"traceparent" in headers:
-            lines = b"".join(b"\r\n%b: %b" % (name, headers[name]) for name in _FORWARDED if name in headers)
-            return b"".join((head, call.id, lines, b"\r\ncontent-length: %d\r\n\r\n" % length))
-        return b"".join((head, call.id, b"\r\ncontent-length: %d\r\n\r\n" % length))
+    def _guarded(self, doc: wire.Doc) -> wire.Doc:
+        if self.guard is not None and (refused := self.guard(doc)) is not None:
+            raise refused
+        for quirk in self.quirks:
+            doc = quirk(doc)
+        return doc
+
+    def _traced(self, head: bytes, headers: Mapping[bytes, bytes]) -> bytes:
+        first, _, rest = head.partition(b"\r\n")
+        lines = b"".join(b"%b: %b\r\n" % (name, headers[name]) for name in _FORWARDED if name in headers)
+        return b"%b\r\n%b%b" % (first, lines, rest)
 
     async def ask(self, payload: tuple[bytes, bytes], timeouts: Timeouts | None = None) -> Answer:
         """Sends a request made by `get` or `post` and waits for the whole answer: (status, headers, body). Raises `Fault`."""

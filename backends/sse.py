@@ -75,7 +75,9 @@ def events(data: bytes) -> list[bytes]:
 def plain(data: bytes) -> bool:
     """True when no event in `data` (whole events) can be an error, a finish or the end. Quotation marks inside JSON strings
     are escaped, so `"error"` can only be a key or a whole string value."""
-    return not (b'"error"' in data or b'_reason":"' in data or b'_reason": "' in data or b"[DONE]" in data or b"event:" in data)
+    # `find` and not `in`: asked for bytes, `in` first makes and drops an exception (CPython to 3.13), for five times the price.
+    find = data.find
+    return find(b'"error"') < 0 and find(b'_reason":"') < 0 and find(b'_reason": "') < 0 and find(b"[DONE]") < 0 and find(b"event:") < 0
 
 
 _MARKS = (b'"error"', b'_reason":"', b'_reason": "', b"[DONE]", b"event:")

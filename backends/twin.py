@@ -98,10 +98,11 @@ class TwinPool:
         return flight
 
     def _request(self, head: bytes, body: bytes) -> httpx.Request:
-        first, *lines = head.rstrip(b"\r\n").split(b"\r\n")
+        head, _, begun = head.partition(b"\r\n\r\n")  # a short body stands right behind its head
+        first, *lines = head.split(b"\r\n")
         method, path, _ = first.split(b" ")
         headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-        return httpx.Request(method.decode(), self.base.copy_with(raw_path=path), headers=headers, content=body)
+        return httpx.Request(method.decode(), self.base.copy_with(raw_path=path), headers=headers, content=begun + body)
 
     def take(self) -> httpx.AsyncClient:
         """The client for one flight: the shared one, or over HTTP/2 one that no other flight uses."""

@@ -138,14 +138,38 @@ def usage(body: bytes) -> Usage | None:
         u = _with_usage.decode(body).usage
     except (msgspec.MsgspecError, RecursionError):
         return None
-    if u is None:
-        return None
+    return None if u is None else _disjoint(u)
+
+
+def _disjoint(u: _WireUsage) -> Usage:
     p, c = u.prompt_tokens_details, u.completion_tokens_details
     total, out = u.prompt_tokens or 0, u.completion_tokens or 0
     cached = min(total, (p and p.cached_tokens) or 0)
     written = min(total - cached, (p and p.cache_write_tokens) or 0)
     reasoning = min(out, (c and c.reasoning_tokens) or 0)
     return Usage(total - cached - written, cached, written, out - reasoning, reasoning)
+
+
+def usage_sum(bodies: Iterable[bytes]) -> tuple[Usage, int]:
+    """The token counts of several answers together, and how many of them told none or were malformed: `usage` of each, added up."""
+    fresh = out = bad = 0
+    rarer = Usage()
+    decode = _with_usage.decode
+    for body in bodies:
+        try:
+            u = decode(body).usage
+        except (msgspec.MsgspecError, RecursionError):
+            u = None
+        if u is None:
+            bad += 1
+            continue
+        p, c = u.prompt_tokens_details, u.completion_tokens_details
+        if (p is not None and (p.cached_tokens or p.cache_write_tokens)) or (c is not None and c.reasoning_tokens):
+            rarer += _disjoint(u)
+        else:
+            fresh += u.prompt_tokens or 0
+            out += u.completion_tokens or 0
+    return Usage(fresh + rarer.input, rarer.cached, rarer.cache_write, out + rarer.output, rarer.reasoning), bad
 
 
 _COLON, _COMMA, _BRACE = b":,{"

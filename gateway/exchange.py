@@ -1,5 +1,5 @@
 """One request, from its bytes to its record. Knows its client only as a `Sink` and its upstream only as a `Flight`, so it runs
-without sockets in tests, and the same way behind our own protocol and behind ASGI.
+without sockets in tests, and the same way behind our own protocol and behind ASGI. `gateway.answering` is its other half.
 
 Life: `start` (who, what, which route) → `dispatch` (pick, lease, send; or parked until a replica comes) → the `Receiver` callbacks
 → exactly one of `_respond`, `_finish_stream`, `refuse`, `gone`, which end in `_end`. Before the content commit a retryable fault
@@ -8,74 +8,42 @@ excludes the replica and dispatches again; after it the client gets an error eve
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from time import monotonic
+
+import msgspec
 
 from backends import wire
-from backends.faults import from_answer
-from backends.types import Call, Fault, Flight
-from gateway.auth import ANYONE, Tenant
-from gateway.record import Record
-from gateway.relay import StreamRelay, WholeAnswer, check_whole
-from gateway.sink import Sink
+from backends.types import Call, Fault, Target
+from gateway.answering import NOTHING, Answering
+from gateway.answers import JSON_HEAD, SSE_HEAD, unsupported
+from gateway.auth import Tenant
+from gateway.record import record_of_exchange
 from routing import health
-from routing.lease import Lease
+from routing.lease import give
 from routing.pool import pick
-from routing.types import NO_ROUTE, UNDECIDED, Decision, Replica, Route
+from routing.types import Route
 
-if TYPE_CHECKING:
-    from gateway.serve import Core
-
-# Each ends where the request's id comes.
-SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: "
-JSON_HEAD = b"content-type: application/json\r\nx-request-id: "
 WAITING = b": waiting\n\n"
-MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
-_SSE = b"text/event-stream"
-NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
-_PASSED = frozenset({
-    b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
-    b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
-})  # fmt: skip
 
 
-class Exchange:
+class Exchange(Answering):
     """One request under way. See the module's text for its life."""
 
-    # Defaults stand on the class: most requests never change most of them.
-    tenant: Tenant = ANYONE
-    route: Route = NO_ROUTE
-    call: Call = NO_CALL
-    decision: Decision = UNDECIDED
-    lease: Lease | None = None
-    flight: Flight | None = None
-    relay: StreamRelay | None = None
-    answer: WholeAnswer | None = None
-    excluded: set[Replica] | tuple[()] = ()
-    last_fault: Fault | None = None
-    upstream_headers: Mapping[bytes, bytes] = {}
-    attempts = status = chunks = bytes_out = 0
-    stream = begun = ended = False
-    ttft: float | None = None  # seconds from arrival to the first content
-    parked_at: float | None = None
-    paused_at: float | None = None
-    tail: bytes | None = None  # what the recorder reads the usage from
-    cors = dropped = b""
-
-    def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
-        self.core, self.sink, self.api, self.headers = core, sink, api, headers
-        self.id = core.request_id(headers)
-        self.received = time.monotonic()
-        self.comment_at = self.received + core.server.head_commit_seconds  # when a silent stream gets its head
+    __slots__ = ()
 
     # --- in
-    def start(self, body: bytes) -> None:
-        """Takes the whole body. Never raises: every outcome goes to the sink, now or later."""
+    def start(self, body: bytes, tenant: Tenant | None = None) -> None:
+        """Takes the whole body. `tenant`: who calls, where the connection knows that already. Never raises: every outcome goes to
+        the sink, now or later."""
         core = self.core
         core.inflight.add(self)
         try:
-            core.admit(self)
+            if tenant is None:
+                core.admit(self)
+            else:
+                self.tenant = tenant
+            if core.draining or len(core.inflight) > core.limits.concurrency:
+                raise core.refusal()
             self._read(body)
             self.dispatch()
         except Fault as fault:
@@ -83,17 +51,26 @@ class Exchange:
 
     def _read(self, body: bytes) -> None:
         doc = wire.parse(body)
-        model = wire.text(doc, "model")
-        if model is None:
-            raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
-        self.stream = wire.flag(doc, "stream")
-        route = self.core.route(model, self.tenant)
+        tenant = self.tenant
+        try:
+            model, route = self.core.named[bytes(doc["model"])]  # as most clients write it
+        except KeyError:
+            model, route = self._named(doc)
+        if tenant.routes is not None and route.name not in tenant.routes:
+            raise self.core.unknown(model, tenant)
+        self.stream = stream = "stream" in doc and wire.flag(doc, "stream")
         if route.concurrency is not None and route.inflight >= route.concurrency:
             message = f"Model '{model}' has {route.concurrency} calls under way, its limit."
             raise Fault("rate_limited", message, retry_after=1.0, code="route_busy")
         route.inflight += 1
         self.route = route
-        self.call = Call(self.id, self.api, model, self.stream, doc, self.tenant.name, self.headers, self.received)
+        self.call = Call(self.id, self.api, model, stream, doc, tenant.name, self.headers, self.received)
+
+    def _named(self, doc: wire.Doc) -> tuple[str, Route]:
+        model = wire.text(doc, "model")
+        if model is None:
+            raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
+        return model, self.core.route(model, self.tenant)
 
     # --- towards an engine
     def dispatch(self) -> None:
@@ -103,18 +80,20 @@ class Exchange:
         if decision is None:
             core.park(self)
             return
-        if self.parked_at is not None:
-            self.parked_at = None
+        if self.attempts:  # nothing of an earlier attempt may be told of this one
+            self.relay, self.answer, self.upstream_headers, self.dropped = None, None, NOTHING, b""
+        self.attempts += 1
+        self.parked_at = None
         self.decision = decision
         target, replica = decision.target, decision.replica
-        if self.attempts:  # nothing of an earlier attempt may be told of this one
-            self.relay, self.answer, self.upstream_headers, self.dropped = None, None, {}, b""
         if target.unsupported and not target.unsupported.isdisjoint(call.doc):
-            call = self._unsupported(call, target.unsupported, target.backend, route)
-        self.attempts += 1
-        self.lease = Lease(replica)
+            call = self._unsupported(call, target)
+        self.held = replica
+        replica.inflight += 1  # `lease.take`, without its frame
+        replica.total += 1
+        timeouts = route.timeouts.get(target.backend) if route.timeouts else None
         try:
-            self.flight = replica.link.send(call, target, route.timeouts.get(target.backend), self)
+            self.flight = replica.link.send(call, target, timeouts, self)
         except Fault:
             self._release()
             raise
@@ -137,128 +116,24 @@ class Exchange:
             self.flight.cancel()
         self.refuse(Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining"))
 
-    def _unsupported(self, call: Call, unsupported: frozenset[str], backend: str, route: Route) -> Call:
-        found = sorted(k for k in unsupported.intersection(call.doc) if call.doc[k] != wire.NULL)
-        if found and not route.drop:
-            names = ", ".join(map(repr, found))
-            message = f"Backend '{backend}' does not support {names}. Leave it out, or set on_unsupported: drop on the route."
-            raise wire.bad(message, param=found[0], code="unsupported_parameter")
+    def _unsupported(self, call: Call, target: Target) -> Call:
+        found = unsupported(call.doc, target, self.route)
         self.dropped = ",".join(found).encode()
-        doc = wire.drop(call.doc, found)
-        return Call(call.id, call.api, call.model, call.stream, doc, call.tenant, call.headers, call.received)
+        return msgspec.structs.replace(call, doc=wire.drop(call.doc, found))
 
     def _release(self) -> None:
         """Gives back what the attempt holds on a replica. Idempotent."""
-        lease = self.lease
-        if lease is not None:
-            self.lease = self.flight = None
-            if lease.end():
-                self.core.freed(lease.replica)
-
-    # --- Receiver
-    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
-        if status != 200 or headers.get(b"content-type", b"")[:17].lower() == _SSE or len(body) > self.core.limits.answer_bytes:
-            lease, self.flight = self.lease, None
-            self.on_head(status, headers)
-            if body:
-                self.on_data(body)
-            if self.lease is lease and not self.ended:  # not over by what it held; another lease is another attempt's
-                self.on_end()
-            return
-        self.status, self.upstream_headers = status, headers
-        self._answered(body)
-
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self.status = status
-        self.upstream_headers = headers
-        decision = self.decision
-        where, limits = decision.target.backend, self.core.limits
-        if status == 200 and headers.get(b"content-type", b"")[:17].lower() == _SSE:
-            self.relay = StreamRelay(where, not self._wants_usage(), limits.event_bytes)
-        else:
-            good = 200 <= status < 300
-            self.answer = WholeAnswer(where, limits.answer_bytes if good else MAX_ERROR, good)
-
-    def _wants_usage(self) -> bool:
-        call = self.call
-        options = call.doc.get("stream_options")
-        if options is None:
-            return False
-        return b'"include_usage":true' in bytes(options) or wire.flag(wire.sub(call.doc, "stream_options"), "include_usage")
-
-    def on_data(self, data: bytes) -> None:
-        relay = self.relay
-        if relay is None:
-            answer = self.answer
-            assert answer is not None
-            if answer.size < answer.limit and (fault := answer.feed(data)) is not None:
-                self._over(fault)
-            return
-        out = relay.feed(data)
-        if out:
-            self._send(out)
-        if relay.fault is not None:
-            self._over(relay.fault)
-
-    def _over(self, fault: Fault) -> None:
-        """The answer is over before its end, by what it holds: the connection is of no more use."""
-        if self.flight is not None:
-            self.flight.cancel()
-        if 200 <= self.status < 300:
-            self._failed(fault)
-        else:
-            self.on_end()  # an endless error body: what there is suffices
-
-    def _send(self, out: bytes) -> None:
-        self.chunks += 1
-        self.bytes_out += len(out)
-        if self.ttft is None:
-            self.ttft = time.monotonic() - self.received
-            if not self.begun:
-                self.begun = True
-                self.sink.begin(200, self._lines(SSE_HEAD), out)
-                return
-        self.sink.send(out)
-
-    def on_end(self) -> None:
-        decision = self.decision
-        relay = self.relay
-        if relay is not None:
-            tail = relay.close()
-            if relay.fault is not None:
-                if tail:
-                    self._send(tail)
-                self._failed(relay.fault)
-                return
-            health.good(decision.replica)
-            self._finish_stream(tail)
-            return
-        assert self.answer is not None
-        self._answered(self.answer.body(), self.answer.cut(self.upstream_headers))
-
-    def _answered(self, body: bytes, cut: Fault | None = None) -> None:
-        """A whole answer that is no stream; `cut` says that it only looks whole."""
-        replica, where = self.decision.replica, self.decision.target.backend
-        if not 200 <= self.status < 300:
-            self._failed(from_answer(self.status, self.upstream_headers, body, where, time.time()))
-        elif (fault := cut or check_whole(body, where)) is not None:
-            self._failed(fault)
-        elif self.begun:  # the client has the head of a stream
-            message = f"Backend '{where}' answered a streaming request with something that is no stream."
-            self._failed(Fault("upstream", message, origin="backend", code="not_a_stream"))
-        else:
-            if replica.failures:
-                health.good(replica)
-            self._respond(body)
-
-    def on_fault(self, fault: Fault) -> None:
-        self._failed(fault)
+        held = self.held
+        if held is not None:
+            self.held = self.flight = None
+            give(held)
+            self.core.freed(held)
 
     # --- out
     def _failed(self, fault: Fault) -> None:
         """An attempt failed: elsewhere if nothing was promised to the client yet, else told."""
         decision = self.decision
-        health.bad(decision.replica, fault, time.monotonic())
+        health.bad(decision.replica, fault, monotonic())
         self._release()
         self.last_fault = fault
         route = self.route
@@ -294,36 +169,6 @@ class Exchange:
         self.bytes_out = len(body)
         self._end(fault.status)
         self.sink.respond(fault.status, lines, body)
-
-    def _respond(self, body: bytes) -> None:
-        self.bytes_out = len(body)
-        self.tail = wire.usage_tail(body)
-        self.ttft = time.monotonic() - self.received
-        lines = self._lines(JSON_HEAD)
-        self.last_fault = None  # an earlier attempt's
-        self._release()
-        self._end(self.status)
-        self.sink.respond(self.status, lines, body)
-
-    def _finish_stream(self, tail: bytes) -> None:
-        self.bytes_out += len(tail)
-        self.last_fault = None  # an earlier attempt's
-        self._release()
-        if not self.begun:
-            self.ttft = time.monotonic() - self.received
-            self.sink.begin(200, self._lines(SSE_HEAD), b"")
-        self._end(200)
-        self.sink.finish(tail)
-
-    def _lines(self, first: bytes) -> bytes:
-        decision = self.decision
-        lines = first + self.id + decision.replica.line
-        upstream = self.upstream_headers
-        if not _PASSED.isdisjoint(upstream):
-            lines += b"".join(b"%b: %b\r\n" % (name, upstream[name]) for name in sorted(_PASSED.intersection(upstream)))
-        if self.dropped:
-            lines += b"x-pointsman-dropped: %b\r\n" % self.dropped
-        return lines + self.cors if self.cors else lines
 
     # --- the client
     def gone(self) -> None:
@@ -363,7 +208,7 @@ class Exchange:
         elif self.paused_at is not None and now - self.paused_at > core.limits.client_stall_seconds:
             self.sink.break_off()
             self.gone()
-        elif self.stream and self.ttft is None and now > self.comment_at:
+        elif self.stream and self.ttft is None and now > (self.comment_at or self.received + core.server.head_commit_seconds):
             self.comment_at = now + core.server.head_commit_seconds
             if self.begun:
                 self.sink.send(WAITING)
@@ -380,17 +225,4 @@ class Exchange:
         if self.relay is not None:
             self.tail = self.relay.usage_event
         # The recorder reads the usage off the request's own path; it gets the few bytes that it needs, never the exchange.
-        self.core.recorder.put(self._record(status), self.tail)
-
-    def _record(self, status: int) -> Record:
-        decision, fault = self.decision, self.last_fault
-        target = decision.target
-        duration = time.monotonic() - self.received
-        record = Record(
-            self.id.decode(), time.time() - duration, self.api, self.route.name, target.backend, decision.replica.name, self.tenant.name,
-            self.stream, status, duration, self.ttft, self.attempts, self.chunks, self.bytes_out,
-        )  # fmt: skip
-        record.reason = decision.reason
-        if fault is not None:
-            record.fault, record.origin, record.message = fault.kind, fault.origin, fault.message
-        return record
+        self.core.recorder.put(record_of_exchange(self, status), self.tail)

@@ -12,8 +12,7 @@ only at a certain message boundary; where that cannot be told it stays cold.
 from __future__ import annotations
 
 import asyncio
-import re
-from http import HTTPStatus
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -22,8 +21,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from backends import wire
+from backends.heads import TRIES, Known, learn
 from backends.types import Fault
+from gateway.auth import Door, Tenant
 from gateway.exchange import Exchange
+from gateway.heads import status_line, without_h2c
 from gateway.limits import bad_request, headers_too_large, too_large, too_slow
 
 if TYPE_CHECKING:
@@ -37,41 +39,18 @@ HOT = {
     b"POST /v1/embeddings HTTP/1.1\r\n": "embeddings",
 }
 _HOT = tuple(HOT.items())
-CHAT = _HOT[0][0]
 MAX_EARLY = 64 * 1024
 MAX_LINGER, LINGER_SECONDS = 64 << 20, 5.0
 _JOIN = 64 * 1024
-_H2C = re.compile(rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r\n")
-_CONNECTION = re.compile(rb"(?im)^(connection[ \t]*:)([^\r\n]*)(\r\n)")
-_H2C_TOKEN = re.compile(rb"(?i)\s*\b(?:upgrade|http2-settings)\b\s*,?")
-_STATUS = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
-_STATUS[499], _STATUS[529] = b"HTTP/1.1 499 Client Closed Request\r\n", b"HTTP/1.1 529 Overloaded\r\n"
-OK = _STATUS[200]
 CLOSE = b"connection: close\r\n"
-
-
-def status_line(status: int) -> bytes:
-    """The first line of an answer."""
-    return _STATUS.get(status) or b"HTTP/1.1 %d Status\r\n" % status
-
-
-def without_h2c(head: bytes) -> bytes:
-    """A head without its offer to switch to HTTP/2, which stock Java clients send and the parser cannot decline (uvicorn#2722)."""
-    if b"pgrade" not in head and b"PGRADE" not in head:
-        return head
-    if not re.search(rb"(?im)^upgrade[ \t]*:[ \t]*h2c", head):
-        return head
-    head = _H2C.sub(b"", head)
-    return _CONNECTION.sub(lambda m: m[1] + _H2C_TOKEN.sub(b"", m[2]).rstrip(b", ") + m[3], head)
 
 
 class Front(asyncio.Protocol):
     """One client connection. Construct as uvicorn does; `config.app_core` is the `Core` (see `gateway.wiring`)."""
 
     __slots__ = (
-        "api", "body", "buffer", "config", "core", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep",
-        "on_body",
-        "on_header", "parser", "parts", "paused", "server_state", "since", "state", "transport",
+        "api", "body", "buffer", "config", "core", "door", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep",
+        "known", "on_body", "on_header", "parser", "parts", "paused", "server_state", "since", "state", "tenant", "transport", "tries",
     )  # fmt: skip
 
     def __init__(
@@ -93,6 +72,10 @@ class Front(asyncio.Protocol):
         self.on_body: Any = None
         self.paused = self.keep = self.extra = False
         self.fed = 0
+        self.known: Known | None = None  # the head of an earlier request, for `api`
+        self.tenant: Tenant | None = None  # who `door` said sent that head
+        self.door: Door | None = None
+        self.tries = TRIES
 
     # --- asyncio's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -117,6 +100,12 @@ class Front(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.state == IDLE:
+            known = self.known
+            if known is not None and not self.buffer:
+                body = known.body(data)
+                if body is not None:
+                    self._again(known, body)
+                    return
             self._head(data)
         elif self.state == READING:
             self._feed(data)
@@ -162,14 +151,14 @@ class Front(asyncio.Protocol):
             return
         if b"upgrade" in data[:end].lower():
             data = without_h2c(data[: end + 4]) + data[end + 4 :]
-        if data.startswith(CHAT):  # the most common one first
-            self.api = "chat"
-            self._hot(data)
-            return
         for line, api in _HOT:
             if data.startswith(line):
-                self.api = api
+                self.api, self.known = api, None
                 self._hot(data)
+                if self.state == READING:  # the body is still to come: what the head says can be checked before
+                    self._early()
+                elif self.state in (BUSY, IDLE) and self.keep and self.tries:
+                    self._learn(data[: end + 4])
                 return
         self.state = COLD
         self._inner().data_received(data)
@@ -196,8 +185,33 @@ class Front(asyncio.Protocol):
         self.state = READING
         self.fed = 0
         self._feed(data)
-        if self.state == READING:  # the body is still to come: what the head says can be checked before
-            self._early()
+
+    def _learn(self, head: bytes) -> None:
+        """Keeps the head of a request that came whole, and who sent it."""
+        self.tries -= 1
+        self.known = learn(head, self.fields)
+        self.door = None
+
+    def _again(self, known: Known, body: bytes) -> None:
+        """A whole request with a head that is known. The parser is left where it was, between two messages."""
+        core = self.core
+        if self.door is not core.door:
+            self._recognise(core.door, known)
+        if len(body) > core.limits.body_bytes:
+            self._reply(too_large(core.limits.body_bytes))
+            return
+        self.state = BUSY
+        exchange = self.exchange = Exchange(core, self, self.api, known.fields)
+        exchange.start(body, self.tenant)
+        if self.paused:  # the client has not read the answer before this one
+            exchange.pause()
+
+    def _recognise(self, door: Door, known: Known) -> None:
+        """Who sends this head, as this door says, so that it need not be asked again; not where its answer depends on more."""
+        self.door, self.tenant = door, None
+        if not door.origins:
+            with contextlib.suppress(Fault):  # the exchange will be told the same
+                self.tenant = door.identify(known.fields)
 
     def _early(self) -> None:
         headers = {k.lower(): v for k, v in self.headers.items()}
@@ -259,14 +273,13 @@ class Front(asyncio.Protocol):
 
     # --- Sink
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
-        line = OK if status == 200 else status_line(status)
-        keep = b"" if self.keep else CLOSE
-        length = b"content-length: %d\r\n\r\n" % len(body)
-        if len(body) < _JOIN:
-            self.transport.write(b"".join((line, self.core.date, lines, keep, length, body)))
+        core, transport = self.core, self.transport
+        if status == 200 and self.keep and len(body) < _JOIN:
+            transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (core.ok, lines, len(body), body))
         else:
-            self.transport.write(b"".join((line, self.core.date, lines, keep, length)))
-            self.transport.write(body)
+            keep = b"" if self.keep else CLOSE
+            transport.write(b"%b%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), core.date, lines, keep, len(body)))
+            transport.write(body)
         self._done()
 
     def begin(self, status: int, lines: bytes, first: bytes) -> None:

@@ -66,6 +66,8 @@ class Row:
     duration: Histogram = field(default_factory=lambda: _histogram(DURATION_BUCKETS))
     tpot: Histogram = field(default_factory=lambda: _histogram(TPOT_BUCKETS))
 
+NO_USAGE = Usage()
+
 
 class Extra(msgspec.Struct):
     """One family read from a callback, frozen for a snapshot."""
@@ -110,7 +112,7 @@ class Metrics:
         # In one piece, without a call: this runs once for every request, and each frame would cost as much as what it does.
         row = self._rows.get((record.route, record.backend, record.api))
         if row is None or (self.known is not None and record.route not in self.known):
-            row = self._row(record)
+            row = self._row(record.route, record.backend, record.api, record.fault)
         status, codes, duration, ttft, histogram = record.status, row.codes, record.duration, record.ttft, row.duration
         code = _CODES[status] if 0 <= status < 600 else str(status)
         if code in codes:
@@ -147,29 +149,26 @@ class Metrics:
             histogram.counts[bisect_left(TPOT_BUCKETS, apart)] += 1
             histogram.sum += apart
 
-    def observe_plain(self, batch: list[Record]) -> None:
-        """Counts several plain answers (see `recorder.is_plain`) of one route, backend and api at once: the same counts as `observe`
-        one by one, for a third of the steps. Mutates."""
-        first, n = batch[0], len(batch)
-        row = self._rows.get((first.route, first.backend, first.api))
-        if row is None or (self.known is not None and first.route not in self.known):
-            row = self._row(first)
-        _bump(row.codes, "200", n)
-        _add_all(row.duration, DURATION_BUCKETS, sorted([r.duration for r in batch]))
-        _add_all(row.ttft, TTFT_BUCKETS, sorted([r.ttft for r in batch if r.ttft is not None]))
-        row.bytes += sum([r.bytes_out for r in batch])
-        usages = [r.usage for r in batch if r.usage is not None]
-        if usages:
-            tokens = row.tokens
-            tokens["input"] = tokens.get("input", 0) + sum([u.input for u in usages])
-            tokens["output"] = tokens.get("output", 0) + sum([u.output for u in usages])
-            for usage in usages:
-                if usage.cached or usage.reasoning or usage.cache_write:
-                    _rarer(tokens, usage)
+    def observe_plain(self, route: str, backend: str, api: str, seconds: list[float], size: int, usage: Usage) -> None:
+        """Counts plain answers (see `record.Plain`) of one route, backend and api at once. `seconds`: their durations, which are their
+        times to first token too, sorted; `size`: bytes, and `usage`: tokens, all together. Mutates."""
+        row = self._rows.get((route, backend, api))
+        if row is None or (self.known is not None and route not in self.known):
+            row = self._row(route, backend, api)
+        _bump(row.codes, "200", len(seconds))
+        _add_all(row.duration, DURATION_BUCKETS, seconds)
+        _add_all(row.ttft, TTFT_BUCKETS, seconds)
+        row.bytes += size
+        tokens = row.tokens
+        if usage != NO_USAGE:
+            tokens["input"] = tokens.get("input", 0) + usage.input
+            tokens["output"] = tokens.get("output", 0) + usage.output
+            if usage.cached or usage.reasoning or usage.cache_write:
+                _rarer(tokens, usage)
 
-    def _row(self, record: Record) -> Row:
-        """The row of a record whose raw names are not a key: cleaned, and "other" once the table is full. Mutates."""
-        key = (self._route(record), _clean(record.backend), _clean(record.api))
+    def _row(self, route: str, backend: str, api: str, fault: str = "") -> Row:
+        """The row of names whose raw form are not a key: cleaned, and "other" once the table is full. Mutates."""
+        key = (self._route(route, fault), _clean(backend), _clean(api))
         row = self._rows.get(key)
         if row is not None:
             return row
@@ -180,9 +179,9 @@ class Metrics:
             row = self._rows[key] = Row(*key)
         return row
 
-    def _route(self, record: Record) -> str:
-        unknown = record.fault == "not_found" if self.known is None else record.route not in self.known
-        return "unknown" if unknown or not record.route else _clean(record.route)
+    def _route(self, route: str, fault: str) -> str:
+        unknown = fault == "not_found" if self.known is None else route not in self.known
+        return "unknown" if unknown or not route else _clean(route)
 
     def callback(
         self, name: str, help: str, read: Callable[[], Samples], *, kind: Literal["gauge", "counter"] = "gauge", merge: Merge = "sum"

@@ -15,6 +15,8 @@ from backends.sse import What
 from backends.types import Fault
 
 DONE = b"data: [DONE]\n\n"
+TRIES = 64  # events of one stream that are learned from; where each differs in more than its text, that is enough
+_TEXTS = (b'"content":"', b'"reasoning_content":"', b'"text":"')
 
 
 class StreamRelay:
@@ -27,7 +29,8 @@ class StreamRelay:
     """
 
     __slots__ = (
-        "committed", "done", "fault", "finished", "held", "held_size", "last", "limit", "rest", "strip_usage", "usage_event", "where",
+        "after", "before", "committed", "done", "fault", "finished", "held", "held_size", "last", "limit", "rest", "strip_usage", "tries",
+        "usage_event", "where",
     )  # fmt: skip
 
     def __init__(self, where: str, strip_usage: bool, limit: int) -> None:
@@ -40,11 +43,21 @@ class StreamRelay:
         self.last = b""
         self.usage_event: bytes | None = None
         self.fault: Fault | None = None
+        self.before = self.after = b""  # of the last plain event: what stood around its text; set only while all may pass unread
+        self.tries = TRIES
 
     def feed(self, data: bytes) -> bytes:
         """What may go to the client now. Sets `committed` with the first content and `fault` when the upstream reports an error."""
+        before = self.before
+        if before:
+            if data.startswith(before) and data.endswith(self.after) and data.find(b'"', len(before), -len(self.after)) < 0:
+                self.last = data
+                return data  # one event like the last but for its text, which has no quotation mark and so cannot end before its end
+            self.before = b""
         if self.committed and not self.finished and not self.rest and data.endswith(b"\n\n") and sse.plain(data):
             self.last = data
+            if self.tries:
+                self._learn(data)
             return data
         if self.rest:
             data = self.rest + data
@@ -53,6 +66,18 @@ class StreamRelay:
         if len(self.rest) > self.limit and self.fault is None:
             self.fault = _cut(f"Backend '{self.where}' sent an event of more than {self.limit} bytes.", "event_too_large")
         return out
+
+    def _learn(self, event: bytes) -> None:
+        """Keeps what stands around the text of a plain event."""
+        self.tries -= 1
+        for key in _TEXTS:
+            at = event.find(key)
+            if at > 0:
+                start = at + len(key)
+                end = event.find(b'"', start)
+                if event.find(b"\\", start, end) < 0 and event.count(b"\n\n") == 1:
+                    self.before, self.after = event[:start], event[end:]
+                return
 
     def _whole(self, data: bytes) -> bytes:
         out: list[bytes] = []

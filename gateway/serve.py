@@ -14,6 +14,7 @@ import time
 from collections.abc import Mapping
 from difflib import get_close_matches
 
+from backends import wire
 from backends.http import Clients
 from backends.types import Fault
 from gateway.auth import Door, Tenant, allowed
@@ -46,8 +47,8 @@ class Core:
         self.parked: dict[Exchange, None] = {}  # in order of arrival
         self.draining = False
         self.draw = (draw or random.Random()).random  # [0, 1)
-        self._ids = itertools.count(1)
-        self._id_prefix = f"req-{os.urandom(6).hex()}-".encode()
+        self.ids = itertools.count(1)
+        self.id_prefix = f"req-{os.urandom(6).hex()}-".encode()
         self.swap(generation)
 
     def __repr__(self) -> str:
@@ -59,7 +60,9 @@ class Core:
         self.server: ServerConfig = generation.server
         self.limits: Limits = generation.server.limits
         self.door = generation.door
-        self.date = b""
+        # By the model's name as it stands in a body: what most requests need, in one look.
+        self.named = {bytes(wire.raw(name)): (name, route) for name, route in generation.routes.items()}
+        self.date = self.ok = b""
         self.tick_date(time.time())
 
     # --- what an exchange asks
@@ -67,30 +70,36 @@ class Core:
         """The client's own x-request-id where it is a plain token, else a new one."""
         if b"x-request-id" in headers and _ID.match(headers[b"x-request-id"]):
             return headers[b"x-request-id"]
-        return self._id_prefix + b"%d" % next(self._ids)
+        return self.id_prefix + b"%d" % next(self.ids)
 
     def admit(self, exchange: Exchange) -> None:
-        """Lets a request in or raises the Fault that keeps it out. Sets the exchange's tenant."""
+        """Sets the exchange's tenant, or raises the Fault that keeps it out."""
         door = self.door
         exchange.tenant = door.identify(exchange.headers)
         if door.origins:
             exchange.cors = door.cors(exchange.headers)
+
+    def refusal(self) -> Fault:
+        """Why nobody is let in just now."""
         if self.draining:
-            raise Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining")
-        if len(self.inflight) > self.limits.concurrency:
-            why = f"The gateway has {self.limits.concurrency} calls under way, its limit."
-            raise Fault("overloaded", why, retry_after=1.0, code="gateway_busy")
+            return Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining")
+        why = f"The gateway has {self.limits.concurrency} calls under way, its limit."
+        return Fault("overloaded", why, retry_after=1.0, code="gateway_busy")
 
     def route(self, model: str, tenant: Tenant) -> Route:
         """The route of a model name. Raises Fault `not_found`; of a route that the key may not use it says the same."""
         found = self.generation.routes.get(model)
         if found is None or not allowed(tenant, found.name):
-            names = sorted(name for name, r in self.generation.routes.items() if allowed(tenant, r.name))
-            close = get_close_matches(model, names, 1)
-            there = f" There is: {', '.join(names[:8])}." if names else " No model is configured."
-            hint = f" Did you mean '{close[0]}'?" if close else there
-            raise Fault("not_found", f"There is no model '{model[:200]}'.{hint}", origin="client", param="model", code="model_not_found")
+            raise self.unknown(model, tenant)
         return found
+
+    def unknown(self, model: str, tenant: Tenant) -> Fault:
+        """There is no such model for this caller; names what there is."""
+        names = sorted(name for name, r in self.generation.routes.items() if allowed(tenant, r.name))
+        close = get_close_matches(model, names, 1)
+        there = f" There is: {', '.join(names[:8])}." if names else " No model is configured."
+        hint = f" Did you mean '{close[0]}'?" if close else there
+        return Fault("not_found", f"There is no model '{model[:200]}'.{hint}", origin="client", param="model", code="model_not_found")
 
     def park(self, exchange: Exchange) -> None:
         """Lets a call wait for a replica that is loading or busy. Raises Fault when none will come, or too many wait."""
@@ -141,6 +150,7 @@ class Core:
         """Renders the date header, at most once a second."""
         self._date_at = int(unix)
         self.date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime(unix)).encode()
+        self.ok = b"HTTP/1.1 200 OK\r\n" + self.date  # how nearly every answer begins
 
     def tick(self) -> None:
         """Every 100 ms: the upstream timeouts, every exchange's waits."""

@@ -1,25 +1,23 @@
-"""What one attempt holds on a replica, released exactly once however it ends."""
+"""What one attempt holds on a replica, released exactly once however it ends.
+
+A holder keeps the replica in one variable: `take` counts a call in, `give` counts it out. Who sets the variable to None before it gives
+back, and gives only what is not None, cannot give twice; that is all the lease there is, since every call pays for it.
+"""
 
 from __future__ import annotations
 
 from routing.types import Replica
 
 
-class Lease:
-    """A booking of one slot. Taking it counts the call in; `end` counts it out, the first time only."""
+def take(replica: Replica) -> Replica:
+    """Counts a call in and gives the replica, to be held. Mutates its counters."""
+    replica.inflight += 1
+    replica.total += 1
+    return replica
 
-    __slots__ = ("open", "replica")
 
-    def __init__(self, replica: Replica) -> None:
-        self.replica = replica
-        self.open = True
-        replica.inflight += 1
-        replica.total += 1
-
-    def end(self) -> bool:
-        """Releases the slot. True the first time; later calls change nothing."""
-        if not self.open:
-            return False
-        self.open = False
-        self.replica.inflight -= 1
-        return True
+def give(replica: Replica) -> None:
+    """Counts a call out. ValueError when there is none under way: somebody gave twice. Mutates its counters."""
+    if replica.inflight <= 0:
+        raise ValueError(f"{replica!r} has no call under way to give back")
+    replica.inflight -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
 
 from routing.types import Arm, Decision, Replica, Route
@@ -23,7 +24,7 @@ def pick(route: Route, now: float, draw: float, excluded: Collection[Replica] = 
     arms = route.arms
     if not arms:
         return None
-    arm = arms[0] if len(arms) == 1 else _drawn(arms, route.total_weight * draw)
+    arm = arms[0] if len(arms) == 1 else arms[bisect_right(route.bounds, route.total_weight * draw)]
     chosen = arm.only
     if chosen is not None and not excluded:  # the most common case, and the hottest
         replica = chosen.replica

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -75,7 +76,7 @@ class Arm:
 class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
-    __slots__ = ("arms", "concurrency", "drop", "inflight", "name", "retries", "timeouts", "total_weight", "turn")
+    __slots__ = ("arms", "bounds", "concurrency", "drop", "inflight", "name", "retries", "timeouts", "total_weight", "turn")
 
     def __init__(
         self,
@@ -91,7 +92,9 @@ class Route:
         self.timeouts = timeouts or {}
         self.concurrency = concurrency
         self.inflight = 0
-        self.total_weight = sum(arm.target.weight for arm in arms)
+        sums = [*accumulate(arm.target.weight for arm in arms)]
+        self.total_weight = sums[-1] if sums else 0.0
+        self.bounds = sums[:-1]  # where one arm's share of the weights ends and the next begins; the last arm takes the rest
         self.turn = 0
 
     def __repr__(self) -> str:

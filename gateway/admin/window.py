@@ -112,10 +112,10 @@ class Windows:
         elif tokens:
             ring.spread(second, tokens, over)
 
-    def add_plain(self, now: float, route: str, ttfts: list[float], requests: int, tokens: int) -> None:
-        """Counts good requests that ended at `now` after less than a second each; `ttfts` sorted. Mutates."""
+    def add_plain(self, now: float, route: str, ttfts: list[float], tokens: int) -> None:
+        """Counts good requests that ended at `now` after less than a second each, one per entry of `ttfts`, sorted. Mutates."""
         slot = (self._routes.get(route) or self._ring(route)).at(int(now))
-        slot.requests += requests
+        slot.requests += len(ttfts)
         slot.tokens += tokens
         done, bins = 0, slot.ttft
         while done < len(ttfts):

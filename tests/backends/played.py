@@ -6,7 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from backends.http import Clients, Connection, Pool, Sent
+from backends.connection import Connection, Sent
+from backends.http import Clients, Pool
 from backends.origin import Origin
 from backends.types import Timeouts
 from tests.backends.seen import Seen

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
-from backends.http import MAX_HEAD
+from backends.connection import MAX_HEAD
 from backends.types import Fault
 from tests.backends.played import OK, REQUEST, Played, T, played, sent
 from tests.backends.seen import Seen
@@ -14,10 +15,10 @@ from tests.backends.seen import Seen
 
 def test_a_connection_is_used_again() -> None:
     async def work(pool: Played) -> None:
-        for _ in range(3):
+        for headers in ({b"content-length": b"2"}, {}, {}):  # a head that is known is not read again, and its length is the body's
             seen, _ = await sent(pool)
             pool.conn().data_received(OK)
-            assert (seen.calls, seen.status, seen.body, seen.headers) == (["whole"], 200, b"{}", {b"content-length": b"2"})
+            assert (seen.calls, seen.status, seen.body, seen.headers) == (["whole"], 200, b"{}", headers)
         assert len(pool.wires) == 1 and pool.wires[0].written == b"".join(REQUEST) * 3
         assert repr(pool) == "<Pool gpu http://h:1: 0 busy, 1 idle, 1 opened, 2 hits, 0 stale>"
 
@@ -275,5 +276,80 @@ def test_time_limits() -> None:
         assert not seen.over
         pool.tick(now + 101)
         assert seen.outcome == "total_timeout" and not pool.busy
+
+    played(work)
+
+
+def test_heads_that_are_known_and_nothing_else_come_around_the_parser() -> None:
+    def answer(body: bytes, head: bytes = b"HTTP/1.1 200 OK\r\nX: y\r\nContent-Length: %d\r\nZ: 1\r\n\r\n") -> bytes:
+        return head % len(body) + body
+
+    async def work(pool: Played) -> None:
+        async def told(*reads: bytes) -> Seen:
+            seen, _ = await sent(pool)
+            for read in reads:
+                pool.conn().data_received(read)
+            return seen
+
+        assert (await told(answer(b"first"))).body == b"first"
+        known = pool.conn().known
+        assert known is not None and known.fields == {b"x": b"y", b"z": b"1"}
+        for body in (b"", b"another", b"x" * 5000):
+            seen = await told(answer(body))
+            assert (seen.calls, seen.body, seen.headers) == (["whole"], body, known.fields)
+        whole = answer(b"in pieces")
+        for at in (1, 10, 30, 45, len(whole) - 1):
+            assert (await told(whole[:at], whole[at:])).body == b"in pieces"
+        other = await told(answer(b"{}", b"HTTP/1.1 500 Internal Server Error\r\nContent-Length: %d\r\n\r\n"))
+        assert (other.status, other.body) == (500, b"{}")
+        assert (await told(answer(b"again"))).body == b"again" and len(pool.wires) == 1
+        late = await told(answer(b"and") + b"more")  # bytes that nobody asked for
+        assert late.body == b"and" and pool.wires[0].closed
+
+    played(work)
+
+
+def test_an_answer_that_overtakes_its_request_closes_the_connection_also_when_its_head_is_known() -> None:
+    async def work(pool: Played) -> None:
+        await sent(pool)
+        pool.conn().data_received(OK)
+        seen, flight = await sent(pool)
+        flight.pause()
+        pool.wires[0].buffered = 1
+        pool.conn().data_received(OK)
+        assert seen.calls == ["whole"] and pool.wires[0].closed and pool.wires[0].reading and not pool.idle
+
+    played(work)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_chunked_answer_is_the_same_however_it_is_cut(seed: int) -> None:
+    rng = random.Random(seed)
+    chunks = [rng.randbytes(rng.choice([1, 2, 15, 16, 255, 300, 2047, 2048, 3000])) for _ in range(12)]
+    chunks.insert(3, b"\r\n")
+    frames = [rng.choice([b"%x\r\n%b\r\n", b"%X\r\n%b\r\n", b"0%x\r\n%b\r\n", b"%x;ext=1\r\n%b\r\n"]) % (len(c), c) for c in chunks]
+    raw = b"".join([b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", *frames, b"0\r\nT: x\r\n\r\n"])
+    bounds = [0]
+    for frame in [raw[: raw.find(b"\r\n\r\n") + 4], *frames]:
+        bounds.append(bounds[-1] + len(frame))
+    cuts = sorted({*rng.sample(bounds, rng.randint(0, len(bounds))), *rng.sample(range(len(raw)), rng.randint(0, 20)), 0, len(raw)})
+
+    async def work(pool: Played) -> None:
+        for _ in range(2):
+            seen, _ = await sent(pool)
+            for start, end in zip(cuts, cuts[1:], strict=False):
+                pool.conn().data_received(raw[start:end])
+            assert seen.body == b"".join(chunks) and seen.calls[-1] in ("end", "whole") and len(pool.wires) == 1
+
+    played(work)
+
+
+def test_a_chunk_that_lies_about_its_size_breaks_the_answer() -> None:
+    async def work(pool: Played) -> None:
+        seen, _ = await sent(pool)
+        pool.conn().data_received(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n")
+        assert pool.conn().between
+        pool.conn().data_received(b"3\r\nabcd\r\n")
+        assert seen.fault is not None and seen.fault.code == "bad_framing"
 
     played(work)

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from backends.connection import Connection
 from backends.fetch import fetch
-from backends.http import IDLE_SECONDS, MAX_IDLE, Connection
+from backends.http import IDLE_SECONDS, MAX_IDLE
 from backends.types import Fault
 from tests.backends.played import OK, REQUEST, Played, T, played, sent
 from tests.backends.seen import Seen

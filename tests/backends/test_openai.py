@@ -23,7 +23,8 @@ class Kept:
         self.dropped = 0
 
     def send(self, payload: tuple[bytes, bytes], receiver: Receiver, timeouts: Timeouts) -> Flight:
-        self.sent.append((*payload, timeouts))
+        head, _, body = b"".join(payload).partition(b"\r\n\r\n")
+        self.sent.append((head + b"\r\n\r\n", body, timeouts))
         return Nothing()
 
     def drop(self) -> None:
@@ -125,5 +126,3 @@ def test_base_and_root() -> None:
     assert head.startswith(b"GET /x HTTP/1.1\r\nhost: h\r\n") and head.endswith(b"\r\n\r\n") and body == b""
     head, body = link.post("/x", b"{}")
     assert head.endswith(b"content-length: 2\r\n\r\n") and body == b"{}"
-
-

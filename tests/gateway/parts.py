@@ -12,7 +12,7 @@ from backends.types import Call, Fault, Receiver, Target, Timeouts
 from gateway.auth import Door
 from gateway.config import KeyConfig, Limits, ServerConfig
 from gateway.exchange import Exchange
-from gateway.record import Record
+from gateway.record import Plain, Record, record_of
 from gateway.recorder import Recorder
 from gateway.serve import Core, Generation
 from routing.types import Arm, Health, Replica, Route
@@ -128,6 +128,10 @@ class FakeRecorder:
     def put(self, record: Record, tail: bytes | None = None) -> None:
         self.records.append(record)
         self.tails.append(tail)
+
+    def put_plain(self, plain: Plain) -> None:
+        self.records.append(record_of((*plain[:8], None), 0.0))
+        self.tails.append(plain[8])
 
 
 class World:

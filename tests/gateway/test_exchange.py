@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from backends.types import Fault, Timeouts
+from gateway.answering import MAX_ERROR
 from gateway.config import KeyConfig, Limits
-from gateway.exchange import MAX_ERROR
 from tests.gateway.parts import JSON, SSE, World
 
 ANSWER = b'{"choices":[{"message":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'

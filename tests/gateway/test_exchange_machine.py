@@ -124,7 +124,7 @@ class Calls(RuleBasedStateMachine):
             assert sink.done == (exchange.ended and exchange not in self.hidden)
             assert exchange.flight is None or not exchange.flight.over or exchange.ended  # type: ignore[attr-defined]
             assert (exchange in core.parked) == (exchange.parked_at is not None and not exchange.ended)
-            assert exchange.ended or exchange in core.parked or exchange.lease is not None
+            assert exchange.ended or exchange in core.parked or exchange.held is not None
 
     def teardown(self) -> None:
         for _, exchange in self.every:

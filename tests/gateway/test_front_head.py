@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.front import HOT, status_line, without_h2c
+from gateway.front import HOT
+from gateway.heads import status_line, without_h2c
 
 LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
 

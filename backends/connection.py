@@ -1,0 +1,310 @@
+"""One connection to an upstream and the request that it carries: HTTP/1.1 framing by llhttp, no task, no queue.
+
+A `Receiver` is called as bytes come. A pooled connection that closes before any byte of its answer is retried once, on a fresh
+connection; never after one byte. Redirects are not followed: a 3xx is an answer. An answer that equals the one before it but for its length
+and body comes around the parser (see `backends.heads`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import httptools
+
+from backends.heads import TRIES, Known, learn
+from backends.types import Fault, Receiver, Timeouts
+
+if TYPE_CHECKING:
+    from backends.http import Pool
+
+MAX_HEAD = 64 * 1024  # bytes of an answer's head, and of framing between two bytes of its body
+Payload = tuple[bytes, bytes]  # a request: head, body; a short body stands in the head's piece already
+_lower = bytes.lower
+# Chunk sizes as servers write them; what is written otherwise (extensions, leading zeros), or is larger, is the parser's.
+_SIZES = {b"%x" % size: size for size in range(1, 2048)}
+
+
+class Sent:
+    """One request under way (a `Flight`): where its bytes go and how long it may take."""
+
+    __slots__ = ("begun", "conn", "last", "paused", "payload", "pool", "receiver", "task", "timeouts")
+
+    def __init__(self, pool: Pool, payload: Payload, receiver: Receiver, timeouts: Timeouts) -> None:
+        self.pool, self.payload, self.timeouts = pool, payload, timeouts
+        self.receiver: Receiver | None = receiver
+        self.conn: Connection | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.begun = self.last = pool.clients.now
+        self.paused = False
+
+    def pause(self) -> None:
+        """Stops reading the answer: back-pressure from a slow client."""
+        if not self.paused and self.receiver is not None:
+            self.paused = True
+            if self.conn is not None:  # while connecting, `Pool._connect` sees to it
+                self.conn.transport.pause_reading()
+
+    def resume(self) -> None:
+        """Reads on. The idle clock starts anew: the time that we did not read is not the backend's."""
+        if self.paused:
+            self.paused = False
+            self.last = self.pool.clients.now
+            if self.conn is not None:
+                self.conn.transport.resume_reading()
+
+    def cancel(self) -> None:
+        """Gives the answer up and closes its connection at once, so that the engine stops computing."""
+        if self.receiver is not None:
+            self.receiver = None
+            self._free()
+
+    def fail(self, fault: Fault) -> None:
+        """Ends the flight with `fault`."""
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            self._free()
+            receiver.on_fault(fault)
+
+    def _free(self) -> None:
+        self.pool.busy.discard(self)
+        if self.task is not None:
+            self.task.cancel()
+            self.task = None
+        conn, self.conn = self.conn, None
+        if conn is not None:
+            conn.flight = None
+            conn.transport.abort()
+
+    def overdue(self, now: float) -> Fault | None:
+        """The fault of the first time limit that has passed by `now`."""
+        t = self.timeouts
+        if now - self.begun > t.total:
+            return self._late(f"did not finish within {t.total:g} s", "total_timeout")
+        if self.paused or self.conn is None:  # connecting has its own limit in Pool._connect
+            return None
+        if not self.conn.answered:
+            if now - self.begun > t.first_byte:
+                return self._late(f"did not answer within {t.first_byte:g} s", "first_byte_timeout")
+        elif now - self.last > t.idle:
+            return self._late(f"sent nothing for {t.idle:g} s", "idle_timeout")
+        return None
+
+    def _late(self, what: str, code: str) -> Fault:
+        return Fault("timeout", f"Backend {self.pool.name} {what}.", origin="backend", code=code, retry=True)
+
+
+class Connection(asyncio.Protocol):
+    """One pooled connection: llhttp framing, lent to one `Sent` at a time."""
+
+    __slots__ = (
+        "answered", "between", "complete", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim", "known",
+        "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "transport", "tries",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.flight: Sent | None = None
+        self.headers: dict[bytes, bytes] = {}
+        self.fields: dict[bytes, bytes] = {}  # the answer's headers, names in lower case
+        self.parts: list[bytes] = []
+        self.on_header = self.headers.__setitem__  # C callables: the parser fills these without a Python frame
+        self.on_body = self.parts.append
+        self.parser = httptools.HttpResponseParser(self)
+        self.reused = False
+        self.idle_since = 0.0
+        self.known: Known | None = None  # the head of the last whole answer
+        self.tries = TRIES
+        self._reset()
+
+    def _reset(self) -> None:
+        self.head = 0  # status, once the head is complete
+        self.head_told = self.complete = self.interim = self.extra = self.answered = False
+        self.between = False  # the parser stands between two chunks of a body
+        self.overhead = 0
+
+    # --- asyncio's side
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+
+    def begin(self, flight: Sent) -> None:
+        """Writes the flight's request. The connection must be idle."""
+        self.flight, flight.conn = flight, self
+        head, body = flight.payload
+        self.transport.write(head)
+        if body:
+            self.transport.write(body)
+
+    def data_received(self, data: bytes) -> None:
+        flight = self.flight
+        if flight is None:  # bytes that nobody asked for: whatever they are, they must not reach the next request
+            self.transport.abort()
+            return
+        if self.between:
+            at = data.find(b"\r", 0, 4)
+            if _SIZES.get(data[:at]) == len(data) - at - 4 and data[at + 1] == 10 and data.endswith(b"\r\n"):
+                # One whole chunk, as most reads of a stream are: the parser need not see it, it ends where it began.
+                flight.last = self.pool.clients.now
+                flight.receiver.on_data(data[at + 2 : -2])  # type: ignore[union-attr]
+                return
+        elif self.known is not None and not self.answered:
+            body = self.known.body(data)
+            if body is not None:
+                self._again(flight, self.known, body)
+                return
+        self._parse(flight, data)
+
+    def _parse(self, flight: Sent, data: bytes) -> None:
+        self.answered = True
+        flight.last = self.pool.clients.now
+        broken = None
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserError as e:
+            broken = str(e) or type(e).__name__
+        except httptools.HttpParserUpgrade:
+            broken = "it switched protocols"
+        if self.between:
+            self.between = not self.complete and broken is None and data.endswith(b"\r\n")
+        parts = self.parts
+        if parts:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            parts.clear()
+            self.overhead = 0
+        else:
+            body = b""
+            self.overhead += len(data)
+        if self.complete and not self.head_told and not self.extra:
+            receiver = flight.receiver
+            if receiver is not None:
+                status, self.head_told = self.head, True
+                if status == 200 and self.reused and broken is None and self.tries:
+                    self._learn(data, len(body))
+                self._retire(flight, broken is None)
+                receiver.on_whole(status, self.fields, body)
+            return
+        if self.extra:
+            broken, self.complete, body = "it sent a second answer", False, b""  # none of that one may pass as part of the first
+        elif self.overhead > MAX_HEAD and not self.complete:
+            broken = f"its headers exceed {MAX_HEAD} bytes"
+        self._deliver(flight, body, broken)
+
+    def _learn(self, data: bytes, size: int) -> None:
+        """Keeps the head of a whole answer that came in one read."""
+        self.tries -= 1
+        head = data[: len(data) - size]
+        if data.find(b"\r\n\r\n") + 4 == len(head) and b"content-length" in self.fields:
+            self.known = learn(head, self.fields)
+
+    def _again(self, flight: Sent, known: Known, body: bytes) -> None:
+        """A whole answer with a head that is known: status 200, and the connection stays open. The parser is left where it was,
+        between two messages."""
+        receiver = flight.receiver
+        flight.receiver = flight.conn = self.flight = None
+        pool = self.pool
+        pool.busy.discard(flight)
+        if flight.paused:
+            self.transport.resume_reading()
+        # An early answer may have overtaken our request: then the rest of its body is still on its way.
+        if self.transport.get_write_buffer_size() == 0 and len(pool.idle) < pool.keep:
+            self.idle_since = pool.clients.now
+            pool.idle.append(self)
+        else:
+            self.transport.close()
+        if receiver is not None:
+            receiver.on_whole(200, known.fields, body)
+
+    def _deliver(self, flight: Sent, body: bytes, broken: str | None) -> None:
+        """Hands on what one read brought, in order; any callback may end the flight."""
+        receiver = flight.receiver
+        if receiver is None:
+            return
+        if self.head and not self.head_told and not self.extra:
+            self.head_told = True
+            receiver.on_head(self.head, self.fields)
+            if flight.receiver is None:
+                return
+        if body and self.head_told:
+            receiver.on_data(body)
+            if flight.receiver is None:
+                return
+        if self.complete:
+            self._finish(flight, reusable=broken is None)
+        elif broken is not None:
+            flight.fail(_upstream(f"Backend {self.pool.name} broke HTTP: {broken}.", "bad_framing"))
+
+    def on_headers_complete(self) -> None:
+        if self.complete:
+            self.extra = True
+            return
+        status = self.parser.get_status_code()
+        if 100 <= status < 200:
+            self.interim = True
+            return
+        self.head = status
+        headers = self.headers
+        self.fields = dict(zip(map(_lower, headers), headers.values(), strict=True))
+        headers.clear()
+
+    def on_chunk_header(self) -> None:
+        self.between = False
+
+    def on_chunk_complete(self) -> None:
+        self.between = True
+
+    def on_message_complete(self) -> None:
+        if self.interim:
+            self.interim = False
+            self.headers.clear()
+            return
+        self.complete = True
+        if self.headers:
+            self.headers.clear()  # trailers
+        # Only inside this callback does llhttp know whether the connection may stay open.
+        self.reused = self.parser.should_keep_alive()
+
+    def _finish(self, flight: Sent, reusable: bool) -> None:
+        receiver = flight.receiver
+        self._retire(flight, reusable)
+        assert receiver is not None
+        receiver.on_end()
+
+    def _retire(self, flight: Sent, reusable: bool) -> None:
+        """The flight is over and the connection goes back to the pool, or is closed."""
+        flight.receiver = flight.conn = self.flight = None
+        self.pool.busy.discard(flight)
+        # An early answer may have overtaken our request: then the rest of its body is still on its way.
+        keep = reusable and self.reused and self.transport.get_write_buffer_size() == 0
+        self._reset()
+        if keep and not self.transport.is_closing():
+            if flight.paused:
+                self.transport.resume_reading()
+            self.pool.put(self)
+        else:
+            self.transport.close()
+
+    def eof_received(self) -> None:
+        flight = self.flight
+        fields = self.fields
+        framed = b"content-length" in fields or b"chunked" in fields.get(b"transfer-encoding", b"").lower()
+        if flight is not None and self.head and not framed and not self.complete:
+            self._finish(flight, reusable=False)  # the end of such an answer is the end of the connection (RFC 9112, 6.3)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.pool.forget(self)
+        flight, self.flight = self.flight, None
+        # The parser holds this object and this object the parser's callbacks: break the cycle so that memory goes at once.
+        self.parser = self.on_header = self.on_body = None  # type: ignore[assignment]
+        if flight is None or flight.receiver is None:
+            return
+        flight.conn = None
+        if self.reused and not self.answered:
+            self.pool.stale += 1
+            flight.pool.connect(flight)  # closed while idle, most likely: one fresh connection, once
+        else:
+            what = "closed the connection in the middle of its answer" if self.answered else "closed the connection without an answer"
+            flight.fail(_upstream(f"Backend {self.pool.name} {what}.", "connection_lost"))
+
+
+def _upstream(message: str, code: str) -> Fault:
+    return Fault("upstream", message, origin="backend", code=code, retry=True)

@@ -1,0 +1,47 @@
+"""A head that came before: what need not be parsed twice.
+
+Who keeps a connection open sends the same head again and again, but for the number after `content-length`. The first one goes
+through the real parser; what that said of it holds for every later head that equals it byte for byte around the number.
+Only plain heads are learned: one content-length, no transfer-encoding, nothing that changes what follows them. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+MAX_LEARNED = 8 * 1024  # bytes of a head that is kept
+TRIES = 4  # heads of one connection that are learned; where each differs there is nothing to learn
+_LENGTH = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]+)[ \t]*\r\n")
+_CHANGES = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"content-encoding"})
+
+
+class Known:
+    """A learned head: the bytes before its number and those after, and its fields (names in lower case, without the length)."""
+
+    __slots__ = ("after", "before", "fields", "rest", "size")
+
+    def __init__(self, before: bytes, after: bytes, fields: Mapping[bytes, bytes]) -> None:
+        self.before, self.after, self.fields = before, after, fields
+        self.size, self.rest = len(before), len(after)
+
+    def body(self, data: bytes) -> bytes | None:
+        """The body of a whole message in `data` whose head is this one but for its length; None for anything else."""
+        size = self.size
+        at = data.find(b"\r", size)
+        start = at + self.rest
+        number = data[size:at]
+        if data[at:start] != self.after or data[:size] != self.before or not number.isdigit() or int(number) != len(data) - start:
+            return None
+        return data[start:]
+
+
+def learn(head: bytes, fields: Mapping[bytes, bytes]) -> Known | None:
+    """What a head that the parser has accepted teaches. `head` ends with its empty line; `fields` are what the parser read."""
+    if len(head) > MAX_LEARNED or not _CHANGES.isdisjoint(fields) or head.lower().count(b"content-length") != 1:
+        return None
+    found = _LENGTH.search(head)
+    if found is None:
+        return None
+    rest = {name: value for name, value in fields.items() if name != b"content-length"}
+    return Known(head[: found.start(1)], head[found.end(1) :], rest)

@@ -1,0 +1,227 @@
+"""What an upstream's answer does to a request: the `Receiver` half of an `Exchange`, and the state that both halves share.
+
+A whole good answer goes straight out; a stream goes through its relay, which holds it until the content commit. What is no good answer is
+handed to the other half as a `Fault`, which may send the call elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import monotonic
+from time import time as unix_time
+from typing import TYPE_CHECKING
+
+from backends import wire
+from backends.faults import from_answer
+from backends.types import Call, Fault, Flight
+from gateway.answers import JSON_HEAD, PASSED, SSE_HEAD, header_lines
+from gateway.auth import ANYONE, Tenant
+from gateway.record import PLAIN_SECONDS
+from gateway.relay import StreamRelay, WholeAnswer, check_whole
+from gateway.sink import Sink
+from routing import health
+from routing.types import NO_ROUTE, UNDECIDED, Decision, Replica, Route
+
+if TYPE_CHECKING:
+    from gateway.serve import Core
+
+MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
+_SSE = b"text/event-stream"
+NOTHING: Mapping[bytes, bytes] = {}
+NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
+
+
+class Answering:
+    """The state of one request under way, and what its upstream's answer makes of it."""
+
+    __slots__ = (
+        "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended",
+        "excluded", "flight", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "received", "relay", "route", "sink",
+        "status", "stream", "tail", "tenant", "ttft", "upstream_headers",
+    )  # fmt: skip
+
+    def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
+        self.core, self.sink, self.api, self.headers = core, sink, api, headers
+        self.id = core.request_id(headers) if b"x-request-id" in headers else b"%b%d" % (core.id_prefix, next(core.ids))
+        self.received = monotonic()
+        self.tenant: Tenant = ANYONE
+        self.route: Route = NO_ROUTE
+        self.call: Call = NO_CALL
+        self.decision: Decision = UNDECIDED
+        self.held: Replica | None = None  # where a slot is taken for this call; see `routing.lease`
+        self.flight: Flight | None = None
+        self.relay: StreamRelay | None = None
+        self.answer: WholeAnswer | None = None
+        self.excluded: set[Replica] | tuple[()] = ()
+        self.last_fault: Fault | None = None
+        self.upstream_headers: Mapping[bytes, bytes] = NOTHING
+        self.attempts = self.status = self.chunks = self.bytes_out = 0
+        self.stream = self.begun = self.ended = False
+        self.ttft: float | None = None  # seconds from arrival to the first content
+        self.parked_at: float | None = None
+        self.paused_at: float | None = None
+        self.comment_at = 0.0  # when a silent stream gets its next comment; 0: as the server's head commit says
+        self.tail: bytes | None = None  # what the recorder reads the usage from
+        self.cors = self.dropped = b""
+
+    # --- Receiver
+    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        # An event stream does not begin with a brace, and an error object names itself at its start.
+        good = status == 200 and body[:1] == b"{" and body[-1:] == b"}" and body.find(b'"error"', 0, 512) < 0
+        seconds = monotonic() - self.received
+        core = self.core
+        if not good or self.stream or self.attempts > 1 or seconds > PLAIN_SECONDS or len(body) > core.limits.answer_bytes:
+            self._whole(status, headers, body)
+            return
+        # The usual case in one piece: each call here would cost as much as what it does.
+        decision, route = self.decision, self.route
+        replica = decision.replica
+        if replica.failures:
+            health.good(replica)
+        self.ended, self.held, self.flight = True, None, None
+        replica.inflight -= 1
+        route.inflight -= 1
+        core.inflight.discard(self)
+        at = body.rfind(b',"usage":{', -1024)
+        tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
+        core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, len(body), tail))
+        if core.parked or replica.on_idle is not None:
+            core.freed(replica)
+        lines = b"%b%b%b" % (JSON_HEAD, self.id, replica.line)
+        if self.dropped or self.cors or not PASSED.isdisjoint(headers):
+            self.upstream_headers = headers
+            lines = self._lines(JSON_HEAD)
+        self.sink.respond(200, lines, body)
+
+    def _whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """The same as its parts one after the other; its flight is over already."""
+        attempt, self.flight = self.attempts, None
+        self.on_head(status, headers)
+        if body:
+            self.on_data(body)
+        if self.attempts == attempt and not self.ended and self.parked_at is None:  # not over by what it held
+            self.on_end()
+
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        self.status = status
+        self.upstream_headers = headers
+        decision = self.decision
+        where, limits = decision.target.backend, self.core.limits
+        if status == 200 and headers.get(b"content-type", b"")[:17].lower() == _SSE:
+            self.relay = StreamRelay(where, not self._wants_usage(), limits.event_bytes)
+        else:
+            good = 200 <= status < 300
+            self.answer = WholeAnswer(where, limits.answer_bytes if good else MAX_ERROR, good)
+
+    def _wants_usage(self) -> bool:
+        call = self.call
+        options = call.doc.get("stream_options")
+        if options is None:
+            return False
+        return b'"include_usage":true' in bytes(options) or wire.flag(wire.sub(call.doc, "stream_options"), "include_usage")
+
+    def on_data(self, data: bytes) -> None:
+        relay = self.relay
+        if relay is None:
+            answer = self.answer
+            assert answer is not None
+            if answer.size < answer.limit and (fault := answer.feed(data)) is not None:
+                self._over(fault)
+            return
+        out = relay.feed(data)
+        if out and self.ttft is not None:
+            self.chunks += 1
+            self.bytes_out += len(out)
+            self.sink.send(out)
+        elif out:
+            self._send(out)
+        if relay.fault is not None:
+            self._over(relay.fault)
+
+    def _over(self, fault: Fault) -> None:
+        """The answer is over before its end, by what it holds: the connection is of no more use."""
+        if self.flight is not None:
+            self.flight.cancel()
+        if 200 <= self.status < 300:
+            self._failed(fault)
+        else:
+            self.on_end()  # an endless error body: what there is suffices
+
+    def _send(self, out: bytes) -> None:
+        self.chunks += 1
+        self.bytes_out += len(out)
+        if self.ttft is None:
+            self.ttft = monotonic() - self.received
+        if self.begun:
+            self.sink.send(out)
+            return
+        self.begun = True
+        self.sink.begin(200, self._lines(SSE_HEAD), out)
+
+    def on_end(self) -> None:
+        decision = self.decision
+        relay = self.relay
+        if relay is not None:
+            tail = relay.close()
+            if relay.fault is not None:
+                if tail:
+                    self._send(tail)
+                self._failed(relay.fault)
+                return
+            health.good(decision.replica)
+            self._finish_stream(tail)
+            return
+        assert self.answer is not None
+        self._answered(self.answer.body(), self.answer.cut(self.upstream_headers))
+
+    def _answered(self, body: bytes, cut: Fault | None = None) -> None:
+        """A whole answer that is no stream; `cut` says that it only looks whole."""
+        replica, where = self.decision.replica, self.decision.target.backend
+        if not 200 <= self.status < 300:
+            self._failed(from_answer(self.status, self.upstream_headers, body, where, unix_time()))
+        elif (fault := cut or check_whole(body, where)) is not None:
+            self._failed(fault)
+        elif self.begun:  # the client has the head of a stream
+            message = f"Backend '{where}' answered a streaming request with something that is no stream."
+            self._failed(Fault("upstream", message, origin="backend", code="not_a_stream"))
+        else:
+            if replica.failures:
+                health.good(replica)
+            self._respond(body)
+
+    def on_fault(self, fault: Fault) -> None:
+        self._failed(fault)
+
+    # --- a good end
+    def _respond(self, body: bytes) -> None:
+        self.bytes_out = len(body)
+        self.tail = wire.usage_tail(body)
+        self.ttft = monotonic() - self.received
+        lines = self._lines(JSON_HEAD)
+        self.last_fault = None  # an earlier attempt's
+        self._release()
+        self._end(self.status)
+        self.sink.respond(self.status, lines, body)
+
+    def _finish_stream(self, tail: bytes) -> None:
+        self.bytes_out += len(tail)
+        self.last_fault = None  # an earlier attempt's
+        self._release()
+        if not self.begun:
+            self.ttft = monotonic() - self.received
+            self.sink.begin(200, self._lines(SSE_HEAD), b"")
+        self._end(200)
+        self.sink.finish(tail)
+
+    def _lines(self, first: bytes) -> bytes:
+        return header_lines(first, self.id, self.decision.replica.line, self.upstream_headers, self.dropped, self.cors)
+
+    # --- the other half's
+    def _failed(self, fault: Fault) -> None:
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        raise NotImplementedError
+
+    def _end(self, status: int) -> None:
+        raise NotImplementedError

@@ -1,0 +1,38 @@
+"""What stands around an answer: its header lines, and which of the request's parameters were left out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from backends import wire
+from backends.types import Target
+from routing.types import Route
+
+# Each ends where the request's id comes.
+SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: "
+JSON_HEAD = b"content-type: application/json\r\nx-request-id: "
+PASSED = frozenset({
+    b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
+    b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
+})  # fmt: skip
+
+
+def header_lines(first: bytes, id: bytes, who: bytes, upstream: Mapping[bytes, bytes], dropped: bytes, cors: bytes) -> bytes:
+    """The header lines of an answer: `first` (SSE_HEAD or JSON_HEAD), the request's id, who answered (`Replica.line`), what is passed on
+    of the upstream's, the parameters that were dropped, and what a browser must see."""
+    lines = first + id + who
+    if not PASSED.isdisjoint(upstream):
+        lines += b"".join(b"%b: %b\r\n" % (name, upstream[name]) for name in sorted(PASSED.intersection(upstream)))
+    if dropped:
+        lines += b"x-pointsman-dropped: %b\r\n" % dropped
+    return lines + cors
+
+
+def unsupported(doc: wire.Doc, target: Target, route: Route) -> list[str]:
+    """The parameters to leave out for this target. Raises Fault `bad_request` where the route is strict about them."""
+    found = sorted(k for k in target.unsupported.intersection(doc) if doc[k] != wire.NULL)
+    if found and not route.drop:
+        names = ", ".join(map(repr, found))
+        message = f"Backend '{target.backend}' does not support {names}. Leave it out, or set on_unsupported: drop on the route."
+        raise wire.bad(message, param=found[0], code="unsupported_parameter")
+    return found
