@@ -41,11 +41,8 @@ def as_raw(text: str) -> bytes:
 
 
 def as_text(raw: bytes | msgspec.Raw) -> str:
-    """The string that a JSON string stands for; what is none is its own text."""
-    try:
-        return _str.decode(raw)
-    except msgspec.MsgspecError:
-        return bytes(raw).decode("utf-8", "replace")
+    """The string that a JSON string stands for."""
+    return _str.decode(raw)
 
 
 class Blocks:

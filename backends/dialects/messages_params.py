@@ -225,7 +225,7 @@ def _others(doc: Doc, out: Doc, report: Report) -> None:
         if tier not in _TIERS:
             raise wrong("service_tier", "'auto' or 'standard_only'")
         out["service_tier"] = wire.raw(_TIERS[tier])
-    for key in doc.keys() - _READ:
+    for key in sorted(doc.keys() - _READ):
         given = value(doc, key)
         if given is None or given == [] or given == {}:
             continue

@@ -143,23 +143,25 @@ class MessagesStream:
 
     def _chunk(self, data: bytes) -> None:
         try:
-            chunk = _decode(data)
+            self._read(data)
+        except Fault as fault:
+            self._fail(fault)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             self._fail(_upstream("The backend's stream has an event that is no chat chunk.", "bad_stream"))
-            return
+
+    def _read(self, data: bytes) -> None:
+        if not data.isascii():
+            data.decode()  # msgspec copies raw slices without looking inside strings
+        chunk = _decode(data)
         if chunk.error is not None or chunk.object == "error":
-            self._fail(_told(data))
-            return
+            raise _told(data)
         if chunk.usage != NULL:
             self._usage = data
         if not self._started and chunk.choices:
             self._start(chunk)
-        try:
-            for choice in chunk.choices or ():
-                if not choice.index:
-                    self._choice(choice)
-        except Fault as fault:
-            self._fail(fault)
+        for choice in chunk.choices or ():
+            if not choice.index:
+                self._choice(choice)
 
     def _start(self, chunk: _Chunk) -> None:
         self._started = True
