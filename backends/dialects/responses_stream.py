@@ -69,21 +69,21 @@ def _asks(test: Any, asked: Doc) -> bool:
 
 
 class _Shape:
-    """What surrounds the text in a chunk that is text and nothing else. The next chunks of a stream differ from it in their text alone, and
-    need not be parsed: with the same bytes around it, and nothing in it that JSON escapes, a text can be nothing else."""
+    """What surrounds the text in an event whose chunk is text and nothing else. The next chunks of a stream differ from it in their text
+    alone, and need not be parsed: with the same bytes around it, and nothing in it that JSON escapes, a text can be nothing else."""
 
-    __slots__ = ("after", "before", "length", "take")
+    __slots__ = ("after", "before", "begin", "end", "take")
 
     def __init__(self, before: bytes, after: bytes, take: Callable[[bytes], None]) -> None:
-        self.before, self.after, self.take = before, after, take
-        self.length = len(before) + len(after)
+        self.before, self.after, self.take = b'data: %b"' % before, b'"%b\n\n' % after, take
+        self.begin, self.end = len(self.before), len(self.after)
 
-    def fits(self, data: bytes) -> bool:
-        """Takes the text out of `data` when it is such a chunk."""
-        if len(data) <= self.length or not (data.startswith(self.before) and data.endswith(self.after)):
+    def fits(self, event: bytes) -> bool:
+        """Takes the text out of `event` when it is of this shape."""
+        if not (event.startswith(self.before) and event.endswith(self.after)):
             return False
-        inner = data[len(self.before) : -len(self.after)]
-        if len(inner.translate(None, _ESCAPED)) != len(inner):
+        inner = event[self.begin : -self.end]
+        if not inner or len(inner.translate(None, _ESCAPED)) != len(inner):
             return False
         self.take(inner)
         return True
@@ -110,7 +110,7 @@ class ResponsesStream:
             return b""
         out = self.answer.events
         try:
-            if self.shape is not None and not self.rest and data[-2:] == b"\n\n" and data[:6] == b"data: " and self.shape.fits(data[6:-2]):
+            if self.shape is not None and not self.rest and self.shape.fits(data):
                 return out.pop() if len(out) == 1 else self._told()
             whole, self.rest = sse.split(self.rest + data if self.rest else data)
             for event in whole.split(b"\n\n") if b"\r" not in whole else sse.events(whole):
@@ -131,9 +131,9 @@ class ResponsesStream:
 
     def _event(self, event: bytes) -> None:
         if event[:6] == b"data: " and b"\n" not in event and b"\r" not in event:
-            data = event[6:]
-            if self.shape is not None and self.shape.fits(data):
+            if self.shape is not None and self.shape.fits(event + b"\n\n"):
                 return
+            data = event[6:]
         else:
             name, data = sse.payload(event)
             if name == b"error":
@@ -182,7 +182,7 @@ class ResponsesStream:
             text = bytes(getattr(choice.delta, field))
             if len(text) > 2 and text[0] == _QUOTE and b"\\" not in text and choice.delta == Delta(**{field: getattr(choice.delta, field)}):
                 before, found, after = data.partition(text)
-                return _Shape(before + b'"', b'"' + after, take) if found and text not in after else None
+                return _Shape(before, after, take) if found and text not in after else None
         return None
 
     def _choice(self, choice: _Choice) -> None:
