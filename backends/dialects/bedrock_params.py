@@ -126,11 +126,11 @@ def inference(doc: Doc, job: Job, extra: dict[str, Any]) -> dict[str, Any]:
         out["maxTokens"] = limit
     out |= _sampling(doc, job, extra, fixed)
     stops = read(doc, "stop", _stops)
-    listed = [stops] if isinstance(stops, str) else stops or []
+    listed = [stop for stop in ([stops] if isinstance(stops, str) else stops or []) if stop]
     if job.family == "claude" and any(not stop.strip() for stop in listed):
         job.cannot("stop", "it takes no stop sequence of white space only")
         listed = [stop for stop in listed if stop.strip()]
-    if listed := [stop for stop in listed if stop]:
+    if listed:
         out["stopSequences"] = listed
     seed = read(doc, "seed", _int)
     if seed is not None and job.facts.seed:
