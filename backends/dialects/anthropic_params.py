@@ -53,7 +53,7 @@ def leftovers(doc: wire.Doc, out: Block, report: Report) -> None:
         elif key in _OWN_OBJECTS:
             out[key] = value(doc, key, dict[str, Any])
         elif key in _IDLE:
-            if raw != b"false":
+            if bytes(raw) != b"false":
                 report.tell(key, "dropped", _IDLE[key])
         elif key in _LACKS:
             if msgspec.json.format(bytes(raw), indent=-1) not in _LACKS[key]:

@@ -29,6 +29,10 @@ class Memo(msgspec.Struct, frozen=True):
 
     format: str | None = None
 
+    def stands(self, name: str | None) -> bool:
+        """Whether a tool of that name is the format, and its arguments the answer."""
+        return self.format is not None and name == self.format
+
 
 class OutputDetails(msgspec.Struct):
     thinking_tokens: int | None = None
@@ -169,7 +173,7 @@ class _Gathered:
                 self.reasoning.append(block.thinking)
         elif block.type != "tool_use":
             self.other.append(raw)
-        elif block.name == self.memo.format:
+        elif self.memo.stands(block.name):
             self.text = (self.text or "") + as_text(block.input)
         else:
             function = {"name": block.name or "", "arguments": as_text(block.input)}

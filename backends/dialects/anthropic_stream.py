@@ -202,7 +202,7 @@ class AnthropicStream:
             return self._text(block.text or "")
         if block.type == "thinking":
             return self._thought(opened, block.thinking or "")
-        if block.type == "tool_use" and block.name != self.memo.format:
+        if block.type == "tool_use" and not self.memo.stands(block.name):
             opened.call, self.calls = self.calls, self.calls + 1
             function = {"name": block.name or "", "arguments": ""}
             call = {"index": opened.call, "id": plain_id(block.id or ""), "type": "function", "function": function}
