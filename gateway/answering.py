@@ -108,10 +108,14 @@ class Answering:
         decision = self.decision
         where, limits = decision.target.backend, self.core.limits
         if status == 200 and headers.get(b"content-type", b"")[:17].lower() == _SSE:
-            self.relay = StreamRelay(where, not self._wants_usage(), limits.event_bytes)
+            self.relay = self.new_relay(where, limits.event_bytes)
         else:
             good = 200 <= status < 300
             self.answer = WholeAnswer(where, limits.answer_bytes if good else MAX_ERROR, good)
+
+    def new_relay(self, where: str, limit: int) -> StreamRelay:
+        """What reads a stream of this request's dialect. `limit`: bytes of one event."""
+        return StreamRelay(where, not self._wants_usage(), limit)
 
     def _wants_usage(self) -> bool:
         call = self.call

@@ -155,7 +155,7 @@ class Exchange(Answering):
         if self.ended:
             return
         self.last_fault = fault
-        body = wire.envelope(fault)
+        body = self.envelope(fault)
         if self.begun:
             self.bytes_out += len(body)
             self._end(200)
@@ -169,6 +169,10 @@ class Exchange(Answering):
         self.bytes_out = len(body)
         self._end(fault.status)
         self.sink.respond(fault.status, lines, body)
+
+    def envelope(self, fault: Fault) -> bytes:
+        """The error object of this request's dialect."""
+        return wire.envelope(fault)
 
     # --- the client
     def gone(self) -> None:
