@@ -7,7 +7,6 @@ below `…/publishers/google` on Vertex AI. Source of the wire format: the types
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 
@@ -16,6 +15,7 @@ from backends.dialects import gemini_answer as answer
 from backends.dialects import gemini_chat, gemini_config, gemini_contents, gemini_tools
 from backends.dialects.gemini_answer import Answer, Candidate, Out, Turn
 from backends.dialects.gemini_chat import Chat, Notes
+from backends.dialects.gemini_path import path
 from backends.dialects.gemini_stream import GeminiStream
 from backends.dialects.types import Context, Request, Stream
 from backends.types import Fault
@@ -66,12 +66,6 @@ class Gemini:
     def stream(self, request: Request, context: Context) -> Stream:
         """A translator of one streamed answer."""
         return GeminiStream(context, single=request.memo.single)
-
-
-def path(model: str, method: str) -> str:
-    """The path of a method; a model that is a resource name (`tunedModels/x`) keeps its own collection."""
-    name = quote(model.strip("/"), safe="/@-._~")
-    return f"/{name}:{method}" if "/" in name else f"/models/{name}:{method}"
 
 
 def _tools(chat: Chat, config: Out, context: Context, notes: Notes) -> Out:

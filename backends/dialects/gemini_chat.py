@@ -171,16 +171,17 @@ def read(doc: Doc) -> Chat:
     """The document by type. Raises `Fault` (bad_request) that names the first value of a wrong type by its path."""
     if "messages" not in doc:
         raise bad("'messages' is missing: a chat needs at least one message.", param="messages")
-    return _decoded(_chat, wire.encode(doc), "")
+    return decoded(_chat, wire.encode(doc), "")
 
 
 def google(chat: Chat) -> Google:
     """Google's own parameters: `extra_body.google` (as the OpenAI SDK sends it to AI Studio) or `google` (to Vertex AI)."""
     raw = (chat.extra_body or {}).get("google", wire.NULL)
-    return _decoded(_google, bytes(raw), "extra_body.google") if raw != wire.NULL else chat.google or Google()
+    return decoded(_google, bytes(raw), "extra_body.google") if raw != wire.NULL else chat.google or Google()
 
 
-def _decoded(decoder: msgspec.json.Decoder[Any], data: bytes, under: str) -> Any:
+def decoded(decoder: msgspec.json.Decoder[Any], data: bytes, under: str) -> Any:
+    """`data` by type. Raises `Fault` (bad_request) that names what is wrong by its path, below `under`."""
     try:
         return decoder.decode(data)
     except msgspec.ValidationError as e:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice, product
 from typing import Any
 
 from backends.dialects.types import Fate, Note
-from backends.wire import bad
+from backends.wire import bad, encode
 
 Schema = dict[str, Any]
 
@@ -48,17 +49,27 @@ def _properties(a: Any, b: Any) -> Any:
 
 
 def _lists(a: Any, b: Any) -> Any:
-    return [*a, *(x for x in b if x not in a)] if isinstance(a, list) and isinstance(b, list) else a
+    if not isinstance(a, list) or not isinstance(b, list):
+        return a
+    known = {encode(x) for x in a}
+    return [*a, *(x for x in b if encode(x) not in known)]
 
 
 def _common(a: Any, b: Any) -> Any:
-    return [x for x in a if x in b] if isinstance(a, list) and isinstance(b, list) else a
+    if not isinstance(a, list) or not isinstance(b, list):
+        return a
+    known = {encode(x) for x in b}
+    return [x for x in a if encode(x) in known]
+
+
+def _both(a: Any, b: Any) -> Any:
+    return {"allOf": [a, b]} if isinstance(a, dict) and isinstance(b, dict) else a
 
 
 def _product(a: Any, b: Any) -> Any:
     if not isinstance(a, list) or not isinstance(b, list):
         return a
-    return [{"allOf": [x, y]} for x in a for y in b][:MAX_NODES]
+    return [{"allOf": [x, y]} for x, y in islice(product(a, b), MAX_NODES)]  # as many already fail the count
 
 
 def _bound(pick: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
@@ -68,7 +79,7 @@ def _bound(pick: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
 _least, _most = _bound(max), _bound(min)
 _RULES: dict[str, Callable[[Any, Any], Any]] = {
     "type": _types, "properties": _properties, "required": _lists, "enum": _common, "anyOf": _product, "allOf": _lists,
-    "items": lambda a, b: {"allOf": [a, b]}, "$defs": _properties, "definitions": _properties,
+    "items": _both, "$defs": _properties, "definitions": _properties,
     "minimum": _least, "exclusiveMinimum": _least, "minLength": _least, "minItems": _least, "minProperties": _least,
     "maximum": _most, "exclusiveMaximum": _most, "maxLength": _most, "maxItems": _most, "maxProperties": _most,
 }  # fmt: skip
