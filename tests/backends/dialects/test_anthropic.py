@@ -68,7 +68,7 @@ PLACES: list[tuple[str, Doc, str]] = [
     ("content a number", {"messages": [{"role": "user", "content": 7}]}, "messages[0].content"),
     ("role", {"messages": [{"role": "critic", "content": "x"}]}, "messages[0].role"),
     ("all empty", {"messages": [{"role": "user", "content": ""}]}, "messages"),
-    ("system image", {"messages": [{"role": "system", "content": [{"type": "image_url", "image_url": "https://x"}]}]}, "messages[0].content"),
+    ("system image", {"messages": [{"role": "system", "content": [{"type": "search_result"}]}]}, "messages[0].content"),
     ("function_call", of({"role": "assistant", "function_call": {"name": "f", "arguments": ""}}), "messages[1].function_call"),
     ("call without a name", of({"role": "assistant", "tool_calls": [{"id": "1", "function": {}}]}), "messages[1].tool_calls[0].function"),
     ("part type", part({"type": "video"}), "messages[0].content[0].type"),
@@ -113,7 +113,7 @@ def test_a_schema_that_is_too_deep_is_refused() -> None:
     doc = {"response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
     assert refused(doc).param == "response_format.json_schema.schema"
     with pytest.raises(Fault, match="'tools' is nested too deeply"):
-        Anthropic().request({"messages": wire.raw([HI]), "tools": msgspec.Raw(b"[" * 100_000)}, context())
+        Anthropic().request({"messages": wire.raw([HI]), "tools": msgspec.Raw(b'[{"a":' + b"[" * 100_000)}, context())
     deep = b'{"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function","function":{"name":"f","parameters":%b%b}}]}'
     with pytest.raises(Fault, match="nested too deeply"):
         Anthropic().request(wire.parse(deep % (b'{"a":' * 3000 + b"1", b"}" * 3000)), context())
