@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 
 import pytest
@@ -337,7 +338,7 @@ def test_a_chunked_answer_is_the_same_however_it_is_cut(seed: int) -> None:
     async def work(pool: Played) -> None:
         for _ in range(2):
             seen, _ = await sent(pool)
-            for start, end in zip(cuts, cuts[1:], strict=False):
+            for start, end in itertools.pairwise(cuts):
                 pool.conn().data_received(raw[start:end])
             assert seen.body == b"".join(chunks) and seen.calls[-1] in ("end", "whole") and len(pool.wires) == 1
 
