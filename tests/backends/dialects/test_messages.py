@@ -145,6 +145,8 @@ def test_more_ways_to_say_the_same() -> None:
     assert out["reasoning_effort"] == "low" and notes == [("thinking.budget_tokens", "dropped")]
     out, notes = read(asking(thinking={"type": "enabled", "budget_tokens": 4096}))
     assert out["reasoning_effort"] == "medium"
+    out, notes = read(asking(thinking={"type": "disabled"}))
+    assert out["reasoning_effort"] == "none" and notes == []
     out, notes = read(asking(thinking={"type": "between_tools"}))
     assert out["reasoning_effort"] == "high" and notes == [("thinking.type", "emulated")]
     out, _ = read(asking(system="", messages=[*HI, {"role": "system", "content": []}]))

@@ -99,7 +99,7 @@ WHOLE: list[tuple[str, list[bytes], list[Any], str]] = [
     ("empty parts", [chunk(content=[]), chunk(content={}), DONE], [], "end_turn"),
     ("thinking behind calls", [chunk(tool_calls=[call(0, "{}", "a", "f")]), chunk(thinking_blocks=[THOUGHT]), DONE],
      [("f", {}), ["Hm.", "c2ln"]], "tool_use"),
-    ("unsigned block", [chunk(thinking_blocks=[{**THOUGHT, "signature": None}, {"type": "other"}]), DONE], [["Hm.", ""]], "end_turn"),
+    ("unsigned block", [chunk(thinking_blocks=[{**THOUGHT, "signature": None}, {"type": "other"}, 5]), DONE], [["Hm.", ""]], "end_turn"),
     ("text between thoughts", [chunk(reasoning="a"), chunk(content="b"), chunk(reasoning="c"), DONE],
      [["a", ""], "b", ["c", ""]], "end_turn"),
     ("blank between thoughts", [chunk(content=" "), chunk(reasoning="c"), chunk(content="b"), DONE], [["c", ""], " b"], "end_turn"),
