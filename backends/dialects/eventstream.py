@@ -29,7 +29,7 @@ class Broken(ValueError):
     """The bytes are no event stream: a checksum or a length is wrong. One sentence; nothing after it can be read."""
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, gc=False):
     """One message. `headers` holds string values as text and all others as their bytes (booleans as b"\\x01" and b"\\x00")."""
 
     headers: Mapping[str, str | bytes]
@@ -62,18 +62,19 @@ class Decoder:
             data = b"".join((*self._parts, data))
             self._parts.clear()
             self._have = 0
-        at, end, need = 0, len(data), _PRELUDE
+        at, end, need, known = 0, len(data), _PRELUDE, self._known
         while end - at >= _PRELUDE:
             size, headers_size, told = _words(data, at)
-            self._check(size, headers_size, told, data[at : at + 8])
-            if end - at < size:
+            if end - at < size or size < headers_size + _FRAME or size > self._limit:
+                self._check(size, headers_size, told, data[at : at + 8])  # its own checksum: is it these lengths that are to be believed?
                 need = size
                 break
-            message = data[at : at + size]
-            if crc32(message[:-4]) != _word(message, size - 4)[0]:
+            message = data[at : at + size - 4]
+            if crc32(message) != _word(data, at + size - 4)[0]:
                 raise Broken("A message of the event stream has a wrong checksum.")
             headers_end = _PRELUDE + headers_size
-            yield Message(self._headers(message[_PRELUDE:headers_end]), message[headers_end:-4])
+            block = message[_PRELUDE:headers_end]
+            yield Message(known.get(block) or self._headers(block), message[headers_end:])
             at += size
         self._keep(data[at:], need)
 
@@ -91,12 +92,12 @@ class Decoder:
             raise Broken(f"A message of the event stream has {size} bytes; at most {self._limit} are taken.")
 
     def _headers(self, block: bytes) -> Mapping[str, str | bytes]:
-        known = self._known.get(block)
-        if known is None:
-            known = _headers(block)
-            if len(self._known) < _REMEMBERED and len(block) <= _REMEMBERED_BYTES:
-                self._known[block] = known
-        return known
+        if len(block) > MAX_HEADERS:
+            raise Broken(f"A message of the event stream has {len(block)} bytes of headers; at most {MAX_HEADERS} are taken.")
+        headers = _headers(block)
+        if len(self._known) < _REMEMBERED and len(block) <= _REMEMBERED_BYTES:
+            self._known[block] = headers
+        return headers
 
 
 def _headers(block: bytes) -> dict[str, str | bytes]:

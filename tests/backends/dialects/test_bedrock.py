@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.dialects.bedrock import Bedrock
-from backends.dialects.bedrock_job import family
+from backends.dialects.bedrock_job import family, read
+from backends.dialects.bedrock_stream import BedrockStream
 from backends.dialects.types import Context, Facts, Request
 from backends.types import Fault
 from backends.wire import encode, parse
@@ -147,6 +148,31 @@ def test_deep_nesting_is_refused() -> None:
     with pytest.raises(Fault) as e:
         Bedrock().request(parse(body.replace(b"[" * 100_000 + b"]" * 100_000, b"[" * 900 + b"]" * 900)), Context("r", 0, "m"))
     assert e.value.param is not None and e.value.param.startswith("messages")
+
+
+def test_a_value_that_is_no_json_is_refused() -> None:
+    """Cannot come from a parsed body, but for nesting at the interpreter's bound."""
+    with pytest.raises(Fault, match="'stop' cannot be read"):
+        read({"stop": msgspec.Raw(b"[")}, "stop", msgspec.json.Decoder(list[str]))
+
+
+def test_answers_with_blocks_that_chat_has_no_word_for() -> None:
+    made = request()
+    blocks: list[Any] = [{"image": {"format": "png", "source": {}}}, {"reasoningContent": {}}, {"text": "x"}]
+    answer = {"output": {"message": {"role": "assistant", "content": blocks}}, "stopReason": "end_turn"}
+    out = msgspec.json.decode(Bedrock().reply(encode(answer), made, Context("r", 0, "m")))
+    assert out["choices"][0]["message"] == {"role": "assistant", "content": "x", "refusal": None}
+    assert out["usage"]["total_tokens"] == 0
+
+
+def test_a_stream_is_made_for_its_request() -> None:
+    assert isinstance(Bedrock().stream(request(), Context("r", 0, "m", True)), BedrockStream)
+
+
+def test_a_schema_without_a_description() -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}
+    made = sent(response_format=form)["outputConfig"]["textFormat"]["structure"]["jsonSchema"]
+    assert made == {"schema": '{"type":"object"}', "name": "x"}
 
 
 def test_a_schema_by_tool_must_be_an_object() -> None:

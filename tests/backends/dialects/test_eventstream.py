@@ -104,6 +104,8 @@ def test_lengths_have_bounds() -> None:
         read(framed(b"", size=15))
     with pytest.raises(Broken, match="impossible lengths"):
         read(framed(b"", size=1 << 20, headers_size=(1 << 17) + 1))
+    with pytest.raises(Broken, match="of headers; at most 131072"):
+        read(framed(header(6, b"\xff\xff" + b"x" * 65_535) * 3))
     with pytest.raises(Broken, match="at most 100 are taken"):
         read(framed(b"", size=101), Decoder(100))  # refused from its first bytes, before any of it is held
     assert len(read(framed(b"", b"x" * 84), Decoder(100))) == 1
