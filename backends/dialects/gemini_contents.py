@@ -108,7 +108,8 @@ class _Contents:
             return [content] if content else []
         for i, part in enumerate(content):
             if part.type not in ("text", "refusal"):
-                raise bad(f"'{path}.content[{i}]' must be text: Gemini takes nothing else here.", param=f"{path}.content[{i}].type")
+                where = f"{path}.content[{i}].type"
+                raise bad(f"'{where}' must be text: instructions hold nothing else.", param=where)
         return [text for part in content if (text := part.text or part.refusal)]
 
     def _parts(self, content: str | list[Part] | None, path: str) -> list[Out]:

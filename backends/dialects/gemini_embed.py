@@ -30,7 +30,7 @@ class Google(msgspec.Struct):
 
 
 class Asked(msgspec.Struct):
-    input: str | list[str] | list[int] | list[list[int]]
+    input: str | list[str | int | list[int]]
     model: Any = None
     dimensions: int | None = None
     encoding_format: Literal["float", "base64"] | None = None
@@ -72,7 +72,7 @@ class Answer(msgspec.Struct, rename="camel"):
 
 _KNOWN = frozenset(f.name for f in msgspec.structs.fields(Asked))
 _asked = msgspec.json.Decoder(Asked)
-_google = msgspec.json.Decoder(dict[str, Google])
+_google = msgspec.json.Decoder(Google)
 _answer = msgspec.json.Decoder(Answer)
 
 
@@ -109,9 +109,9 @@ def _leftover(key: str, doc: Doc, notes: Notes) -> None:
 
 def _options(asked: Asked, doc: Doc) -> Out:
     google = asked.google
-    extra = {k: v for k, v in wire.sub(doc, "extra_body").items() if k == "google" and v != wire.NULL}
-    if extra:
-        google = decoded(_google, wire.encode(extra), "extra_body")["google"]
+    raw = wire.sub(doc, "extra_body").get("google", wire.NULL)
+    if raw != wire.NULL:
+        google = decoded(_google, bytes(raw), "extra_body.google")
     found = {
         "outputDimensionality": asked.dimensions,
         "taskType": google.task_type if google else None,

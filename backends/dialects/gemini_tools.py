@@ -49,7 +49,7 @@ def _functions(given: list[Tool], notes: Notes) -> list[tuple[int, Function]]:
         if tool.cache_control is not None:
             notes.add(f"{where}.cache_control", "dropped", "Gemini caches by itself, or by google.cached_content")
         if tool.function.name in found:
-            raise bad(f"'{where}' has the name '{tool.function.name[:64]}' of another tool.", param=f"{where}.function.name")
+            raise bad(f"'{where}.function.name' is '{tool.function.name[:64]}', the name of another tool.", param=f"{where}.function.name")
         found[tool.function.name] = (i, tool.function)
     return list(found.values())
 
