@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.fakes.providers.gemini_models import Asked, Family, Refused, star
 from tests.fakes.providers.gemini_proto import Doc
+from tests.fakes.providers.schemas import is_schema, unanswerable
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]{0,63}")
 JSON_MIMES = ("text/plain", "application/json", "application/xml", "application/yaml", "text/x.enum")
@@ -40,11 +41,32 @@ def declarations(asked: Asked) -> None:
         raise star(asked, "tools[0].tool_type", "required one_of 'tool_type' must have one initialized field")
 
 
+def json_schema(schema: Doc) -> Doc:
+    """A Schema of Google's as JSON Schema."""
+    out: Doc = {key: value for key, value in schema.items() if key not in ("nullable", "propertyOrdering", "example", "format")}
+    if "type" in schema:
+        kind = schema["type"].lower()
+        out["type"] = [kind, "null"] if schema.get("nullable") else kind
+    if "properties" in schema:
+        out["properties"] = {name: json_schema(one) for name, one in schema["properties"].items()}
+    if "items" in schema:
+        out["items"] = json_schema(schema["items"])
+    if "anyOf" in schema:
+        out["anyOf"] = [json_schema(one) for one in schema["anyOf"]]
+    return out
+
+
+def _answerable(asked: Asked, schema: Doc, path: str) -> None:
+    why = unanswerable(schema)
+    if why is not None:
+        raise star(asked, path, why)
+
+
 def _full_schema(asked: Asked, schema: Any, path: str) -> None:
     if not asked.family.json_schema:
         raise star(asked, path, "is not supported by this model")
-    if not isinstance(schema, dict):
-        raise star(asked, path, "must be an object")
+    if not isinstance(schema, dict) or not is_schema(schema):
+        raise star(asked, path, "must be an object of JSON Schema")
 
 
 def _schema(asked: Asked, schema: Doc, path: str) -> None:
@@ -120,8 +142,10 @@ def output(asked: Asked) -> None:
         raise star(asked, "generation_config.response_schema", "response_mime_type must be application/json when a response schema is set")
     if "responseSchema" in config:
         _schema(asked, config["responseSchema"], "generation_config.response_schema")
+        _answerable(asked, json_schema(config["responseSchema"]), "generation_config.response_schema")
     if "responseJsonSchema" in config:
         _full_schema(asked, config["responseJsonSchema"], "generation_config.response_json_schema")
+        _answerable(asked, config["responseJsonSchema"], "generation_config.response_json_schema")
     if mime == "application/json" and asked.declarations and not asked.family.tools_with_json:
         raise Refused("Function calling with a response mime type: 'application/json' is unsupported")
 

@@ -42,12 +42,15 @@ def _predict(doc: Any) -> Doc:
     extra = sorted(set(doc) - {"instances", "parameters"}) if isinstance(doc, dict) else [""]
     if extra:
         raise Bad([("", f'Invalid JSON payload received. Unknown name "{extra[0]}": Cannot find field.')])
+    settings = doc.get("parameters") or {}
+    if not isinstance(doc.get("instances"), list) or not isinstance(settings, dict):
+        raise Refused("Unable to submit request because instances is not a list, or parameters not an object.")
     rows = []
-    for one in doc.get("instances") or ():
+    for one in doc["instances"]:
         if not isinstance(one, dict) or set(one) - {"content", "task_type", "title"} or not isinstance(one.get("content"), str):
             raise Refused("Unable to submit request because an instance has no text content or an unknown field.")
         statistics = {"token_count": len(one["content"].split()), "truncated": False}
-        values = vector(one["content"], doc.get("parameters", {}).get("outputDimensionality"))
+        values = vector(one["content"], settings.get("outputDimensionality"))
         rows.append({"embeddings": {"values": values, "statistics": statistics}})
     if not rows:
         raise Refused("Unable to submit request because instances is empty.")

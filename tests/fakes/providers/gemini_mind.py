@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.fakes.providers import brain
 from tests.fakes.providers.brain import Answer, Call, Result, Settings, Tool, Turn
+from tests.fakes.providers.gemini_config import json_schema
 from tests.fakes.providers.gemini_models import Asked
 from tests.fakes.providers.gemini_proto import Doc, unbase64
 from tests.fakes.providers.gemini_rules import parts_of
@@ -82,7 +83,7 @@ def _media(part: Doc) -> Media:
 
 def _result(one: Doc) -> Result:
     response = one["response"]
-    media = tuple(_media(part) for part in one.get("parts", ()))
+    media = tuple(_media(part) for part in one.get("parts", ()) if "inlineData" in part or "fileData" in part)
     return Result(brain.plain(response), one.get("id", ""), one["name"], set(response) == {"error"}, media)
 
 
@@ -119,21 +120,6 @@ def thinks(asked: Asked) -> bool:
 def _tool(one: Doc) -> Tool:
     schema = one.get("parametersJsonSchema") or json_schema(one.get("parameters", {"type": "OBJECT"}))
     return Tool(one["name"], schema, one.get("description", ""))
-
-
-def json_schema(schema: Doc) -> Doc:
-    """A Schema of Google's as JSON Schema."""
-    out: Doc = {key: value for key, value in schema.items() if key not in ("nullable", "propertyOrdering", "example", "format")}
-    if "type" in schema:
-        kind = schema["type"].lower()
-        out["type"] = [kind, "null"] if schema.get("nullable") else kind
-    if "properties" in schema:
-        out["properties"] = {name: json_schema(one) for name, one in schema["properties"].items()}
-    if "items" in schema:
-        out["items"] = json_schema(schema["items"])
-    if "anyOf" in schema:
-        out["anyOf"] = [json_schema(one) for one in schema["anyOf"]]
-    return out
 
 
 # Writing.

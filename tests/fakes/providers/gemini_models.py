@@ -59,7 +59,8 @@ class Asked:
 
     @property
     def config(self) -> Doc:
-        return self.doc.get("generationConfig", {})
+        config: Doc = self.doc.get("generationConfig", {})
+        return config
 
     @property
     def declarations(self) -> list[tuple[str, Doc]]:

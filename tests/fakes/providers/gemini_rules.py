@@ -1,6 +1,9 @@
 """What Gemini refuses beyond the shape of its messages. Pure: a request as `gemini_proto` read it in, `Refused` or nothing out.
 
-Where each sentence comes from (S: google-genai's types and their docstrings, T: shared wire traps, #: an issue that quotes the answer):
+Where each rule comes from (S: google-genai's types and their docstrings, T: shared wire traps, #: an issue that quotes the answer):
+
+A sentence without an issue behind it is our wording of a rule that the source tells in other words; tests hold a client to the refusal,
+not to the sentence.
 
 | rule | source |
 |---|---|
@@ -90,14 +93,18 @@ def _part(asked: Asked, part: Doc, path: str, role: str | None) -> None:
         raise Refused(
             f"Unable to submit request because it has an empty text parameter. Add a value to the parameter and try again.{LEARN}"
         )
-    if "inlineData" in part:
-        _inline(asked, part["inlineData"], path)
-    if "fileData" in part:
-        _file(asked, part["fileData"], path)
+    _file_in(asked, part, path)
     misplaced = {"functionCall": "user", "functionResponse": "model"}
     for kind, wrong in misplaced.items():
         if kind in part and role == wrong:
             raise Refused(CALL_TURN if kind == "functionCall" else RESPONSE_TURN)
+
+
+def _file_in(asked: Asked, part: Doc, path: str) -> None:
+    if "inlineData" in part:
+        _inline(asked, part["inlineData"], path)
+    if "fileData" in part:
+        _file(asked, part["fileData"], path)
 
 
 def _inline(asked: Asked, blob: Doc, path: str) -> None:
@@ -138,7 +145,7 @@ def turns(asked: Asked) -> None:
         raise Refused(SAME_NUMBER)
 
 
-def parts_of(content: Doc, kind: str) -> list[Doc]:
+def parts_of(content: Doc, kind: str) -> list[Any]:
     return [part[kind] for part in content.get("parts", ()) if kind in part]
 
 
@@ -153,6 +160,8 @@ def results(asked: Asked) -> None:
                 raise Refused(f"* GenerateContentRequest.{path}.name: Name cannot be empty.\n")
             if not isinstance(one.get("response"), dict):
                 raise star(asked, f"{path}.response", "must be specified")
+            for part in one.get("parts", ()):
+                _file_in(asked, part, path)
             _references(one)
         if Counter(one["name"] for one in given) != Counter(call.get("name") for call in calls):
             raise Refused("Please ensure that the function response names match the function call names of the function call turn.")

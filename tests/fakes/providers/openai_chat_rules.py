@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from tests.fakes.providers.openai_rules import Model, fits, function_schema, strict_schema, within
+from tests.fakes.providers.openai_rules import Model, fits, function_schema, output_schema, within
 from tests.fakes.providers.openai_table import Doc, refuse
 
 RANGES: dict[str, tuple[float, float]] = {
@@ -109,7 +109,7 @@ def _format(doc: Doc) -> None:
         fits("response_format.json_schema.name", asked["name"])
         if "schema" not in asked:
             raise refuse("missing", "response_format.json_schema.schema")
-        why = next(strict_schema(asked["schema"]), None) if asked.get("strict") else None
+        why = output_schema(asked["schema"], bool(asked.get("strict")))
         if why is not None:
             raise refuse("format schema", "response_format", name=asked["name"], why=why)
 

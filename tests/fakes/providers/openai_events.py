@@ -26,7 +26,19 @@ ECHOED: tuple[tuple[str, Any], ...] = (
 
 def event(doc: Doc) -> bytes:
     """One event: named, and the name again in its data."""
-    return b"event: " + doc["type"].encode() + b"\ndata: " + json.dumps(doc).encode() + b"\n\n"
+    return f"event: {doc['type']}\ndata: {json.dumps(doc)}\n\n".encode()
+
+
+def briefly(rows: list[Doc]) -> list[Doc]:
+    """Logprobs as events have them: without bytes."""
+    return [
+        {
+            "token": row["token"],
+            "logprob": row["logprob"],
+            "top_logprobs": [{"token": one["token"], "logprob": one["logprob"]} for one in row["top_logprobs"]],
+        }
+        for row in rows
+    ]
 
 
 @dataclass
@@ -151,8 +163,8 @@ class Writer:
             part, where = item["content"][0], {"content_index": 0}
             yield {"type": "response.content_part.added", **where, "part": {**part, "text": "", "logprobs": []}}
             for word in tokens(part["text"]):
-                yield {"type": "response.output_text.delta", **where, "delta": word, "logprobs": self._logprobs(word)}
-            yield {"type": "response.output_text.done", **where, "text": part["text"], "logprobs": part["logprobs"]}
+                yield {"type": "response.output_text.delta", **where, "delta": word, "logprobs": briefly(self._logprobs(word))}
+            yield {"type": "response.output_text.done", **where, "text": part["text"], "logprobs": briefly(part["logprobs"])}
             yield {"type": "response.content_part.done", **where, "part": part}
 
         yield from self._framed(item, at, {"status": "in_progress", "content": []}, inner())
@@ -161,6 +173,6 @@ class Writer:
         def inner() -> Iterator[Doc]:
             for delta in pieces(item["arguments"]):
                 yield {"type": "response.function_call_arguments.delta", "delta": delta}
-            yield {"type": "response.function_call_arguments.done", "name": item["name"], "arguments": item["arguments"]}
+            yield {"type": "response.function_call_arguments.done", "arguments": item["arguments"]}
 
         yield from self._framed(item, at, {"status": "in_progress", "arguments": ""}, inner())

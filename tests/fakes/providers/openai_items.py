@@ -69,6 +69,8 @@ def _id(item: Doc, at: int) -> None:
     prefix = PREFIX.get(item["type"])
     if prefix and item.get("id") is not None and not str(item["id"]).startswith(prefix):
         raise refuse("item id", f"input[{at}].id", value=item["id"], prefix=prefix)
+    if item["type"] == "function_call_output" and item.get("call_id") is None:
+        raise refuse("missing", f"input[{at}].call_id")
     if "call_id" in item and not 1 <= len(item["call_id"] or "") <= 64:
         raise refuse("long string", f"input[{at}].call_id", limit=64, value=len(item["call_id"] or ""))
 

@@ -26,7 +26,7 @@ from tests.fakes.providers.common import Fault, Reply, opened
 from tests.fakes.providers.openai_chat import HEADERS, OpenAIChat, failed, good, plain_stream
 from tests.fakes.providers.openai_events import Writer, event
 from tests.fakes.providers.openai_items import Memory, check_items, completed, listed, system_of, turns
-from tests.fakes.providers.openai_rules import Model, fits, function_schema, model_of, shaped, strict_schema, within
+from tests.fakes.providers.openai_rules import Model, fits, function_schema, model_of, output_schema, shaped, within
 from tests.fakes.providers.openai_table import Doc, refuse
 from tests.fakes.request import Request
 
@@ -178,7 +178,7 @@ def check_settings(doc: Doc, model: Model, asked: list[Doc]) -> None:
         raise refuse("say json", "text.format", where="input")
     if form.get("type") == "json_schema":
         fits("text.format.name", form["name"])
-        why = next(strict_schema(form["schema"]), None) if form.get("strict") else None
+        why = output_schema(form["schema"], bool(form.get("strict")))
         if why is not None:
             raise refuse("text schema", "text.format.schema", name=form["name"], why=why)
 
@@ -230,7 +230,7 @@ def _tools(doc: Doc) -> None:
     if isinstance(choice, dict) and choice.get("type") == "allowed_tools":
         wanted = choice["tools"]
     for one in wanted:
-        if one.get("name") not in names:
+        if not isinstance(one.get("name"), str) or one["name"] not in names:
             raise refuse("tool choice", "tool_choice", name=f"function.{one.get('name')}")
     if choice == "required" and not names:
         raise refuse("without tools", "tool_choice")

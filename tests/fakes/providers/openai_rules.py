@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.fakes.providers.media import Media, sniff
 from tests.fakes.providers.openai_table import Doc, Refusal, refuse
+from tests.fakes.providers.schemas import is_schema, unanswerable
 from tests.fakes.providers.typed import Mismatch, check
 
 IMAGES = ("image/png", "image/jpeg", "image/gif", "image/webp")
@@ -117,17 +118,36 @@ def fits(param: str, name: str, pattern: str = "^[a-zA-Z0-9_-]+$", limit: int = 
 # Schemas.
 
 
+KINDS = {"type", "anyOf", "$ref", "enum", "const", "oneOf", "allOf"}
+
+
 def strict_schema(schema: Any) -> Iterator[str]:
     """Why a schema cannot be followed strictly: every object closed, every property required, no `oneOf` or `allOf`."""
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        kind = schema.get("type") if isinstance(schema, dict) else None
-        yield f"schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{kind}\"'."
-        return
+    yield from _no_object(schema)
     yield from _strict(schema, ())
 
 
+def _no_object(schema: Any) -> Iterator[str]:
+    yield from invalid(schema)
+    if not isinstance(schema, dict) or schema.get("type") != "object":
+        kind = schema.get("type") if isinstance(schema, dict) else None
+        yield f"schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{kind}\"'."
+
+
+def invalid(schema: Any) -> Iterator[str]:
+    """Whether it is JSON Schema at all."""
+    if not is_schema(schema):
+        yield f"{shown(schema)} is not valid under any of the given schemas."
+
+
+def shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 200 else text[:200] + "..."
+
+
 def _strict(schema: Any, context: tuple[str, ...]) -> Iterator[str]:
-    if not isinstance(schema, dict):
+    if not isinstance(schema, dict) or not KINDS & schema.keys():
+        yield f"In context={context}, schema must have a 'type' key."
         return
     if "object" in schema.get("type", ()):
         yield from _closed(schema, context)
@@ -139,7 +159,8 @@ def _strict(schema: Any, context: tuple[str, ...]) -> Iterator[str]:
     for group in ("properties", "$defs", "definitions"):
         for name, inner in schema.get(group, {}).items():
             yield from _strict(inner, (*context, group, name))
-    yield from _strict(schema.get("items"), (*context, "items"))
+    if "items" in schema:
+        yield from _strict(schema["items"], (*context, "items"))
     for at, inner in enumerate(schema.get("anyOf", ())):
         yield from _strict(inner, (*context, "anyOf", str(at)))
 
@@ -159,6 +180,12 @@ def _closed(schema: Doc, context: tuple[str, ...]) -> Iterator[str]:
         yield f"In context={context}, 'required' has '{extra[0]}', which is not a property."
 
 
+def output_schema(schema: Any, strict: bool) -> str | None:
+    """Why an answer cannot be made by a schema."""
+    wrong = next(strict_schema(schema) if strict else invalid(schema), None)
+    return wrong or unanswerable(schema)
+
+
 def function_schema(name: str, schema: Any, strict: bool, param: str) -> None:
     """A tool's parameters. Raises Refusal."""
     wrong = next(strict_schema(schema), None) if strict else next(_loose(schema), None)
@@ -168,14 +195,13 @@ def function_schema(name: str, schema: Any, strict: bool, param: str) -> None:
 
 def _loose(schema: Any) -> Iterator[str]:
     """Even an unstrict schema is an object's, and its arrays have items."""
-    if not isinstance(schema, dict) or schema.get("type") != "object":
-        yield f"schema must be a JSON Schema of 'type: \"object\"', got 'type: \"{(schema or {}).get('type')}\"'."
-    elif "properties" not in schema:
+    yield from _no_object(schema)
+    if "properties" not in schema:
         yield "In context=(), object schema missing properties."
-    else:
-        for name, inner in schema["properties"].items():
-            if isinstance(inner, dict) and inner.get("type") == "array" and "items" not in inner:
-                yield f"In context=('properties', '{name}'), array schema missing items."
+        return
+    for name, inner in schema["properties"].items():
+        if isinstance(inner, dict) and inner.get("type") == "array" and "items" not in inner:
+            yield f"In context=('properties', '{name}'), array schema missing items."
 
 
 # Media.

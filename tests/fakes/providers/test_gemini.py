@@ -18,6 +18,7 @@ from tests.fakes.providers.brain import CONVERSATION, SYSTEM, WEATHER, Call, Ste
 from tests.fakes.providers.common import Fault
 from tests.fakes.providers.gemini import KEY, LOCATION, PROJECT, TOKEN, Gemini
 from tests.fakes.providers.gemini_asks import CALL, DECLARED, USER, gave, generating, post, refused, said, talk, user, vertex
+from tests.fakes.providers.media import png
 
 Doc = dict[str, Any]
 
@@ -128,6 +129,23 @@ def test_escapes_and_genuine_signatures_pass() -> None:
         refused("moved", post(root, talk(USER, moved, user(gave("other"))), path), "Corrupted thought signature.")
         old = talk(USER, said(CALL), user(gave()), said({"text": "fine"}), USER)  # of an earlier turn: not asked for
         assert post(root, old, path).status_code == 200
+
+
+def test_what_the_parser_takes() -> None:
+    """Either name of a field, nulls, numbers as text, enums in any case, a reference to a file that came along."""
+    fake = Gemini()
+    image = {"mimeType": "image/png", "displayName": "x.png", "data": base64.b64encode(png(2, 1)).decode().rstrip("=")}
+    result = gave(response={"file": {"$ref": "x.png"}}, parts=[{"inlineData": image}])
+    doc = {
+        **talk(USER, said(CALL), user(result)),
+        "system_instruction": {"parts": [{"text": "a"}]},
+        "safetySettings": None,
+        "generationConfig": {"max_output_tokens": "50", "seed": 7.0, "mediaResolution": "media_resolution_low"},
+    }
+    with fake.serving() as root:
+        assert "with a png image of 2 by 1 pixels" in post(root, doc).json()["candidates"][0]["content"]["parts"][0]["text"]
+    assert fake.seen[0].doc["generationConfig"] == {"maxOutputTokens": 50, "seed": 7, "mediaResolution": "MEDIA_RESOLUTION_LOW"}
+    assert "safetySettings" not in fake.seen[0].doc
 
 
 def test_what_is_asked_for_is_done() -> None:

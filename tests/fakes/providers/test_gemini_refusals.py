@@ -35,6 +35,12 @@ REFUSED: dict[str, tuple[Doc, str]] = {
     ),
     "seed beyond int32": (generating(seed=2**31), "Invalid value at 'generation_config.seed' (TYPE_INT32), 2147483648"),
     "wrong type": (generating(temperature="hot"), "Invalid value at 'generation_config.temperature' (TYPE_FLOAT), \"hot\""),
+    "given twice": ({**talk(USER), "systemInstruction": USER, "system_instruction": USER}, "was given twice"),
+    "no map": ({**talk(USER), "labels": ["a"]}, "Invalid value at 'labels' (Map)"),
+    "text for a message": (
+        talk("hello"),
+        "Invalid value at 'contents[0]' (type.googleapis.com/google.ai.generativelanguage.v1beta.Content)",
+    ),  # type: ignore[arg-type]
     "wrong enum": (
         {**talk(USER), "safetySettings": [{"category": "HARM", "threshold": "OFF"}]},
         "Invalid value at 'safety_settings[0].category'",
@@ -121,7 +127,7 @@ REFUSED: dict[str, tuple[Doc, str]] = {
         generating(responseMimeType="application/json", responseSchema={"type": "string"}, responseJsonSchema={}),
         "mutually exclusive",
     ),
-    "json schema no object": (generating(responseMimeType="application/json", responseJsonSchema=True), "must be an object"),
+    "json schema no object": (generating(responseMimeType="application/json", responseJsonSchema=True), "must be an object of JSON Schema"),
     "json with tools": (
         {**generating(responseMimeType="application/json"), "tools": DECLARED},
         "response mime type: 'application/json' is unsupported",
@@ -150,6 +156,17 @@ REFUSED: dict[str, tuple[Doc, str]] = {
     "budget too large": (
         generating(thinkingConfig={"thinkingBudget": 99999}),
         "The thinking budget 99999 is invalid. Please choose a value between 1 and 24576.",
+    ),
+    "no value": (
+        generating(responseMimeType="application/json", responseJsonSchema={"type": "object", "properties": {"a": {"$ref": "#/$defs/a"}}}),
+        "no value can be made",
+    ),
+    "not that document": (blob("application/pdf", b"hello"), "Unable to process the document"),
+    "no mime type": (blob("", b"hello"), "mime_type: must be specified"),
+    "nameless call": (talk(USER, said({"functionCall": {}}), user(gave())), "Name cannot be empty"),
+    "result without a response": (
+        talk(USER, said(CALL), user({"functionResponse": {"name": "get_weather"}})),
+        "response: must be specified",
     ),
     "cache and system": (
         {**talk(USER), "cachedContent": "cachedContents/a", "systemInstruction": {"parts": [{"text": "a"}]}},

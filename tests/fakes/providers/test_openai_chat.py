@@ -8,11 +8,12 @@ import json
 import httpx
 import openai
 import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.fakes.providers.brain import CONVERSATION, SYSTEM, WEATHER, Call, Step, expect
 from tests.fakes.providers.common import Fault
 from tests.fakes.providers.media import PDF, wav
-from tests.fakes.providers.openai_asks import HI, OBJECT, Doc, F, asking, called, form, post, refused, saying, told, uri
+from tests.fakes.providers.openai_asks import HI, OBJECT, Doc, F, asking, called, exact, form, post, refused, saying, told, uri
 from tests.fakes.providers.openai_chat import KEY, OpenAIChat
 
 TOOL = {
@@ -126,6 +127,22 @@ def test_chunks() -> None:
     assert (begun["index"], begun["type"], begun["function"]) == (0, "function", {"name": "get_weather", "arguments": ""})
     assert "".join(delta["tool_calls"][0]["function"]["arguments"] for delta in deltas[1:-1]) == '{"city":"Oslo"}'
     assert [doc["usage"] is None for doc in docs] == [True] * (len(docs) - 1) + [False] and docs[-1]["choices"] == []
+
+
+def test_every_field_is_one_of_the_sdk() -> None:
+    """The SDK reads leniently; here its types are held against each document, required fields and unknown ones too."""
+    doc = {
+        "model": "gpt-4o",
+        "messages": [{**HI, "content": "say what you do in Oslo"}],
+        "tools": [TOOL],
+        "logprobs": True,
+        "top_logprobs": 1,
+    }
+    with OpenAIChat().serving() as root:
+        exact(ChatCompletion.model_validate(post(root, doc).json()))
+        events = post(root, {**doc, "stream": True, "stream_options": {"include_usage": True}}).text.split("\n\n")[:-2]
+    for one in events:
+        exact(ChatCompletionChunk.model_validate_json(one.removeprefix("data: ")))
 
 
 def test_embeddings() -> None:

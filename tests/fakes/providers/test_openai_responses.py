@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import httpx
 import openai
 import pytest
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseStreamEvent
+from pydantic import TypeAdapter
 
 from tests.fakes.providers.brain import CONVERSATION, SYSTEM, Call, Step, expect
 from tests.fakes.providers.common import Fault, seal
 from tests.fakes.providers.media import PDF, wav
-from tests.fakes.providers.openai_asks import CALL, ITEM, OUT, RESPONSES, WEATHER_TOOL, Doc, fetch, post, put, refused, spoken, uri
+from tests.fakes.providers.openai_asks import CALL, ITEM, OUT, RESPONSES, WEATHER_TOOL, Doc, exact, fetch, post, put, refused, spoken, uri
 from tests.fakes.providers.openai_chat import KEY
 from tests.fakes.providers.openai_responses import OpenAIResponses
 
@@ -151,6 +153,23 @@ def test_what_is_taken() -> None:
             "input[0].content[0].type",
             "invalid_value",
         )
+
+
+@pytest.mark.parametrize("asked", ["weather in Oslo", "hello"])
+def test_every_field_is_one_of_the_sdk(asked: str) -> None:
+    doc = {
+        "model": "gpt-5", "input": asked, "tools": [WEATHER_TOOL], "reasoning": {"effort": "low", "summary": "auto"},
+        "include": ["reasoning.encrypted_content", "message.output_text.logprobs"],
+    }  # fmt: skip
+    events: TypeAdapter[Any] = TypeAdapter(ResponseStreamEvent)
+    with OpenAIResponses().serving() as root:
+        exact(Response.model_validate(post(root, doc, RESPONSES).json()))
+        found = post(root, {**doc, "stream": True}, RESPONSES).text.split("\n\n")[:-1]
+    for one in found:
+        name, data = one.split("\n")
+        event = events.validate_json(data.removeprefix("data: "))
+        assert name == f"event: {event.type}"
+        exact(event)
 
 
 def test_limits_and_choices() -> None:

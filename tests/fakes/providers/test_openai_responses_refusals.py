@@ -63,6 +63,12 @@ REFUSED: dict[str, tuple[Doc, str, str | None, str | None]] = {
     "arguments": (put({**CALL, "arguments": "[]"}, OUT), "JSON of an object", "input[0].arguments", None),
     "no output": (put(ITEM, CALL), "No tool output found for function call call_1.", "input", None),
     "late output": (put(ITEM, CALL, ITEM, OUT), "No tool output found for function call call_1.", "input", None),
+    "nameless output": (
+        put(CALL, {"type": "function_call_output", "output": "a"}),
+        "Missing",
+        "input[1].call_id",
+        "missing_required_parameter",
+    ),
     "no call": (put(ITEM, OUT), "No tool call found for function call output with call_id call_1.", "input", None),
     "thought alone": (put(ITEM, THOUGHT), "'rs_1' of type 'reasoning' was provided without its required following item.", "input", None),
     "foreign thought": (
