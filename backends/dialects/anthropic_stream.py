@@ -17,9 +17,11 @@ from backends.dialects.types import Context
 
 MAX_EVENT = 8 << 20  # bytes of one event, and of what one block that must be whole may gather
 DONE = b"data: [DONE]\n\n"
+_DELTA = b"event: content_block_delta\ndata: "
+_TAIL = b'},"finish_reason":null}]}\n\n'
 
 
-class _Delta(msgspec.Struct):
+class _Delta(msgspec.Struct, gc=False):
     text: str | None = None
     partial_json: str | None = None
     thinking: str | None = None
@@ -73,7 +75,8 @@ class AnthropicStream:
     """
 
     __slots__ = (
-        "calls", "context", "counts", "finish", "head", "id", "memo", "model", "open", "over", "place", "refusal", "rest", "tokens",
+        "calls", "context", "counts", "finish", "head", "id", "memo", "model", "open", "over", "place", "refusal", "rest", "text_head",
+        "tokens",
     )  # fmt: skip
 
     def __init__(self, memo: Memo, context: Context) -> None:
@@ -94,20 +97,20 @@ class AnthropicStream:
         """What every chunk begins with, up to its delta."""
         meta = {"id": self.id, "object": "chat.completion.chunk", "created": self.context.unix, "model": self.model}
         self.head = b"data: " + wire.encode(meta)[:-1] + b',"choices":['
+        self.text_head = self.head + b'{"index":0,"delta":{"content":'
 
     def feed(self, data: bytes) -> bytes:
         """Chunks for the events that `data` completes. Never raises; after an error or the end nothing more comes."""
         if self.over:
             return b""
-        whole, self.rest = sse.split(self.rest + data if self.rest else data)
-        if len(self.rest) > MAX_EVENT:
-            return self._fail(f"The backend sent an event of more than {MAX_EVENT} bytes.")
-        if not whole:
-            return b""
-        if b"\r" in whole:
-            whole = whole.replace(b"\r\n", b"\n")
+        if self.rest or not data.endswith(b"\n\n"):
+            data, self.rest = sse.split(self.rest + data)
+            if len(self.rest) > MAX_EVENT:
+                return self._fail(f"The backend sent an event of more than {MAX_EVENT} bytes.")
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
         out: list[bytes] = []
-        for event in whole.split(b"\n\n"):
+        for event in data.split(b"\n\n"):
             if event and not self.over:
                 self._take(event, out)
         return b"".join(out)
@@ -128,12 +131,12 @@ class AnthropicStream:
 
     def _take(self, event: bytes, out: list[bytes]) -> None:
         """One event. Comments, `ping` and events of unknown names are passed over."""
-        at = event.find(b"data:")
-        data = event[at + 5 :] if at >= 0 else b""
-        if b"\n" in data:
+        if event.startswith(_DELTA) and event.find(b"\n", len(_DELTA)) < 0:
+            data = event[len(_DELTA) :]  # the usual one
+        else:
             data = sse.payload(event)[1]
-        if not data or (event.startswith(b":") and event.find(b"\ndata:") < 0):
-            return
+            if not data:
+                return
         try:
             if not data.isascii():
                 data.decode()  # msgspec copies raw slices without looking inside strings
@@ -144,7 +147,10 @@ class AnthropicStream:
     def _event(self, event: _Event) -> bytes:
         kind = event.type
         if kind == "content_block_delta":
-            return self._delta(event.delta) if event.delta is not None and self.open is not None else b""
+            delta = event.delta
+            if delta is None or self.open is None:
+                return b""
+            return self._text(delta.text) if delta.text else self._delta(self.open, delta)
         if kind == "content_block_start":
             return self._closed() + self._started(event.content_block)
         if kind == "content_block_stop":
@@ -209,11 +215,7 @@ class AnthropicStream:
             return self._delta_chunk({"tool_calls": [call]})
         return b""
 
-    def _delta(self, delta: _Delta) -> bytes:
-        if delta.text is not None:
-            return self._text(delta.text)
-        opened = self.open
-        assert opened is not None
+    def _delta(self, opened: _Open, delta: _Delta) -> bytes:
         if delta.partial_json is not None:
             return self._argument(opened, delta.partial_json)
         if delta.thinking is not None:
@@ -230,7 +232,7 @@ class AnthropicStream:
         if not text:
             return b""
         self.place += len(text)
-        return b'%b{"index":0,"delta":{"content":%b},"finish_reason":null}]}\n\n' % (self.head, wire.encode(text))
+        return b"".join((self.text_head, wire.encode(text), _TAIL))
 
     def _thought(self, opened: _Open, text: str) -> bytes:
         if not text:
