@@ -288,6 +288,8 @@ class _Builder:
         if sent is None:
             raise bad(f"'{where}' answers no call of the assistant's message before it; check its 'tool_call_id'.", f"{where}.tool_call_id")
         blocks = self._content(message, where)
+        if any("audio" in block for block in blocks):
+            raise bad(f"'{where}' holds audio, which no result of a tool may.", where)
         points = [block for block in blocks if "cachePoint" in block]
         inner = [block for block in blocks if "cachePoint" not in block]
         self._add("user", [{"toolResult": {"toolUseId": sent, "content": inner}}, *points])

@@ -11,7 +11,7 @@ from backends.types import Fault
 from backends.wire import NULL, Doc
 
 T = TypeVar("T")
-# Who made a model, by a part of its id or ARN. Of an inference profile of the account's own the id tells nothing: "".
+# Who made a model, by a part of its id or ARN.
 _FAMILIES = (
     ("anthropic.", "claude"), ("amazon.nova-2", "nova2"), ("amazon.nova", "nova"), ("openai.gpt-oss", "harmony"), ("openai.", "openai"),
     ("amazon.", "titan"), ("meta.", "llama"), ("mistral.", "mistral"), ("cohere.", "cohere"), ("ai21.", "ai21"), ("deepseek.", "deepseek"),
@@ -20,8 +20,8 @@ _FAMILIES = (
 
 
 def family(model: str) -> str:
-    """Whose model this is; empty when its id does not say."""
-    return next((name for part, name in _FAMILIES if part in model), "")
+    """Whose model this is: `other` for makers without peculiarities, empty for an ARN that does not say (a profile of one's own)."""
+    return next((name for part, name in _FAMILIES if part in model), "" if model.startswith("arn:") else "other")
 
 
 def bad(message: str, param: str | None = None, code: str | None = None) -> Fault:

@@ -103,14 +103,27 @@ def _level(effort: str, job: Job) -> dict[str, Any]:
         return {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": level}}
     if job.family == "openai":
         return {"reasoning": {"effort": "low" if effort == "minimal" else effort}}
+    if job.family == "harmony":
+        return _harmony(effort, job)
     return {"reasoning_effort": effort}
 
 
+def _harmony(effort: str, job: Job) -> dict[str, Any]:
+    """gpt-oss knows low, medium and high, and always reasons."""
+    if effort == "none":
+        job.cannot("reasoning_effort", "it always reasons; send low")
+        return {}
+    return {"reasoning_effort": {"minimal": "low", "xhigh": "high", "max": "high"}.get(effort, effort)}
+
+
 def _unless_bare(fields: dict[str, Any], job: Job, history: Turns, param: str) -> dict[str, Any]:
-    """Without thinking when the turn that is being continued has none: Claude refuses tool calls that no thinking precedes."""
-    if not history.bare or not by_budget(fields):
+    """Without a budget of thinking where Claude refuses it: when the turn to be continued has tool calls that no thinking precedes, or is
+    the assistant's own."""
+    begun = history.messages[-1]["role"] == "assistant"
+    if not (history.bare or begun) or not by_budget(fields):
         return fields
-    job.note(param, "dropped", "the tool calls to be continued came without signed thinking")
+    why = "the assistant's message is to be continued" if begun else "the calls to be continued have no signed thinking"
+    job.note(param, "dropped", why)
     return {}
 
 

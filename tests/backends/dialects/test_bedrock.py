@@ -246,6 +246,33 @@ def test_no_reasoning() -> None:
     assert extra("us.openai.gpt-5.6-sol", Facts(thinking="level")) == {"reasoning": {"effort": "none"}}
 
 
+def test_levels_of_gpt_oss() -> None:
+    def effort(asked: str) -> Any:
+        return sent("openai.gpt-oss-20b-1:0", facts=Facts(thinking="level"), reasoning_effort=asked)["additionalModelRequestFields"]
+
+    assert [effort(asked)["reasoning_effort"] for asked in ("minimal", "medium", "max")] == ["low", "medium", "high"]
+    with pytest.raises(Fault, match="always reasons"):
+        effort("none")
+    loose = sent("openai.gpt-oss-20b-1:0", strict=False, facts=Facts(thinking="level"), reasoning_effort="none")
+    assert "additionalModelRequestFields" not in loose
+    other = sent("zai.glm-5", facts=Facts(thinking="level"), reasoning_effort="xhigh")
+    assert other["additionalModelRequestFields"] == {"reasoning_effort": "xhigh"}
+
+
+def test_no_thinking_where_an_answer_is_to_be_continued() -> None:
+    messages = [*HI, {"role": "assistant", "content": "The"}]
+    body = sent(facts=Facts(thinking="budget"), reasoning_effort="low", messages=messages)
+    assert "additionalModelRequestFields" not in body
+    assert "additionalModelRequestFields" in sent(facts=Facts(thinking="adaptive"), reasoning_effort="low", messages=messages)
+
+
+def test_audio_is_no_result_of_a_tool() -> None:
+    audio = {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}
+    called = {"role": "assistant", "tool_calls": [{"id": "a", "function": {"name": "f"}}]}
+    fault = refusal(Facts(audio=True), messages=[*HI, called, {"role": "tool", "tool_call_id": "a", "content": [audio]}], tools=[FN])
+    assert fault.param == "messages[2]"
+
+
 def test_a_budget_beyond_the_models_limit() -> None:
     body = sent(facts=Facts(thinking="budget", max_output=8192), reasoning_effort="high")
     assert body["inferenceConfig"] == {"maxTokens": 8192}
@@ -343,5 +370,5 @@ def test_documents_by_their_suffix_and_without_a_name() -> None:
 
 def test_families() -> None:
     arn = "arn:aws:bedrock:us-east-1:123456789012:application-inference-profile/abc"
-    assert [family(model) for model in (MODEL, "amazon.nova-pro-v1:0", arn, "zai.glm")] == ["claude", "nova", "", ""]
+    assert [family(model) for model in (MODEL, "amazon.nova-pro-v1:0", arn, "zai.glm")] == ["claude", "nova", "", "other"]
     assert request(arn).path == "/model/arn%3Aaws%3Abedrock%3Aus-east-1%3A123456789012%3Aapplication-inference-profile%2Fabc/converse"
