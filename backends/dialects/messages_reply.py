@@ -89,7 +89,7 @@ def reply(body: bytes, asked: Doc, context: Context) -> bytes:
 
 def _content(message: _Message, context: Context) -> list[Block]:
     thought, said = texts(message.content)
-    out = list(blocks(message.thinking_blocks or ()))
+    out = list(thinking_blocks(message.thinking_blocks or ()))
     for text in () if out else (message.reasoning_content, message.reasoning, thought):
         if isinstance(text, str) and text:
             out.append({"type": "thinking", "thinking": text, "signature": ""})
@@ -118,7 +118,7 @@ def texts(content: object) -> tuple[str, str]:
     return thought, said
 
 
-def blocks(given: Iterable[object]) -> Iterable[Block]:
+def thinking_blocks(given: Iterable[object]) -> Iterable[Block]:
     """Those of a hub message's `thinking_blocks` that are what they say."""
     for block in given:
         if not isinstance(block, dict):

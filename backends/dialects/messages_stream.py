@@ -18,7 +18,8 @@ import msgspec
 from backends import sse, wire
 from backends.dialects.messages_blocks import HELD, Blocks, Calls, as_raw, too_much
 from backends.dialects.messages_error import error
-from backends.dialects.messages_reply import Ended, blocks, counts, details, safe, stopped, texts
+from backends.dialects.messages_reply import Ended, counts, details, safe, stopped, texts, thinking_blocks
+from backends.dialects.messages_same import Same
 from backends.dialects.types import Context
 from backends.types import Fault
 from backends.wire import NULL, Doc
@@ -47,6 +48,13 @@ class _Delta(msgspec.Struct):
     thinking_blocks: list[Any] | None = None
     tool_calls: list[_Call] | None = None
 
+    def said(self) -> tuple[tuple[bytes, msgspec.Raw, str], ...]:
+        """(key, JSON of the piece, kind of its block) of each way to say something."""
+        return (
+            (b'"content":', self.content, "text"), (b'"reasoning_content":', self.reasoning_content, "thinking"),
+            (b'"reasoning":', self.reasoning, "thinking"),
+        )  # fmt: skip
+
 
 class _Choice(Ended):
     index: int | None = None
@@ -64,18 +72,24 @@ class _Chunk(msgspec.Struct):
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 _any = msgspec.json.Decoder()
+TRIES = 32  # chunks of one block that are learned from
 _STOP = b'event: message_stop\ndata: {"type":"message_stop"}\n\n'
 
 
 class MessagesStream:
     """`SurfaceStream` of Anthropic Messages. Single use. After its end, or a failure, it gives nothing more."""
 
-    __slots__ = ("_asked", "_blocks", "_calls", "_context", "_ended", "_late", "_over", "_refused", "_rest", "_started", "_usage")
+    __slots__ = (
+        "_asked", "_blocks", "_calls", "_context", "_ended", "_late", "_learnt", "_over", "_refused", "_rest", "_same", "_started",
+        "_usage",
+    )  # fmt: skip
 
     def __init__(self, asked: Doc, context: Context) -> None:
         self._asked, self._context = asked, context
         self._rest = b""
         self._blocks = Blocks()
+        self._same = Same()
+        self._learnt = 0  # how often the chunk to compare with was replaced within one block
         self._calls = Calls(context)
         self._late: list[tuple[Callable[[Any], None], Any]] = []  # what came behind calls: how it is written, and what
         self._usage = b""  # the last event that told counts: they are cumulative
@@ -86,6 +100,9 @@ class MessagesStream:
         """See `Stream.feed`."""
         if self._over:
             return b""
+        same, blocks = self._same, self._blocks
+        if same.kind and same.kind == blocks.kind and not self._rest and (said := same.only(data)) is not None:
+            return blocks.before + b'"' + said + b'"}}\n\n'  # one event a read is the usual case
         whole, self._rest = sse.split(self._rest + data if self._rest else data)
         if whole:
             if b"\r" in whole:
@@ -128,8 +145,14 @@ class MessagesStream:
         self._blocks.out.append(b"event: error\ndata: %b\n\n" % error(fault, self._context.id))
 
     def _event(self, event: bytes) -> None:
+        same = self._same
+        if same.kind and same.kind == self._blocks.kind and (said := same.text(event)) is not None:
+            self._blocks.delta(b'"%b"' % said)
+            return
         if event.startswith(b"data: {") and b"\n" not in event:
-            self._chunk(event[6:])
+            chunk = self._chunk(event[6:])
+            if chunk is not None and self._learnt < TRIES:
+                self._learn(event, chunk)
             return
         name, data = sse.payload(event)
         if data == b"[DONE]":
@@ -141,15 +164,17 @@ class MessagesStream:
         elif event.startswith(b":"):
             self._blocks.out.append(event + b"\n\n")
 
-    def _chunk(self, data: bytes) -> None:
+    def _chunk(self, data: bytes) -> _Chunk | None:
+        """Reads and writes one chunk; None when it was none, which ends the stream."""
         try:
-            self._read(data)
+            return self._read(data)
         except Fault as fault:
             self._fail(fault)
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             self._fail(_upstream("The backend's stream has an event that is no chat chunk.", "bad_stream"))
+        return None
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes) -> _Chunk:
         if not data.isascii():
             data.decode()  # msgspec copies raw slices without looking inside strings
         chunk = _decode(data)
@@ -162,6 +187,20 @@ class MessagesStream:
         for choice in chunk.choices or ():
             if not choice.index:
                 self._choice(choice)
+        return chunk
+
+    def _learn(self, event: bytes, chunk: _Chunk) -> None:
+        """Remembers a chunk that was a piece of the open block and nothing else. Some servers pad each chunk with other bytes: a few
+        tries a block tell."""
+        choices = chunk.choices
+        if not choices or len(choices) > 1 or chunk.usage != NULL or (delta := choices[0].delta) is None or choices[0].finish_reason:
+            return
+        if delta.tool_calls or delta.thinking_blocks or delta.refusal not in _NOTHING:
+            return
+        said = [(key, bytes(raw), kind) for key, raw, kind in delta.said() if raw not in _NOTHING]
+        if len(said) == 1 and said[0][2] == self._blocks.kind:
+            self._learnt = self._learnt + 1 if self._same.kind == self._blocks.kind else 0
+            self._same.learn(event, *said[0])
 
     def _start(self, chunk: _Chunk) -> None:
         self._started = True
@@ -211,7 +250,7 @@ class MessagesStream:
                 self._say(text, msgspec.Raw(as_raw(said)))
 
     def _whole(self, given: list[Any]) -> None:
-        for block in blocks(given):
+        for block in thinking_blocks(given):
             if self._calls:
                 self._later(self._blocks.whole, block, len(wire.encode(block)))
             else:

@@ -16,6 +16,8 @@ from pydantic import TypeAdapter
 from backends import wire
 from backends.dialects import messages_blocks
 from backends.dialects.messages import Messages
+from backends.dialects.messages_same import Same
+from backends.dialects.messages_stream import TRIES
 from backends.dialects.types import Context
 from backends.types import Fault
 from tests.fakes.reader import events
@@ -226,3 +228,51 @@ def test_any_order_of_deltas_gives_whole_blocks_and_loses_no_text(deltas: list[D
     assert all(word in thought for delta in deltas if (word := delta.get("reasoning_content")))
     if all("tool_calls" not in delta for delta in deltas):
         together(found)
+
+
+# --- chunks like the one before
+tricky = st.one_of(words, st.sampled_from(["a", " b", '"', "\\", "\n", "é", "日本", '"}}]}', "\x7f", "a\\", '{"content":"x"}', "\u00a0"]))
+alike = st.tuples(st.sampled_from(["content", "content", "reasoning_content", "reasoning", "refusal"]), tricky)
+
+
+@given(st.lists(alike, max_size=12), st.booleans(), st.booleans())
+def test_a_chunk_like_the_one_before_gives_what_parsing_it_gives(deltas: list[tuple[str, str]], compact: bool, one_read: bool) -> None:
+    parts = [chunk(**{key: text}) for key, text in deltas]
+    if compact:
+        parts = [part.replace(b": ", b":").replace(b":", b": ", 1).replace(b", ", b",") for part in parts]
+    parts += [chunk("stop"), DONE]
+    fast, slow = (Messages().stream(ASKED, CONTEXT) for _ in range(2))
+    slow._learnt = TRIES  # type: ignore[attr-defined]
+    if one_read:
+        parts = [b"".join(parts)]
+    assert b"".join(map(fast.feed, parts)) == b"".join(map(slow.feed, parts))
+
+
+def test_a_server_that_pads_each_chunk_is_learned_from_a_few_times_only() -> None:
+    def padded(i: int) -> bytes:
+        return chunk(content="a").replace(b"}\n\n", b',"p":"%b"}\n\n' % (b"x" * (i % 7)))
+
+    found = run(*(padded(i) for i in range(200)), *(chunk(content="b") for _ in range(3)), DONE)
+    assert blocks(together(found)) == ["a" * 200 + "bbb"]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [b'data: {"x":1}', b'data: {"content":"a","content":"a"}', b'data: {"content":["a"]}', b'data: {"content":"b"}'],
+)
+def test_what_cannot_be_compared_is_not_learned(event: bytes) -> None:
+    same = Same()
+    same.learn(event, b'"content":', b'"a"', "text")
+    assert same.kind == ""
+
+
+def test_what_is_surely_alike() -> None:
+    same = Same()
+    same.learn(b'data: {"content" : "x", "content": "a", "n": 1}', b'"content":', b'"a"', "text")
+    assert same.kind == "text"
+    before, after = b'data: {"content" : "x", "content": "', b'", "n": 1}'
+    for said in (b"b", b" b c", "é".encode(), "日本".encode()):
+        assert same.text(before + said + after) == same.only(before + said + after + b"\n\n") == said
+    for odd in (b"", b'b"', b"\\n", b"\n", b"\xff", b'", "content": "', b"a" + after + b"\n\n" + before + b"c"):
+        assert same.text(before + odd + after) is None and same.only(before + odd + after + b"\n\n") is None
+    assert same.text(b"data: [DONE]") is None and same.only(before + b"a" + after + b"\n") is None
