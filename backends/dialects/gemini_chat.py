@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from backends.wire import Doc, bad
 
 Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 MAX_NOTES = 64
+T = TypeVar("T")
 
 
 class Signed(msgspec.Struct):
@@ -180,7 +181,7 @@ def google(chat: Chat) -> Google:
     return decoded(_google, bytes(raw), "extra_body.google") if raw != wire.NULL else chat.google or Google()
 
 
-def decoded(decoder: msgspec.json.Decoder[Any], data: bytes, under: str) -> Any:
+def decoded(decoder: msgspec.json.Decoder[T], data: bytes, under: str) -> T:
     """`data` by type. Raises `Fault` (bad_request) that names what is wrong by its path, below `under`."""
     try:
         return decoder.decode(data)

@@ -232,10 +232,12 @@ def _budget(effort: str, model: str, notes: Notes) -> Out:
 
 
 def _level(effort: str, model: str, notes: Notes) -> Out:
-    """A level. The Pro models begin at LOW; none can be kept from thinking."""
+    """A level. The Pro models begin at LOW, the first of them has nothing between that and HIGH; none can be kept from thinking."""
     level = _LEVELS[effort]
     if level == "MINIMAL" and "-pro" in model:
         level = "LOW"
+    elif level == "MEDIUM" and "gemini-3-pro" in model:
+        level = "HIGH"
     if effort in _NO_LESS or level.lower() != effort:
         notes.add("reasoning_effort", "clamped", f"the closest that this model can be asked for is {level.lower()}")
     return {"thinkingLevel": level} if effort == "none" else {"thinkingLevel": level, "includeThoughts": True}

@@ -41,6 +41,7 @@ def contents(messages: list[Message], facts: Facts, notes: Notes) -> tuple[list[
     for i, message in enumerate(messages):
         made.add(message, f"messages[{i}]")
     made.settle()
+    made.end(len(messages) - 1)
     if not made.contents:
         if not made.system:
             raise bad("'messages' has no content: at least one message must say something.", param="messages")
@@ -74,6 +75,12 @@ class _Contents:
             self._assistant(message, path)
         else:
             self._instruct(message, path)
+
+    def end(self, last: int) -> None:
+        """The last turn must be the user's where the model does not continue its own (wire trap 6)."""
+        if not self.facts.prefill and self.contents and self.contents[-1]["role"] == "model":
+            self.notes.lost(f"messages[{last}]", "this model does not continue an answer that was begun")
+            self.contents.pop()
 
     def _notes(self, message: Message, path: str) -> None:
         if message.name is not None and message.role in ("user", "assistant", "system", "developer"):

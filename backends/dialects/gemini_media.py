@@ -13,7 +13,8 @@ from backends.dialects.types import Facts
 from backends.wire import bad
 
 _SCHEMES = ("http", "https", "gs")
-# How well-known formats begin, in base64: for data that says no type, or none that means anything.
+# How well-known formats begin, in base64: for data that says no type, or none that means anything, and for images, whose declared
+# type is often wrong: OpenAI does not mind, Gemini does.
 _BEGINNINGS = (
     ("iVBORw0KGgo", "image/png"), ("/9j/", "image/jpeg"), ("UklGR", "image/webp"), ("R0lGOD", "image/gif"), ("JVBERi", "application/pdf"),
 )  # fmt: skip
@@ -43,7 +44,8 @@ def part(item: Part, facts: Facts, notes: Notes, where: str) -> dict[str, Any] |
 
 def _visual(kind: str, given: str | Url | None, facts: Facts, notes: Notes, where: str) -> dict[str, Any] | None:
     if not facts.images:
-        return notes.lost(where, "this model takes no images")
+        notes.lost(where, "this model takes no images")
+        return None
     one = Url(given) if isinstance(given, str) else given or Url()
     if one.detail not in (None, "auto"):
         notes.add(f"{where}.{kind}.detail", "dropped", "Gemini chooses the resolution itself")
@@ -52,7 +54,8 @@ def _visual(kind: str, given: str | Url | None, facts: Facts, notes: Notes, wher
 
 def _document(file: File, facts: Facts, notes: Notes, where: str) -> dict[str, Any] | None:
     if not facts.documents:
-        return notes.lost(where, "this model takes no documents")
+        notes.lost(where, "this model takes no documents")
+        return None
     if file.file_data is None and file.file_id is not None:
         return _remote(file.file_id, f"{where}.file.file_id")
     data, path = file.file_data or "", f"{where}.file.file_data"
@@ -63,7 +66,8 @@ def _document(file: File, facts: Facts, notes: Notes, where: str) -> dict[str, A
 
 def _audio(audio: Audio, facts: Facts, notes: Notes, where: str) -> dict[str, Any] | None:
     if not facts.audio:
-        return notes.lost(where, "this model takes no audio")
+        notes.lost(where, "this model takes no audio")
+        return None
     kind = _AUDIO.get(audio.format)
     if kind is None:
         path = f"{where}.input_audio.format"
@@ -82,12 +86,14 @@ def _either(url: str, path: str) -> dict[str, Any]:
 
 
 def _inline(kind: str, data: str, path: str) -> dict[str, Any]:
-    if kind in _VAGUE:
-        kind = next((known for beginning, known in _BEGINNINGS if data.startswith(beginning)), "")
+    kind = _SPELLED.get(kind, kind)
+    if kind in _VAGUE or kind.startswith("image/"):
+        seen = next((known for beginning, known in _BEGINNINGS if data.startswith(beginning)), "")
+        kind = seen or (kind if kind not in _VAGUE else "")
     if not data or not kind:
         lacks = "has no data" if not data else "does not say its media type"
         raise bad(f"'{path}' {lacks}: it must be a data URI, data:<type>;base64,<data>.", param=path)
-    return {"inlineData": {"mimeType": _SPELLED.get(kind, kind), "data": data}}
+    return {"inlineData": {"mimeType": kind, "data": data}}
 
 
 def _remote(url: str, path: str) -> dict[str, Any]:

@@ -146,18 +146,19 @@ class _Subset(Merger):
             self.note(f"{path}.format", "dropped", "Gemini knows few formats, and not this one")
 
     def _enum(self, out: Schema, values: list[Any], kind: str, path: str) -> None:
-        """Values are strings, of integers too (then `format` says so); an empty string is refused."""
+        """Values are strings, none empty; of integers only the range can be said."""
         if not values:
             return
         where = f"{path}.enum"
         if kind == "INTEGER" and all(isinstance(v, int) for v in values):
-            out |= {"format": "enum", "enum": [str(v) for v in values]}
+            out |= {"minimum": min(values), "maximum": max(values)}
+            self.note(where, "clamped", "Gemini takes a list of strings only: sent as the range of the values")
         elif kind == "STRING" and (texts := [v for v in values if isinstance(v, str) and v]):
             out["enum"] = texts
             if len(texts) < len(values):
                 self.note(where, "clamped", "Gemini takes strings that are not empty: other values were left out")
         else:
-            self.note(where, "dropped", "Gemini takes a list of values for strings and integers only")
+            self.note(where, "dropped", "Gemini takes a list of strings only")
 
     def _exclusive(self, out: Schema, node: Schema, kind: str, path: str) -> None:
         for key, bound, step in (("exclusiveMinimum", "minimum", 1), ("exclusiveMaximum", "maximum", -1)):
@@ -185,6 +186,8 @@ class _Subset(Merger):
             self.note(f"{path}.additionalProperties", "dropped", "Gemini's schemas have no such keyword here")
         properties = node.get("properties")
         if not isinstance(properties, dict) or not properties:
+            if depth:
+                self._free(out, path)
             return
         made = {name: self.convert(value, f"{path}.properties.{name}", depth + 1, seen) for name, value in properties.items()}
         out["properties"] = made
@@ -194,6 +197,16 @@ class _Subset(Merger):
         order = node.get("propertyOrdering")
         if isinstance(order, list) or len(made) > 1:  # older models write them in alphabetical order otherwise
             out["propertyOrdering"] = order if isinstance(order, list) else list(made)
+
+
+    def _free(self, out: Schema, path: str) -> None:
+        """An object of no known properties, which is refused: its JSON as text. Changes `out`."""
+        self.note(path, "emulated", "Gemini takes no object without properties: asked for as JSON in a string")
+        told = [out["description"]] if isinstance(out.get("description"), str) else []
+        description = " ".join([*told, "(A JSON object, written as a string.)"])
+        title = {"title": out["title"]} if "title" in out else {}
+        out.clear()
+        out |= {"type": "STRING", "description": description, **title}
 
 
 def _null(branch: Any) -> bool:

@@ -137,10 +137,13 @@ def test_media_that_can() -> None:
         {"type": "file", "file": {"file_data": "JVBERi0=", "filename": "a"}},
         {"type": "file", "file": {"file_data": "aGk=", "filename": "a.TXT"}},
         {"type": "file", "file": {"file_data": "https://example.com/a.pdf"}},
+        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64,iVBORw0KGgo="}},
+        {"type": "image_url", "image_url": {"url": "data:image/heic;base64,AAAA"}},
     ]
     found = sent(messages=said(*parts))["contents"][0]["parts"]
     assert [p.get("inlineData", p.get("fileData")).get("mimeType") for p in found] == [
-        "video/mp4", None, "application/pdf", "text/plain", "application/pdf",
+        "video/mp4", None, "application/pdf", "text/plain", "application/pdf", "image/png",
+        "image/heic",
     ]  # fmt: skip
 
 
@@ -216,6 +219,8 @@ def test_policies() -> None:
         ("level", "gemini-3-flash", "none", {"thinkingLevel": "MINIMAL"}, True),
         ("level", "gemini-3-flash", "minimal", {"thinkingLevel": "MINIMAL", "includeThoughts": True}, False),
         ("level", "gemini-3-pro", "minimal", {"thinkingLevel": "LOW", "includeThoughts": True}, True),
+        ("level", "gemini-3-pro-preview", "medium", {"thinkingLevel": "HIGH", "includeThoughts": True}, True),
+        ("level", "gemini-3.1-pro", "medium", {"thinkingLevel": "MEDIUM", "includeThoughts": True}, False),
         ("level", "gemini-3-pro", "xhigh", {"thinkingLevel": "HIGH", "includeThoughts": True}, True),
     ],
 )
@@ -231,6 +236,13 @@ def test_a_budget_leaves_room_for_the_answer(most: int, budget: int) -> None:
     assert config["thinkingConfig"]["thinkingBudget"] == budget
     low = sent(Facts(thinking="budget"), google={"thinking_config": {"thinking_budget": 512, "include_thoughts": True}}, max_tokens=100)
     assert low["generationConfig"]["thinkingConfig"]["thinkingBudget"] == 512
+
+
+def test_an_answer_that_was_begun() -> None:
+    begun = [*HI, {"role": "assistant", "content": "Once"}]
+    assert len(sent(messages=begun)["contents"]) == 2
+    assert refusal(Facts(prefill=False), messages=begun).param == "messages[1]"
+    assert len(sent(Facts(prefill=False), strict=False, messages=begun)["contents"]) == 1
 
 
 def test_googles_own_parameters() -> None:

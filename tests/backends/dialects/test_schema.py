@@ -17,6 +17,7 @@ from backends.dialects.schema_tidy import tidy
 from backends.types import Fault
 
 Schema = dict[str, Any]
+TEXT: Schema = {"type": "STRING", "description": "(A JSON object, written as a string.)"}
 
 
 def made(schema: Any) -> Schema:
@@ -31,21 +32,22 @@ def tidied(schema: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(tidy(wire.raw(schema), "s")[0]))
 
 
-def check(schema: Schema) -> None:
+def check(schema: Schema, depth: int = 0) -> None:
     """What Gemini demands of a schema beyond knowing its keywords."""
     if "anyOf" in schema:
         assert schema.keys() == {"anyOf"} and len(schema["anyOf"]) > 1
         for branch in schema["anyOf"]:
-            check(branch)
+            check(branch, 1)
         return
     assert isinstance(schema["type"], str)
+    assert schema["type"] != "OBJECT" or schema.get("properties") or not depth
     if schema["type"] == "ARRAY":
-        check(schema["items"])
+        check(schema["items"], 1)
     assert set(schema.get("required", ())) <= schema.get("properties", {}).keys()
-    assert schema["type"] in ("STRING", "INTEGER") or "enum" not in schema
+    assert schema["type"] == "STRING" or "enum" not in schema
     assert all(isinstance(value, str) and value for value in schema.get("enum", ()))
     for value in schema.get("properties", {}).values():
-        check(value)
+        check(value, 1)
 
 
 NAMES = st.sampled_from(["a", "b", "$ref", "type", "anyOf"])
@@ -121,7 +123,7 @@ def test_types_are_named_and_null_is_a_flag() -> None:
 
 def test_a_node_without_type_gets_one() -> None:
     assert made({"properties": {"a": {"items": {}}}})["properties"]["a"] == {"type": "ARRAY", "items": {"type": "STRING"}}
-    assert made({"enum": [1, 2]}) == {"type": "INTEGER", "format": "enum", "enum": ["1", "2"]}
+    assert made({"enum": [1, 2]}) == {"type": "INTEGER", "minimum": 1, "maximum": 2} and notes({"enum": [1, 2]}) == {"s.enum": "clamped"}
     assert made({"enum": ["x"]}) == {"type": "STRING", "enum": ["x"]}
     assert made({}) == made(True) == {"type": "STRING"} and notes({}) == {"s": "mapped"}
     assert made({"type": "array"}) == {"type": "ARRAY", "items": {"type": "STRING"}}
@@ -148,6 +150,12 @@ def test_arrays_with_a_schema_for_each_item() -> None:
     assert made({"type": "array", "items": [{"type": "string"}, {"type": "integer"}]})["items"] == both
     assert made({"type": "array", "prefixItems": [{"type": "string"}], "items": {"type": "integer"}})["items"] == both
     assert made({"type": "array", "prefixItems": [{"type": "string"}], "items": False})["items"] == {"type": "STRING"}
+
+
+def test_objects_of_unknown_properties_are_asked_for_as_text() -> None:
+    schema = {"properties": {"a": {"type": "object", "description": "Any.", "title": "t"}, "b": {"type": "object"}}}
+    assert made(schema)["properties"] == {"a": {**TEXT, "description": f"Any. {TEXT['description']}", "title": "t"}, "b": TEXT}
+    assert notes(schema) == {"s.properties.a": "emulated", "s.properties.b": "emulated"}
 
 
 def test_objects() -> None:
@@ -184,7 +192,7 @@ def test_references() -> None:
     root: Schema = {"$defs": {"a/b": {"type": "string"}, "N": chain}, "properties": {}}
     assert made({**root, "$ref": "#/$defs/a~1b", "description": "d"}) == {"type": "STRING", "description": "d"}
     out = made({**root, "properties": {"n": {"$ref": "#/$defs/N"}}})
-    assert out["properties"]["n"]["properties"]["next"]["properties"]["next"] == {"type": "OBJECT"}
+    assert out["properties"]["n"]["properties"]["next"]["properties"]["next"] == TEXT
     assert made({"prefixItems": [{"type": "string"}], "items": {"$ref": "#/prefixItems/0"}})["type"] == "ARRAY"
     for ref in ("#/$defs/none", "http://example.com/s", "#A", 5, "#/$defs/N/5", "#/prefixItems/7"):
         with pytest.raises(Fault, match="not in this schema"):
