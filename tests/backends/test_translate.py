@@ -364,7 +364,7 @@ def test_streams_without_usage() -> None:
     for leg in flight.legs:
         leg.on_head(200, SSE)
     for leg in flight.legs:
-        leg.on_data(b"data: {\"id\":\"x\"}\n\n" + DONE)
+        leg.on_data(b'data: {"id":"x"}\n\n' + DONE)
         leg.on_end()
     assert [e for e in events(seen)] == [{"id": "x", "choices": []}] * 2 + [b"[DONE]"] and seen.outcome == "ok"
 

@@ -340,7 +340,7 @@ def test_poor_events() -> None:
         assert stream.feed(event({"type": "content_block_delta", "delta": delta})) == b""
     out = stream.feed(event({"type": "content_block_start", "content_block": {"type": "text"}}))
     assert b'"thinking":"a"' in out or b'"thinking":""' in out
-    assert stream.feed(b"data: {\ndata: \"type\": \"ping\"}\n\n: data: none\n\n: x\ndata: {\"type\":\"ping\"}\n\ndata:\n\n") == b""
+    assert stream.feed(b'data: {\ndata: "type": "ping"}\n\n: data: none\n\n: x\ndata: {"type":"ping"}\n\ndata:\n\n') == b""
     assert not stream.over
 
 
