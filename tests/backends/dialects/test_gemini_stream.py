@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from backends import sse
 from backends.dialects import gemini_stream
@@ -109,6 +111,22 @@ def test_a_call_that_comes_after_the_finish_still_counts() -> None:
     found = play(event(chunk({"text": "a"}, finish="STOP")), event(chunk({"functionCall": {"name": "f", "args": {"a": 1}}})))
     assert found[-2]["choices"][0]["finish_reason"] == "tool_calls"
     assert found[1]["choices"][0]["delta"]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a":1}'}
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, len(HELLO) - 1), st.binary(max_size=6)), max_size=4), st.integers(1, 50))
+def test_no_bytes_make_it_raise(changes: list[tuple[int, bytes]], size: int) -> None:
+    data = HELLO
+    for at, new in changes:
+        data = data[:at] + new + data[at + 1 :]
+    stream = GeminiStream(CONTEXT)
+    out = b"".join([stream.feed(data[i : i + size]) for i in range(0, len(data), size)]) + stream.close()
+    assert all(sse.look(e).what is not sse.What.OTHER or e == b"" or b'"delta"' in e for e in sse.events(out))
+
+
+def test_deep_arguments_are_an_error_event() -> None:
+    deep = b'{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":{"a":%b%b}}}]}}]}' % (b"[" * 9000, b"]" * 9000)
+    assert play(b"data: " + deep + b"\n\n")[-1]["error"]["code"] == 502
 
 
 def test_odd_chunks() -> None:
