@@ -10,7 +10,7 @@ from benchmarks.recovery import cli
 from benchmarks.recovery.client import Reader, ask, status
 from benchmarks.recovery.endless import Endless
 
-POINTSMAN = f"{sys.executable} -m gateway.cli"
+POINTSMAN = f"{sys.executable} -m gateway"
 
 
 @pytest.mark.timeout(180)
