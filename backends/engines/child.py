@@ -74,7 +74,7 @@ def parameters(settings: Settings, meta: gguf.Meta, memory: int, cores: int) -> 
 
     params = xllamacpp.CommonParams()
     tokens = sizing.context(settings.context, meta.context, settings.slots, meta.kv_bytes, memory)
-    size = sizing.batch(tokens, meta.parameters, meta.pooling not in ("", "none"))
+    size = sizing.batch(tokens, meta.parameters, meta.pooling not in ("", "none"), settings.slots)
     count = sizing.threads(settings.threads, settings.replicas, cores)
     params.model.path, params.model_alias = settings.model, {settings.alias}
     params.hostnames, params.port, params.api_keys = ["127.0.0.1"], 0, [settings.api_key]

@@ -55,12 +55,12 @@ def context(asked: int | None, trained: int, slots: int, kv_bytes: int, memory: 
     return -(-tokens // STEP) * STEP
 
 
-def batch(context_tokens: int, parameters: int, embeds_only: bool) -> int:
-    """Tokens computed at once. An embedded text must fit into one batch; for a large generator a large batch would
-    hold up every other stream."""
-    if embeds_only:
-        return min(context_tokens, 8192)
-    return max(32, min(context_tokens, 2048 if parameters < SMALL_MODEL else 512))
+def batch(context_tokens: int, parameters: int, embeds_only: bool, slots: int = 1) -> int:
+    """Tokens computed at once: a multiple of `slots`, since llama.cpp's mean pooling aborts while it loads where it is none (its graph pads
+    the tokens to the sequences, but not the matrix that takes their mean). An embedded text must fit into one batch; for a
+    large generator a large batch would hold up every other stream."""
+    most = min(context_tokens, 8192 if embeds_only else 2048 if parameters < SMALL_MODEL else 512)
+    return max(most, 32, slots) // slots * slots
 
 
 def prompt_cache_mib(memory: int) -> int:

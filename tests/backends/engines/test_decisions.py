@@ -174,6 +174,8 @@ def test_context() -> None:
 def test_batch_and_cache() -> None:
     assert sizing.batch(4096, 10**6, False) == 2048 and sizing.batch(4096, 10**10, False) == 512
     assert sizing.batch(4096, 10**10, True) == 4096
+    assert [sizing.batch(2048, 10**6, False, slots) for slots in (1, 3, 4, 5, 64)] == [2048, 2046, 2048, 2045, 2048]
+    assert sizing.batch(16, 10**6, False, 3) == 30 and sizing.batch(16, 10**6, False, 100) == 100
     assert sizing.prompt_cache_mib(0) == 0 and sizing.prompt_cache_mib(1 << 34) == 1024 and sizing.prompt_cache_mib(1 << 30) == 64
 
 
