@@ -5,8 +5,8 @@ Nothing here does I/O or reads a clock. Times are seconds; monotonic unless the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -15,6 +15,7 @@ Kind = Literal[
     "upstream",
 ]  # fmt: skip
 Origin = Literal["client", "gateway", "backend"]
+Reasoning = Literal["reasoning_content", "reasoning", "both", "none"]
 
 DEFAULT_STATUS: Mapping[str, int] = {
     "bad_request": 400, "auth": 401, "forbidden": 403, "not_found": 404, "too_large": 413, "rate_limited": 429,
@@ -69,16 +70,28 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Timeouts(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds a backend may take: to accept a connection, to send the first byte, between two bytes, and in all."""
+    """Seconds a backend may take: to accept a connection, to send the first byte, between two bytes, and in all.
+
+    `first_token`: until the first content of a stream, as comments and roles are none; None: only the other limits hold. `min_rate`:
+    tokens a second that a stream must give on the mean over `rate_window` seconds, once it has begun; 0: any.
+    """
 
     connect: float = 5.0
     first_byte: float = 600.0
     idle: float = 300.0
     total: float = 3600.0
+    first_token: float | None = None
+    min_rate: float = 0.0
+    rate_window: float = 10.0
 
 
 class Target(msgspec.Struct, frozen=True):
-    """One place a route may send a call: a model on a backend. From configuration, never changed."""
+    """One place a route may send a call: a model on a backend. From configuration, never changed.
+
+    For backends whose dialect is translated: `facts`, fields of `dialects.types.Facts` that configuration knows better than the table;
+    `strict`, whether what cannot be honoured is refused; `reasoning`, what it is called in answers. `price`: dollars for the tokens of one
+    answer, None when no price is known.
+    """
 
     backend: str
     model: str
@@ -86,10 +99,15 @@ class Target(msgspec.Struct, frozen=True):
     unsupported: frozenset[str] = frozenset()
     context: int | None = None
     labels: Mapping[str, str] = {}
+    facts: Mapping[str, Any] = {}
+    strict: bool = True
+    reasoning: Reasoning = "reasoning_content"
+    price: Callable[[Usage], float | None] | None = None
 
 
 class Call(msgspec.Struct, frozen=True):
-    """One request as the client meant it. `doc` holds the JSON body's top-level values as raw slices."""
+    """One request as the client meant it. `doc` holds the JSON body's top-level values as raw slices. `surface`: which surface of ours
+    reads the answer, in the hub's own form; empty for a client of `api` itself."""
 
     id: bytes
     api: str
@@ -99,6 +117,7 @@ class Call(msgspec.Struct, frozen=True):
     tenant: str
     headers: Mapping[bytes, bytes]
     received: float
+    surface: str = ""
 
 
 class Receiver(Protocol):

@@ -16,7 +16,7 @@ from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, 
 
 _SETTINGS = ("project", "location", "region", "api_version", "deployment", "profile", "credentials")
 _OF_AUTH = {"aws": ("profile",), "google": ("credentials",)}
-_REMOTE_ONLY = ("key", "headers", "timeouts", "proxy", "http2", "verify", "discover", *_SETTINGS)
+_REMOTE_ONLY = ("key", "headers", "timeouts", "health_seconds", "proxy", "http2", "verify", "discover", *_SETTINGS)
 _ENGINE_ONLY = (
     "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
     "embeddings", "reranking", "chat_template", "served_name", "health_path", "slot_save_path", "nice",
@@ -35,6 +35,7 @@ def check(config: Config) -> list[Problem]:
         problems += _backend(join("$.backends", name), name, backend)
     for name, route in config.routes.items():
         problems += _route(join("$.routes", name), name, route, config)
+    problems += _fallbacks(config)
     problems += _aliases(config)
     problems += _keys(config)
     return problems
@@ -136,11 +137,18 @@ def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:
         yield join(path, "verify"), f"there is no file {backend.verify}"
     if backend.proxy is not None and not re.match(r"(https?|socks5h?)://[^/\s]", backend.proxy):
         yield join(path, "proxy"), "must be http://HOST:PORT, https://HOST:PORT or socks5://HOST:PORT"
-    for field in msgspec.structs.fields(type(backend.timeouts)):
-        if not getattr(backend.timeouts, field.name) > 0:
-            yield join(join(path, "timeouts"), field.name), "must be more than 0 seconds"
+    yield from _timeouts(join(path, "timeouts"), backend)
     yield from _kind(path, backend)
     yield from _sent(path, backend)
+
+
+def _timeouts(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    for name, value in msgspec.structs.asdict(backend.timeouts).items():
+        if name == "min_rate":
+            if not value >= 0:
+                yield join(path, name), "must be 0 (any rate) or more tokens a second"
+        elif value is not None and not value > 0:
+            yield join(path, name), "must be more than 0 seconds"
 
 
 def _kind(path: str, backend: BackendConfig) -> Iterator[Problem]:
@@ -199,6 +207,41 @@ def _target(path: str, target: TargetConfig, config: Config) -> Iterator[Problem
     if target.backend not in config.backends:
         hint = did_you_mean(target.backend, config.backends) or f" Configured: {', '.join(config.backends) or 'none'}."
         yield join(path, "backend"), f"there is no backend `{target.backend}`.{hint}"
+
+
+def followers(route: RouteConfig) -> list[tuple[str, str]]:
+    """(field, name) of every route that may take this one's calls, in the order in which they are tried."""
+    given = route.fallbacks
+    if isinstance(given, tuple):
+        return [("fallbacks", name) for name in given]
+    named = [("fallbacks.context", given.context), ("fallbacks.content", given.content)]
+    return [("fallbacks.any", name) for name in given.any] + [(field, name) for field, name in named if name is not None]
+
+
+def _fallbacks(config: Config) -> Iterator[Problem]:
+    discovering = any(backend.discover for backend in config.backends.values())
+    for name, route in config.routes.items():
+        path = join("$.routes", name)
+        for field, other in followers(route):
+            if other not in config.routes:
+                known = " Routes that are found while running cannot be named here." if discovering else did_you_mean(other, config.routes)
+                yield f"{path}.{field}", f"there is no route `{other}`.{known}"
+            elif loop := _loop(config, name, other):
+                yield f"{path}.{field}", f"the fallbacks go round in a circle: {' -> '.join(loop)}; take one of them out"
+
+
+def _loop(config: Config, start: str, then: str) -> list[str]:
+    """The way from `start` over `then` back to `start` along fallbacks; empty when there is none. Every route is looked at once."""
+    seen: set[str] = set()
+    ways = [[start, then]]
+    while ways:
+        way = ways.pop()
+        if way[-1] == start:
+            return way
+        if way[-1] not in seen and way[-1] in config.routes:
+            seen.add(way[-1])
+            ways += [[*way, other] for _, other in followers(config.routes[way[-1]])]
+    return []
 
 
 def _aliases(config: Config) -> Iterator[Problem]:

@@ -155,6 +155,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     key: Secret | None = None
     headers: dict[str, Secret] = {}
     timeouts: Timeouts = Timeouts()
+    health_seconds: Weight | None = None  # between two looks whether it is there; 0: none; null: 15 where that is a server of one's own
     proxy: Secret | None = None
     http2: bool = False
     verify: bool | str = True
@@ -219,19 +220,44 @@ class TargetConfig(_Noun, frozen=True, kw_only=True):
 
 
 class TimeoutsOverride(_Noun, frozen=True, kw_only=True):
-    """A route's own timeouts in seconds; what is null stays as the backend has it."""
+    """A route's own timeouts in seconds (`min_rate`: tokens a second); what is null stays as the backend has it."""
 
     connect: Seconds | None = None
     first_byte: Seconds | None = None
+    first_token: Seconds | None = None
     idle: Seconds | None = None
     total: Seconds | None = None
+    min_rate: Weight | None = None
+    rate_window: Seconds | None = None
 
     def over(self, base: Timeouts) -> Timeouts:
         """`base` with what is set here in its place."""
-        return Timeouts(
-            connect=self.connect or base.connect, first_byte=self.first_byte or base.first_byte,
-            idle=self.idle or base.idle, total=self.total or base.total,
-        )  # fmt: skip
+        given = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
+        return msgspec.structs.replace(base, **given)
+
+
+class BackoffConfig(_Noun, frozen=True, kw_only=True):
+    """How long a call waits before replicas that failed are asked again: a random part of `base` seconds, doubled each time up to `cap`."""
+
+    base: Seconds = 0.25
+    cap: Seconds = 8.0
+
+
+class HedgeConfig(_Noun, frozen=True, kw_only=True):
+    """When a second replica is asked as well: after so many seconds without content, or after the learned 95th percentile of them.
+    `budget`: the share of calls that may be asked twice."""
+
+    after: Literal["p95"] | Seconds = "p95"
+    budget: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.05
+
+
+class FallbacksConfig(_Noun, frozen=True, kw_only=True):
+    """Routes that take a call when this one cannot: `any` in order, whatever failed; `context` when the conversation is too long,
+    `content` when the provider refuses what is said."""
+
+    any: tuple[str, ...] = ()
+    context: str | None = None
+    content: str | None = None
 
 
 class RouteConfig(_Noun, frozen=True, kw_only=True):
@@ -242,6 +268,11 @@ class RouteConfig(_Noun, frozen=True, kw_only=True):
     reasoning: Literal["reasoning_content", "reasoning", "both", "none"] = "reasoning_content"
     aliases: tuple[str, ...] = ()
     retries: Annotated[int, msgspec.Meta(ge=0, le=10)] = 1
+    backoff: BackoffConfig | None = None
+    fallbacks: tuple[str, ...] | FallbacksConfig = ()
+    hedge: HedgeConfig | None = None
+    coalesce: bool = False
+    continue_: bool = msgspec.field(name="continue", default=False)
     timeouts: TimeoutsOverride | None = None
     concurrency: Count | None = None
 
