@@ -60,7 +60,8 @@ def _llama_server(spec: EngineSpec, port: int, key: str) -> Launch:
     if spec.reranking:
         argv += ["--reranking"]
     elif spec.embeddings:  # `--pooling` in `args` comes later and wins
-        argv += ["--embeddings", "--pooling", "mean"]
+        # A batch that the slots do not divide makes mean pooling abort (see `sizing.batch`).
+        argv += ["--embeddings", "--pooling", "mean", "--ubatch-size", str(max(1, 512 // spec.slots) * spec.slots)]
     if spec.chat_template:
         argv += ["--chat-template", spec.chat_template]
     if spec.slot_save_path:

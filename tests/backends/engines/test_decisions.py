@@ -46,7 +46,7 @@ def test_rows_say_what_each_engine_understands() -> None:
     assert argv("vllm", python="/v/bin/python").startswith("/v/bin/python -m vllm")
     server = argv("llama-server", slots=3, context=1000, embeddings=True, command=("/opt/llama-server",))
     assert server.startswith("/opt/llama-server --model org/model --alias served") and "--ctx-size 3000" in server
-    assert "--no-context-shift" in server and "--embeddings --pooling mean" in server
+    assert "--no-context-shift" in server and "--embeddings --pooling mean --ubatch-size 510" in server
     assert "--reranking" in argv("llama-server", reranking=True) and "--embeddings" not in argv("llama-server")
     assert "-m llama_cpp.server --model org/model" in argv("llama-cpp-python")
     assert argv("command", command=("x", "{host}:{port}", "{model}"), args=("-v",)) == "x 127.0.0.1:4321 org/model -v"
