@@ -212,12 +212,13 @@ _GROK = frozenset({"presence_penalty", "frequency_penalty", "stop"})  # xAI: rea
 
 
 @functools.lru_cache(maxsize=4096)
-def unsupported(kind: str, model: str) -> frozenset[str]:
+def unsupported(kind: str, model: str, sampling: bool | None = None) -> frozenset[str]:
     """Parameters that this model refuses although its kind of backend knows them (trap 34): to be joined to the kind's own. Only for
-    kinds whose calls are relayed; a translator asks `facts`."""
+    kinds whose calls are relayed; a translator asks `facts`. `sampling`: what is known better than the table has it."""
     name = bare(model)
     if kind in ("openai", "azure"):
-        gone = frozenset() if facts(kind, model).sampling else _ASKED
+        samples = facts(kind, model).sampling if sampling is None else sampling
+        gone = frozenset() if samples else _ASKED
         return gone | {"stop"} if re.match(r"o3|o4-mini", name) else gone  # openai-openapi: StopConfiguration
     if kind == "xai":
         return _GROK if re.match(r"grok-(?:3-mini|[4-9]|code-fast)", name) else frozenset()

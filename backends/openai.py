@@ -9,7 +9,7 @@ import msgspec
 
 from backends import wire
 from backends.fetch import Answer, Carrier, fetch
-from backends.quirks import QUIRKS
+from backends.quirks import QUIRKS, TELL_USAGE
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
 PATHS: Mapping[str, str] = {
@@ -45,7 +45,7 @@ def _ask_usage(doc: wire.Doc) -> None:
 class OpenAILink:
     """One address: a pool and the request heads for it, ready but for the length. A `routing.types.Link`."""
 
-    __slots__ = ("base", "extra", "guard", "heads", "kind", "pool", "quirks", "root", "timeouts")
+    __slots__ = ("asks", "base", "extra", "guard", "heads", "kind", "pool", "quirks", "root", "timeouts")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class OpenAILink:
         self.pool, self.timeouts, self.guard = pool, timeouts or Timeouts(), guard
         self.kind = kind
         self.quirks = QUIRKS.get(kind, ())
+        self.asks = kind not in TELL_USAGE  # for the usage of a stream
         self.base = api_base(pool.origin.path)
         self.root = self.base.removesuffix("/v1")
         lines = [f"host: {pool.origin.authority}", f"user-agent: {AGENT.decode()}"]
@@ -90,7 +91,7 @@ class OpenAILink:
         if self.guard is not None or self.quirks:
             doc = self._guarded(doc)
         doc = {**doc, "model": target_raw(target.model)}
-        if call.stream:
+        if call.stream and self.asks:
             _ask_usage(doc)
         body = wire.encode(doc)
         head = self.heads[call.api]

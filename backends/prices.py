@@ -10,13 +10,13 @@ from __future__ import annotations
 import functools
 import importlib
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import msgspec
 
-from backends import catalog
+from backends import catalog, wire
 from backends.types import Usage
 
 PER = 1_000_000  # prices are dollars per this many tokens
@@ -175,7 +175,69 @@ def reported(body: bytes) -> float | None:
     return stated if stated is not None and stated >= 0 else None
 
 
+def together(tails: Sequence[bytes], price: Callable[[Usage], float | None] | None) -> tuple[float, float]:
+    """Dollars of several answers, by our prices and as their providers tell it. `tails`: their ends, with their usage."""
+    ours = theirs = 0.0
+    if price is not None:
+        ours = sum(price(usage) or 0.0 for usage in map(wire.usage, tails) if usage is not None)
+    if b"\n".join(tails).find(b"cost") >= 0:
+        theirs = sum(reported(tail) or 0.0 for tail in tails)
+    return ours, theirs
+
+
 # --- whether the counts can be true
+
+
+class _Prompt(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Answer(msgspec.Struct):
+    reasoning_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: _Prompt | None = None
+    completion_tokens_details: _Answer | None = None
+
+
+class _Counted(msgspec.Struct):
+    usage: _Counts | None = None
+
+
+class _Any(msgspec.Struct):
+    usage: dict[str, Any] | None = None
+
+
+_counted, _any = msgspec.json.Decoder(_Counted), msgspec.json.Decoder(_Any)
+
+
+def untrue(tail: bytes) -> list[str]:
+    """The invariants that the usage at the end of a chat answer breaks, as `check` names them. The usual answer, whose counts agree, costs
+    a microsecond. Never raises: what cannot be read breaks none."""
+    try:
+        if _agrees(_counted.decode(tail).usage):
+            return []
+    except (msgspec.MsgspecError, RecursionError):
+        pass  # another form, or counts that are none
+    try:
+        raw = _any.decode(tail).usage
+    except (msgspec.MsgspecError, RecursionError):
+        return []
+    usage = wire.usage(tail)
+    return [] if raw is None or usage is None else check(usage, raw)
+
+
+def _agrees(counts: _Counts | None) -> bool:
+    if counts is None or counts.prompt_tokens + counts.completion_tokens != counts.total_tokens:
+        return False
+    prompt, answer = counts.prompt_tokens_details, counts.completion_tokens_details
+    cached = (prompt.cached_tokens if prompt is not None else None) or 0
+    reasoning = (answer.reasoning_tokens if answer is not None else None) or 0
+    return 0 <= cached <= counts.prompt_tokens and 0 <= reasoning <= counts.completion_tokens
 
 
 def check(usage: Usage, raw: Mapping[str, Any]) -> list[str]:

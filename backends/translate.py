@@ -13,9 +13,12 @@ from typing import Protocol
 import msgspec
 
 from backends import wire
-from backends.dialects.types import Context, Dialect, Facts, Note, Request, Stream
+from backends.costed import costed
+from backends.dialects.reasoning import named
+from backends.dialects.types import Context, Dialect, Facts, Headers, Note, Request, Stream
 from backends.fanout import MAX_CHOICES, Fan
 from backends.fetch import Carrier
+from backends.report import HEADER, parameters
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
 AGENT = "pointsman"
@@ -49,24 +52,27 @@ class Translating:
     """A `Receiver` for the provider's answer and a `Flight` for who asked. `receiver` gets chat: stream by stream, or whole.
 
     An answer with another status than 200 passes as it came. What cannot be translated is a fault. After `cancel` and after an end
-    nothing more is called.
+    nothing more is called. `told`: headers that are added to a good answer's, whatever the provider's say.
     """
 
-    __slots__ = ("context", "dialect", "flight", "headers", "notes", "over", "parts", "raw", "receiver", "request", "size", "stream")
+    __slots__ = (
+        "context", "dialect", "flight", "headers", "notes", "over", "parts", "raw", "receiver", "request", "size", "stream", "told",
+    )  # fmt: skip
 
-    def __init__(self, dialect: Dialect, request: Request, context: Context, receiver: Receiver) -> None:
+    def __init__(self, dialect: Dialect, request: Request, context: Context, receiver: Receiver, told: Headers | None = None) -> None:
         self.dialect, self.request, self.context, self.receiver = dialect, request, context, receiver
         self.notes: tuple[Note, ...] = request.notes
+        self.told: Headers = told or {}
         self.flight: Flight | None = None
         self.stream: Stream | None = None
-        self.headers: Mapping[bytes, bytes] = {}
+        self.headers: Headers = {}
         self.raw = False  # an error answer, which passes untouched
         self.over = False
         self.parts: list[bytes] = []
         self.size = 0
 
     # --- Receiver
-    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+    def on_whole(self, status: int, headers: Headers, body: bytes) -> None:
         if self.over:
             return
         self.over = True
@@ -75,11 +81,11 @@ class Translating:
         elif _streamed(headers):
             stream = self.dialect.stream(self.request, self.context)
             out = stream.feed(body) + stream.close()
-            self.receiver.on_whole(200, _headers(headers, _SSE), out)
+            self.receiver.on_whole(200, self._headers(headers, _SSE), out)
         else:
             self._whole(headers, body)
 
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+    def on_head(self, status: int, headers: Headers) -> None:
         if self.over:
             return
         if status != 200:
@@ -87,7 +93,7 @@ class Translating:
             self.receiver.on_head(status, headers)
         elif _streamed(headers):
             self.stream = self.dialect.stream(self.request, self.context)
-            self.receiver.on_head(200, _headers(headers, _SSE))
+            self.receiver.on_head(200, self._headers(headers, _SSE))
         else:
             self.headers = headers
 
@@ -125,13 +131,17 @@ class Translating:
             self.over = True
             self.receiver.on_fault(fault)
 
-    def _whole(self, headers: Mapping[bytes, bytes], body: bytes) -> None:
+    def _whole(self, headers: Headers, body: bytes) -> None:
         try:
             out = self.dialect.reply(body, self.request, self.context)
         except Fault as fault:
             self.receiver.on_fault(fault)
             return
-        self.receiver.on_whole(200, _headers(headers, _JSON), out)
+        self.receiver.on_whole(200, self._headers(headers, _JSON), out)
+
+    def _headers(self, headers: Headers, kind: bytes) -> Headers:
+        """The answer's headers with those of its body replaced, and what is told besides."""
+        return {**{name: value for name, value in headers.items() if name not in _OF_BODY}, b"content-type": kind, **self.told}
 
     def _fail(self, fault: Fault) -> None:
         self.cancel()
@@ -181,32 +191,44 @@ class TranslatedLink:
             raise ValueError(f"backend '{pool.name}': a header has a line break in it")
         self.extra = ("\r\n".join(lines) + "\r\n").encode("latin-1")
 
-    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver, *, strict: bool = True) -> Translating | Fan:
-        """Translates the call for `target` and sends it. The flight's `notes` tell what became of parameters. `strict`: what cannot
-        be honoured is refused, else dropped. Raises `Fault` when this must not or cannot be sent."""
+    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Translating | Fan:
+        """Translates the call for `target` and sends it. What became of parameters is told in the flight's `notes` and in a header of the
+        answer (`backends.report`). Raises `Fault` when this must not or cannot be sent."""
         if call.api != "chat":
             raise wire.bad(f"Backend '{self.pool.name}' takes chat completions only, not {call.api}.", code="unsupported_api")
-        context = self.context(call, target, strict=strict)
+        context = self.context(call, target)
+        dialect = self.dialect if call.surface else named(self.dialect, target.reasoning)
+        receiver = costed(call, target, receiver)
         doc, n = call.doc, 1
         if not context.facts.many and "n" in doc:
             doc, n = wire.drop(doc, ("n",)), choices(doc)
-        request = self.dialect.request(doc, context)
+        request = dialect.request(doc, context)
+        if n > 1:
+            request.notes = (*request.notes, Note("n", "emulated", f"{n} requests were sent, one for each choice"))
+        told = {HEADER: parameters(request.notes)} if request.notes else None
+
+        def fly(to: Receiver) -> Translating:
+            flight = Translating(dialect, request, context, to, told)
+            flight.flight = self.pool.send(self.written(request, call), flight, timeouts or self.timeouts)
+            return flight
+
         if n == 1:
-            return self._send(request, context, call, timeouts, receiver)
-        note = Note("n", "emulated", f"{n} requests were sent, one for each choice")
-        fan = Fan(n, receiver, (*request.notes, note), self.pool.name)
+            return fly(receiver)
+        fan = Fan(n, receiver, request.notes, self.pool.name)
         try:
             for leg in fan.legs:
-                leg.flight = self._send(request, context, call, timeouts, leg)
+                leg.flight = fly(leg)
         except Fault:
             fan.cancel()
             raise
         return fan
 
-    def context(self, call: Call, target: Target, *, strict: bool = True) -> Context:
+    def context(self, call: Call, target: Target) -> Context:
         """What the dialect is told beside the call's document. Reads the clock."""
-        id = call.id.decode("latin-1")
-        return Context(id, int(time.time()), target.model, call.stream, self.facts(target.model), strict)
+        id, facts = call.id.decode("latin-1"), self.facts(target.model)
+        if target.facts:
+            facts = msgspec.structs.replace(facts, **target.facts)
+        return Context(id, int(time.time()), target.model, call.stream, facts, target.strict)
 
     def written(self, request: Request, call: Call) -> tuple[bytes, bytes]:
         """A request as it goes out: (head, body). Raises `Fault` when there are no credentials, or the path cannot be written."""
@@ -219,11 +241,6 @@ class TranslatedLink:
         lines.append(self.auth.lines("POST", path, request.body))
         lines.append(b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (call.id, len(request.body)))
         return b"POST %b HTTP/1.1\r\n%b%b" % (path.encode(), self.extra, b"".join(lines)), request.body
-
-    def _send(self, request: Request, context: Context, call: Call, timeouts: Timeouts | None, receiver: Receiver) -> Translating:
-        flight = Translating(self.dialect, request, context, receiver)
-        flight.flight = self.pool.send(self.written(request, call), flight, timeouts or self.timeouts)
-        return flight
 
     def close(self) -> None:
         """Closes idle connections; flights under way finish."""
@@ -245,10 +262,5 @@ def choices(doc: wire.Doc) -> int:
     return 1 if n is None else n
 
 
-def _streamed(headers: Mapping[bytes, bytes]) -> bool:
+def _streamed(headers: Headers) -> bool:
     return headers.get(b"content-type", b"").lower().startswith(_STREAMS)
-
-
-def _headers(headers: Mapping[bytes, bytes], kind: bytes) -> dict[bytes, bytes]:
-    """The answer's headers with those of its body replaced."""
-    return {**{name: value for name, value in headers.items() if name not in _OF_BODY}, b"content-type": kind}

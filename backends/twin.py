@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import httpx
 
-from backends.openai import OpenAILink
+from backends.costed import PricedLink
+from backends.dialects.types import Dialect, Facts
 from backends.origin import Origin, tls_context, unreachable
+from backends.translate import Signer, TranslatedLink
 from backends.types import Fault, Receiver, Timeouts
 
 T = TypeVar("T")
@@ -25,7 +27,7 @@ _NO_LIMITS = httpx.Timeout(None)  # the flight's own deadlines hold; httpx's cou
 _BREAKS = (b"\r", b"\n", b"\0")
 
 
-class TwinLink(OpenAILink):
+class TwinLink(PricedLink):
     """An `OpenAILink` whose requests go out through httpx. Raises ValueError for what cannot be set up, in one sentence."""
 
     __slots__ = ("twin",)
@@ -45,6 +47,29 @@ class TwinLink(OpenAILink):
     ) -> None:
         self.twin = TwinPool(url, name, proxy, http2, verify)
         super().__init__(self.twin, kind=kind, key=key, headers=headers, timeouts=timeouts)
+
+    async def stop(self) -> None:
+        """Closes everything, at the gateway's end. Returns when it is done."""
+        await self.twin.stop()
+
+
+class TwinTranslated(TranslatedLink):
+    """A `TranslatedLink` whose requests go out through httpx."""
+
+    __slots__ = ("twin",)
+
+    def __init__(
+        self,
+        twin: TwinPool,
+        dialect: Dialect,
+        auth: Signer,
+        facts: Callable[[str], Facts],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.twin = twin
+        super().__init__(twin, dialect, auth, facts, headers=headers, timeouts=timeouts)
 
     async def stop(self) -> None:
         """Closes everything, at the gateway's end. Returns when it is done."""

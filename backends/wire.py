@@ -6,7 +6,7 @@ Pure functions. A body that is not an acceptable JSON object raises `Fault` (bad
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 
@@ -118,6 +118,7 @@ class _OutputDetails(msgspec.Struct):
 class _WireUsage(msgspec.Struct):
     prompt_tokens: _Tokens | None = None
     completion_tokens: _Tokens | None = None
+    total_tokens: Any = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _OutputDetails | None = None
 
@@ -150,8 +151,9 @@ def _disjoint(u: _WireUsage) -> Usage:
     return Usage(total - cached - written, cached, written, out - reasoning, reasoning)
 
 
-def usage_sum(bodies: Iterable[bytes]) -> tuple[Usage, int]:
-    """The token counts of several answers together, and how many of them told none or were malformed: `usage` of each, added up."""
+def usage_sum(bodies: Iterable[bytes], odd: list[bytes] | None = None) -> tuple[Usage, int]:
+    """The token counts of several answers together, and how many of them told none or were malformed: `usage` of each, added up.
+    Those that are not plainly consistent (a total that is no sum, parts of counts) are appended to `odd`, to be looked at."""
     fresh = out = bad = 0
     rarer = Usage()
     decode = _with_usage.decode
@@ -166,9 +168,14 @@ def usage_sum(bodies: Iterable[bytes]) -> tuple[Usage, int]:
         p, c = u.prompt_tokens_details, u.completion_tokens_details
         if (p is not None and (p.cached_tokens or p.cache_write_tokens)) or (c is not None and c.reasoning_tokens):
             rarer += _disjoint(u)
+            plain = False
         else:
-            fresh += u.prompt_tokens or 0
-            out += u.completion_tokens or 0
+            asked, said = u.prompt_tokens or 0, u.completion_tokens or 0
+            fresh += asked
+            out += said
+            plain = u.total_tokens == asked + said
+        if not plain and odd is not None:
+            odd.append(body)
     return Usage(fresh + rarer.input, rarer.cached, rarer.cache_write, out + rarer.output, rarer.reasoning), bad
 
 

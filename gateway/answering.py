@@ -218,7 +218,8 @@ class Answering:
         self.sink.finish(tail)
 
     def _lines(self, first: bytes) -> bytes:
-        return header_lines(first, self.id, self.decision.replica.line, self.upstream_headers, self.dropped, self.cors)
+        replica, route = self.decision.replica, self.route
+        return header_lines(first, self.id, replica.line, self.upstream_headers, self.dropped, self.cors, route.tell)
 
     # --- the other half's
     def _failed(self, fault: Fault) -> None:

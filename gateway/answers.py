@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backends import wire
+from backends import costed, report, wire
+from backends.quirks import idle
 from backends.types import Target
 from routing.types import Route
 
@@ -14,23 +15,39 @@ JSON_HEAD = b"content-type: application/json\r\nx-request-id: "
 PASSED = frozenset({
     b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
     b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
+    costed.HEADER, report.HEADER,
 })  # fmt: skip
 
 
-def header_lines(first: bytes, id: bytes, who: bytes, upstream: Mapping[bytes, bytes], dropped: bytes, cors: bytes) -> bytes:
+def header_lines(
+    first: bytes, id: bytes, who: bytes, upstream: Mapping[bytes, bytes], dropped: bytes, cors: bytes, tell: bool = True
+) -> bytes:
     """The header lines of an answer: `first` (SSE_HEAD or JSON_HEAD), the request's id, who answered (`Replica.line`), what is passed on
-    of the upstream's, the parameters that were dropped, and what a browser must see."""
+    of the upstream's, the parameters that were dropped (by name too when the route would `tell`), and what a browser must see."""
     lines = first + id + who
+    if dropped:
+        upstream = {**upstream, report.HEADER: parameters(upstream, dropped)}
+        if tell:
+            lines += b"x-pointsman-dropped: %b\r\n" % dropped
     if not PASSED.isdisjoint(upstream):
         lines += b"".join(b"%b: %b\r\n" % (name, upstream[name]) for name in sorted(PASSED.intersection(upstream)))
-    if dropped:
-        lines += b"x-pointsman-dropped: %b\r\n" % dropped
     return lines + cors
 
 
+def parameters(upstream: Mapping[bytes, bytes], dropped: bytes) -> bytes:
+    """What became of a request's parameters: those dropped before it was sent (names with commas between them), and what the link told in
+    the headers of its answer. Empty when all were sent as they came."""
+    told = upstream.get(report.HEADER, b"")
+    if not dropped:
+        return told
+    lost = b",".join(b"%b=dropped" % name for name in dropped.split(b","))
+    return b"%b,%b" % (lost, told) if told else lost
+
+
 def unsupported(doc: wire.Doc, target: Target, route: Route) -> list[str]:
-    """The parameters to leave out for this target. Raises Fault `bad_request` where the route is strict about them."""
-    found = sorted(k for k in target.unsupported.intersection(doc) if doc[k] != wire.NULL)
+    """The parameters that are lost by leaving out what the target does not support. One that says what its absence says is none of them.
+    Raises Fault `bad_request` where the route is strict about them."""
+    found = sorted(k for k in target.unsupported.intersection(doc) if not idle(k, doc[k]))
     if found and not route.drop:
         names = ", ".join(map(repr, found))
         message = f"Backend '{target.backend}' does not support {names}. Leave it out, or set on_unsupported: drop on the route."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
+from backends import catalog, facts, prices
+from backends.prices import Prices
 from backends.quirks import UNSUPPORTED
-from backends.types import Target, Timeouts
+from backends.types import Target, Timeouts, Usage
 from gateway.auth import Door
 from gateway.config import Config, RouteConfig, TargetConfig
 from gateway.fleet import Fleet
@@ -36,21 +39,37 @@ def discovered(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:
 
 
 def _route(name: str, route: RouteConfig, config: Config, fleet: Fleet) -> Route:
-    arms = tuple(_arm(name, target, config, fleet) for target in route.targets)
+    arms = tuple(_arm(name, route, target, config, fleet) for target in route.targets)
     timeouts: dict[str, Timeouts] = {}
     if route.timeouts is not None:
         timeouts = {t.backend: route.timeouts.over(config.backends[t.backend].timeouts) for t in route.targets}
     return Route(
-        name, arms, retries=route.retries, drop=route.on_unsupported == "drop", timeouts=timeouts,
+        name, arms, retries=route.retries, drop=route.on_unsupported != "strict", tell=route.on_unsupported != "drop", timeouts=timeouts,
         concurrency=route.concurrency,
     )  # fmt: skip
 
 
-def _arm(route: str, target: TargetConfig, config: Config, fleet: Fleet) -> Arm:
+def _arm(name: str, route: RouteConfig, target: TargetConfig, config: Config, fleet: Fleet) -> Arm:
     backend = config.backends[target.backend]
     kind = backend.engine or backend.kind
-    model = target.model or (target.backend if backend.engine else route)
-    unsupported = target.unsupported | backend.unsupported | UNSUPPORTED.get(kind, frozenset())
-    context = target.context or fleet.context(target.backend, model)
-    labels = {"serves": "rerank"} if backend.engine and backend.reranking else {}
-    return Arm(Target(target.backend, model, target.weight, unsupported, context, labels), fleet.replicas.get(target.backend, ()))
+    model = target.model or (target.backend if backend.engine else name)
+    known = config.facts(target)
+    refused = facts.unsupported(kind, model, known.get("sampling"))
+    context = target.context or fleet.context(target.backend, model) or facts.facts(kind, model, known).context
+    made = Target(
+        target.backend, model, target.weight, target.unsupported | backend.unsupported | UNSUPPORTED.get(kind, frozenset()) | refused,
+        context, {"serves": "rerank"} if backend.engine and backend.reranking else {},
+        facts=known, strict=route.on_unsupported == "strict", reasoning=route.reasoning, price=_price(kind, model, config.prices(target)),
+    )  # fmt: skip
+    return Arm(made, fleet.replicas.get(target.backend, ()))
+
+
+def _price(kind: str, model: str, own: Prices | None) -> Callable[[Usage], float | None] | None:
+    """What tells the cost of an answer; None where there is nothing to know it from."""
+    return partial(prices.cost, kind=kind, model=model, overrides=own) if own is not None or listed(kind) else None
+
+
+def listed(kind: str) -> bool:
+    """Whether the table of prices (`backends.prices.load`) may know what models on a backend of this kind cost."""
+    row = catalog.find(kind)
+    return row is not None and bool(row.prices)

@@ -119,7 +119,7 @@ class Exchange(Answering):
     def _unsupported(self, call: Call, target: Target) -> Call:
         found = unsupported(call.doc, target, self.route)
         self.dropped = ",".join(found).encode()
-        return msgspec.structs.replace(call, doc=wire.drop(call.doc, found))
+        return msgspec.structs.replace(call, doc=wire.drop(call.doc, target.unsupported))
 
     def _release(self) -> None:
         """Gives back what the attempt holds on a replica. Idempotent."""
@@ -229,4 +229,4 @@ class Exchange(Answering):
         if self.relay is not None:
             self.tail = self.relay.usage_event
         # The recorder reads the usage off the request's own path; it gets the few bytes that it needs, never the exchange.
-        self.core.recorder.put(record_of_exchange(self, status), self.tail)
+        self.core.recorder.put(record_of_exchange(self, status), self.tail, self.decision.target)

@@ -4,7 +4,9 @@ what did not change keeps its replicas, with their counters and connections."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,14 +14,16 @@ from typing import Any
 
 import msgspec
 
+from backends.carriers import Signs
 from backends.engines import gguf, guards
 from backends.engines.instance import Instance
 from backends.engines.spec import EngineSpec
 from backends.engines.supervisor import Supervisor
 from backends.http import Clients
 from backends.openai import OpenAILink
+from backends.translate import TranslatedLink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
-from gateway import logs
+from gateway import links, logs
 from gateway.config import BackendConfig, Config
 from routing.types import Health, Link, Replica
 
@@ -87,6 +91,7 @@ class Fleet:
         self.found: dict[str, tuple[Found, ...]] = {}
         self.contexts: dict[str, int | None] = {}  # tokens, of engines
         self.supervisor = Supervisor(self._changed, drain=self._drained)
+        self._signers: dict[str, dict[Replica, Signs]] = {}  # by backend: credentials that end with it
         self._leaving: dict[str, Replica] = {}  # of engines that are about to stop
         self._specs: dict[str, EngineSpec] = {}
         self._vocab: dict[str, int | None] = {}
@@ -109,6 +114,8 @@ class Fleet:
         task = self._tasks.pop(name, None)
         if task is not None:
             task.cancel()
+        for signs in self._signers.pop(name, {}).values():
+            signs.close()
         for replica in self.replicas.pop(name, ()):
             replica.link.close()
             if replica.managed:
@@ -128,27 +135,43 @@ class Fleet:
                     self._take(state)
             return
         urls = backend.all_urls
-        self.replicas[name] = tuple(
-            Replica(name if len(urls) == 1 else f"{name}#{i}", name, url, self._link(name, url, backend), slots=backend.slots)
-            for i, url in enumerate(urls)
-        )
+        names = [name] if len(urls) == 1 else [f"{name}#{i}" for i in range(len(urls))]
+        self.replicas[name] = tuple(Replica(own, name, url, NoLink(), slots=backend.slots) for own, url in zip(names, urls, strict=True))
+        for replica in self.replicas[name]:
+            self._connect(replica, backend)
         if backend.discover and not self.follows:
             self._tasks[name] = asyncio.create_task(self._keep_looking(name))
 
-    def _link(self, name: str, url: str, backend: BackendConfig) -> Link:
-        if backend.proxy is not None or backend.http2:
-            from backends.twin import TwinLink  # httpx: only where a proxy or HTTP/2 is needed
+    def _connect(self, replica: Replica, backend: BackendConfig) -> None:
+        """Gives a server elsewhere its link. One whose credentials must be obtained first loads until they are there."""
 
-            try:
-                return TwinLink(
-                    url, name, kind=backend.kind, key=backend.key, headers=backend.headers, timeouts=backend.timeouts,
-                    proxy=backend.proxy, http2=backend.http2, verify=backend.verify,
-                )  # fmt: skip
-            except ValueError as e:
-                log.error("%s", e)
-                return NoLink(str(e))
-        pool = self.clients.pool(url, name, backend.verify)
-        return OpenAILink(pool, kind=backend.kind, key=backend.key, headers=backend.headers, timeouts=backend.timeouts)
+        def changed() -> None:  # called in the thread that obtains credentials
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                self.clients.loop.call_soon_threadsafe(self._credentials, replica)
+
+        name = replica.backend
+        try:
+            replica.link, signs = links.made(name, replica.url, backend, self.clients, environ=os.environ, on_change=changed)
+        except ValueError as e:
+            log.error("%s", e)
+            replica.link = NoLink(str(e))
+            return
+        if signs is not None:
+            self._signers.setdefault(name, {})[replica] = signs
+            signs.start()
+            self._credentials(replica)
+
+    def _credentials(self, replica: Replica) -> None:
+        """Makes a replica what its credentials allow, and tells whoever listens when that is news."""
+        signs = self._signers.get(replica.backend, {}).get(replica)
+        if signs is None:
+            return  # of an earlier configuration
+        health, reason = links.credentials(signs)
+        if (health, reason) != (replica.health, replica.reason):
+            if health == "down":
+                log.warning("backend %s: %s", replica.name, reason)
+            replica.health, replica.reason = health, reason
+            self.on_health(replica)
 
     # --- engines
     async def _start_engine(self, name: str, backend: BackendConfig) -> None:
@@ -309,5 +332,7 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
-        await asyncio.gather(*(r.link.stop() for r in self.every() if isinstance(r.link, OpenAILink)))
+        for signs in [one for signers in self._signers.values() for one in signers.values()]:
+            signs.close()
+        await asyncio.gather(*(r.link.stop() for r in self.every() if isinstance(r.link, OpenAILink | TranslatedLink)))
         await self.supervisor.stop()

@@ -62,6 +62,8 @@ class Row:
     retries: int = 0
     bytes: int = 0
     chunks: int = 0
+    cost: float = 0.0  # dollars
+    cost_reported: float = 0.0
     ttft: Histogram = field(default_factory=lambda: _histogram(TTFT_BUCKETS))
     duration: Histogram = field(default_factory=lambda: _histogram(DURATION_BUCKETS))
     tpot: Histogram = field(default_factory=lambda: _histogram(TPOT_BUCKETS))
@@ -166,6 +168,12 @@ class Metrics:
             if usage.cached or usage.reasoning or usage.cache_write:
                 _rarer(tokens, usage)
 
+    def observe_cost(self, route: str, backend: str, api: str, cost: float, reported: float) -> None:
+        """Adds dollars: by our prices, and in the provider's words. Mutates."""
+        row = self._row(route, backend, api)
+        row.cost += cost
+        row.cost_reported += reported
+
     def _row(self, route: str, backend: str, api: str, fault: str = "") -> Row:
         """The row of names whose raw form are not a key: cleaned, and "other" once the table is full. Mutates."""
         key = (self._route(route, fault), _clean(backend), _clean(api))
@@ -235,6 +243,7 @@ class Metrics:
         for name, count in row.tokens.items():
             _bump(mine.tokens, name, count)
         mine.retries, mine.bytes, mine.chunks = mine.retries + row.retries, mine.bytes + row.bytes, mine.chunks + row.chunks
+        mine.cost, mine.cost_reported = mine.cost + row.cost, mine.cost_reported + row.cost_reported
         for ours, theirs in ((mine.ttft, row.ttft), (mine.duration, row.duration), (mine.tpot, row.tpot)):
             ours.counts = [a + b for a, b in zip(ours.counts, theirs.counts, strict=True)]
             ours.sum += theirs.sum
@@ -353,8 +362,8 @@ def _token_lines(labels: str, row: Row) -> Iterator[str]:
     return (f'{{{labels},type="{name}"}} {count}' for name, count in row.tokens.items())
 
 
-def _counter(name: str) -> Lines:
-    return lambda labels, row: iter((f"{{{labels}}} {getattr(row, name)}",))
+def _counter(name: str, *, sparse: bool = False) -> Lines:
+    return lambda labels, row: iter((f"{{{labels}}} {_number(getattr(row, name))}",) if getattr(row, name) or not sparse else ())
 
 
 def _buckets(name: str, bounds: tuple[float, ...]) -> Lines:
@@ -377,6 +386,8 @@ FAMILIES: tuple[tuple[str, str, str, Lines], ...] = (
     ("pointsman_request_errors_total", "Failed requests by what happened and whose fault it was.", "counter", _errors),
     ("pointsman_retries_total", "Attempts after a request's first one.", "counter", _counter("retries")),
     ("pointsman_tokens_total", "Tokens by type; the types are disjoint and may be added.", "counter", _token_lines),
+    ("pointsman_cost_dollars_total", "What answers cost by our prices, in dollars.", "counter", _counter("cost", sparse=True)),
+    ("pointsman_cost_reported_dollars_total", "The same as their providers tell it.", "counter", _counter("cost_reported", sparse=True)),
     ("pointsman_response_bytes_total", "Bytes of answers sent to clients.", "counter", _counter("bytes")),
     ("pointsman_response_chunks_total", "Reads relayed to clients.", "counter", _counter("chunks")),
     ("pointsman_time_to_first_token_seconds", "From arrival to the first content.", "histogram", _buckets("ttft", TTFT_BUCKETS)),

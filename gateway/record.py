@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from backends import wire
-from backends.types import Usage
+from backends import prices, wire
+from backends.report import HEADER
+from backends.types import Target, Usage
+from gateway.answers import parameters
 from routing.types import Decision
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ class Record(msgspec.Struct):
     origin: str = ""  # Fault.origin
     message: str = ""
     reason: str = ""  # why this replica
+    cost: float | None = None  # dollars, by our prices; None: no price is known, or no usage was told
+    cost_reported: float | None = None  # dollars, as the provider says
+    notes: str = ""  # what became of parameters that were not simply sent: `name=fate,...`
 
 
 # The most common request by far, as the hot path hands it over: a whole good answer to the first attempt within `PLAIN_SECONDS`.
@@ -48,10 +53,20 @@ PLAIN_SECONDS = 1.0
 def record_of(plain: Plain, epoch: float) -> Record:
     """The record of a plain answer. `epoch`: what to add to monotonic seconds to get seconds since 1970."""
     decision, route, tenant, api, id, received, seconds, size, tail = plain
-    return Record(
+    record = Record(
         id.decode(), received + epoch, api, route, decision.target.backend, decision.replica.name, tenant, False, 200, seconds, seconds,
         1, 0, size, usage=None if tail is None else wire.usage(tail), reason=decision.reason,
     )  # fmt: skip
+    if tail is not None:
+        priced(record, tail, decision.target)
+    return record
+
+
+def priced(record: Record, tail: bytes, target: Target) -> None:
+    """Sets what an answer cost, by our prices and in its provider's words. `tail`: the end of the answer, with its usage."""
+    if target.price is not None and record.usage is not None:
+        record.cost = target.price(record.usage)
+    record.cost_reported = prices.reported(tail)
 
 
 def record_of_exchange(exchange: Exchange, status: int) -> Record:
@@ -63,6 +78,8 @@ def record_of_exchange(exchange: Exchange, status: int) -> Record:
         exchange.tenant.name, exchange.stream, status, duration, exchange.ttft, exchange.attempts, exchange.chunks, exchange.bytes_out,
     )  # fmt: skip
     record.reason = decision.reason
+    if exchange.dropped or HEADER in exchange.upstream_headers:
+        record.notes = parameters(exchange.upstream_headers, exchange.dropped).decode("latin-1")
     if fault is not None:
         record.fault, record.origin, record.message = fault.kind, fault.origin, fault.message
     return record

@@ -13,17 +13,18 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from backends import wire
-from backends.types import Usage
+from backends import prices, wire
+from backends.types import Target
 from gateway.admin.state import Traffic
 from gateway.admin.window import Windows
 from gateway.lines import Ended, JsonLines, TextLines, lines_for, log_record, writer_of
 from gateway.metrics import Metrics
-from gateway.record import Plain, Record, record_of
+from gateway.record import Plain, Record, priced, record_of
 from routing.types import Decision
 
 BATCH = 32  # records
 REQUEST_LOG = "pointsman.request"
+NOWHERE = Target("", "")
 
 
 class Recorder:
@@ -44,10 +45,11 @@ class Recorder:
         self.dropped = 0
         self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`; None: only the tick drains
         self.unparsed = 0  # answers whose usage could not be read
+        self.untrue: dict[str, int] = {}  # answers whose usage cannot be true, by the invariant that it breaks
         self._metrics, self._capacity, self._clock = metrics, capacity, clock
         self._log = log or logging.getLogger(REQUEST_LOG)
         self._lines: JsonLines | TextLines | None = None
-        self._queue: deque[tuple[Record, bytes | None]] = deque()
+        self._queue: deque[tuple[Record, bytes | None, Target]] = deque()
         self._plain: deque[Plain] = deque()
         self._recent: deque[Record | Plain] = deque(maxlen=recent)
         self._windows = Windows(clock())
@@ -56,19 +58,24 @@ class Recorder:
             ("pointsman_usage_unreadable_total", "Answers whose token counts could not be read.", lambda: self.unparsed),
         ):
             metrics.callback(name, help, read, kind="counter")
+        metrics.callback(
+            "pointsman_usage_untrue_total", "Answers whose token counts contradict themselves, by what they break.",
+            lambda: [({"invariant": name}, count) for name, count in self.untrue.items()], kind="counter",
+        )  # fmt: skip
         metrics.callback("pointsman_records_waiting", "Records not yet counted.", lambda: len(self._queue) + len(self._plain))
 
     def __repr__(self) -> str:
         waiting = len(self._queue) + len(self._plain)
         return f"Recorder({waiting} of {self._capacity} waiting, {self.dropped} dropped, {len(self._recent)} recent)"
 
-    def put(self, record: Record, tail: bytes | None = None) -> None:
-        """Queues one record; never blocks, never raises. The usage is read from `tail`, the end of an answer, later, in `drain`."""
+    def put(self, record: Record, tail: bytes | None = None, target: Target = NOWHERE) -> None:
+        """Queues one record; never blocks, never raises. The usage is read from `tail`, the end of an answer, later, in `drain`; so is what
+        it cost at `target`."""
         queue = self._queue
         if len(queue) >= self._capacity:
             self.dropped += 1
             return
-        queue.append((record, tail))
+        queue.append((record, tail, target))
         if len(queue) == BATCH and self.soon is not None:
             # Under load records are handled in small batches while they are still in the processor's caches.
             self.soon(self._drain_batch)
@@ -96,15 +103,18 @@ class Recorder:
             self._drain_records([queue.popleft() for _ in range(min(limit, len(queue)))], now)
         return len(queue) + len(self._plain)
 
-    def _drain_records(self, batch: list[tuple[Record, bytes | None]], now: float) -> None:
-        observe, count, keep, log = self._metrics.observe, self._windows.add, self._recent.append, self._log
+    def _drain_records(self, batch: list[tuple[Record, bytes | None, Target]], now: float) -> None:
+        observe, spend, count = self._metrics.observe, self._metrics.observe_cost, self._windows.add
+        keep, log = self._recent.append, self._log
         info, warn = log.isEnabledFor(logging.INFO), log.isEnabledFor(logging.WARNING)
         told: list[Ended] = []
-        for record, tail in batch:
+        for record, tail, target in batch:
             if tail is not None:
-                record.usage = self._usage(tail)
+                self._usage(record, tail, target)
             keep(record)
             observe(record)
+            if record.cost is not None or record.cost_reported is not None:
+                spend(record.route, record.backend, record.api, record.cost or 0.0, record.cost_reported or 0.0)
             usage, ttft, route, over, bad = record.usage, record.ttft, record.route, record.duration, False
             if record.fault or record.status >= 500 or not route:
                 bad, route = failed(record), _route(record)
@@ -133,10 +143,16 @@ class Recorder:
             else:
                 groups[key] = [plain]
         for (decision, api), group in groups.items():
-            usage, unparsed = wire.usage_sum([plain[8] for plain in group if plain[8] is not None])
+            tails, odd = [plain[8] for plain in group if plain[8] is not None], list[bytes]()
+            usage, unparsed = wire.usage_sum(tails, odd)
             self.unparsed += unparsed
-            seconds, route = sorted([plain[6] for plain in group]), group[0][1]
-            self._metrics.observe_plain(route, decision.target.backend, api, seconds, sum([plain[7] for plain in group]), usage)
+            for tail in odd:
+                self._check(tail)
+            seconds, route, target = sorted([plain[6] for plain in group]), group[0][1], decision.target
+            self._metrics.observe_plain(route, target.backend, api, seconds, sum([plain[7] for plain in group]), usage)
+            cost, reported = prices.together(tails, target.price)
+            if cost or reported:
+                self._metrics.observe_cost(route, target.backend, api, cost, reported)
             self._windows.add_plain(now, route, seconds, usage.output + usage.reasoning)
         if self._log.isEnabledFor(logging.INFO):
             epoch = self._epoch()
@@ -163,11 +179,18 @@ class Recorder:
                 if made.levelno >= handler.level:
                     handler.handle(made)
 
-    def _usage(self, tail: bytes) -> Usage | None:
-        usage = wire.usage(tail)
-        if usage is None:
+    def _usage(self, record: Record, tail: bytes, target: Target) -> None:
+        record.usage = wire.usage(tail)
+        if record.usage is None:
             self.unparsed += 1
-        return usage
+            return
+        priced(record, tail, target)
+        self._check(tail)
+
+    def _check(self, tail: bytes) -> None:
+        """Counts what in the token counts of an answer cannot be true."""
+        for name in prices.untrue(tail):
+            self.untrue[name] = self.untrue.get(name, 0) + 1
 
     async def run(self, *, interval: float = 0.1, batch: int = 64) -> None:
         """Drains for ever, `batch` records between two looks at the network, so that a burst never stalls a stream.

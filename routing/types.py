@@ -76,7 +76,7 @@ class Arm:
 class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
-    __slots__ = ("arms", "bounds", "concurrency", "drop", "inflight", "name", "retries", "timeouts", "total_weight", "turn")
+    __slots__ = ("arms", "bounds", "concurrency", "drop", "inflight", "name", "retries", "tell", "timeouts", "total_weight", "turn")
 
     def __init__(
         self,
@@ -85,10 +85,12 @@ class Route:
         *,
         retries: int = 1,
         drop: bool = False,
+        tell: bool = True,
         timeouts: Mapping[str, Timeouts] | None = None,
         concurrency: int | None = None,
     ) -> None:
-        self.name, self.arms, self.retries, self.drop = name, arms, retries, drop
+        # `drop`: parameters that a target does not support are left out, else the call is refused. `tell`: with a header that names them.
+        self.name, self.arms, self.retries, self.drop, self.tell = name, arms, retries, drop, tell
         self.timeouts = timeouts or {}
         self.concurrency = concurrency
         self.inflight = 0

@@ -13,7 +13,7 @@ from gateway.auth import Door
 from gateway.config import KeyConfig, Limits, ServerConfig
 from gateway.exchange import Exchange
 from gateway.record import Plain, Record, record_of
-from gateway.recorder import Recorder
+from gateway.recorder import NOWHERE, Recorder
 from gateway.serve import Core, Generation
 from routing.types import Arm, Health, Replica, Route
 
@@ -125,7 +125,7 @@ class FakeRecorder:
         self.records: list[Record] = []
         self.tails: list[bytes | None] = []
 
-    def put(self, record: Record, tail: bytes | None = None) -> None:
+    def put(self, record: Record, tail: bytes | None = None, target: Target = NOWHERE) -> None:
         self.records.append(record)
         self.tails.append(tail)
 

@@ -1,0 +1,81 @@
+"""From a backend's configuration to how it is reached: a plain relay, or a dialect with its carrier and signer; directly or by a proxy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from backends import catalog, facts
+from backends.carriers import Carried, Settings, Signs, carry, dialect, signer
+from backends.costed import PricedLink
+from backends.fetch import Carrier
+from backends.http import Clients
+from backends.openai import OpenAILink
+from backends.translate import TranslatedLink
+from backends.types import Fault
+from gateway.config import BackendConfig
+from routing.types import Health, Link
+
+
+def made(
+    name: str, url: str, backend: BackendConfig, clients: Clients, *, environ: Mapping[str, str], on_change: Callable[[], None]
+) -> tuple[Link, Signs | None]:
+    """The link to one address of a backend, and who signs for it where somebody must; that one is not started yet. `on_change` is
+    called, in another thread, when its credentials came or failed to.
+
+    Raises ValueError, in one sentence and without a secret, for what cannot be set up: a missing setting or package.
+    """
+    settings = _settings(url, backend)
+    carried = carry(backend.kind, settings)
+    spoken = dialect(carried)
+    if spoken is None:
+        return _relay(name, carried, backend, clients), None
+    signs = signer(name, carried, settings, environ=environ, on_change=on_change)
+    about = partial(facts.facts, backend.kind)
+    if _twin(backend):
+        from backends.twin import TwinPool, TwinTranslated  # httpx: only where a proxy or HTTP/2 is needed
+
+        twin = TwinPool(carried.url, name, backend.proxy, backend.http2, backend.verify)
+        return TwinTranslated(twin, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts), signs
+    pool: Carrier = clients.pool(carried.url, name, backend.verify)
+    return TranslatedLink(pool, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts), signs
+
+
+def _settings(url: str, backend: BackendConfig) -> Settings:
+    key = None if backend.key is None else str(backend.key)
+    return Settings(
+        url=url, key=key, project=backend.project, location=backend.location, region=backend.region, api_version=backend.api_version,
+        deployment=backend.deployment, profile=backend.profile, credentials=backend.credentials,
+    )  # fmt: skip
+
+
+def _twin(backend: BackendConfig) -> bool:
+    return backend.proxy is not None or backend.http2
+
+
+def _relay(name: str, carried: Carried, backend: BackendConfig, clients: Clients) -> OpenAILink:
+    """A plain relay. A key that is no bearer token goes under its own header."""
+    headers: dict[str, str] = {**backend.headers}
+    key: str | None = backend.key
+    if key is not None and carried.auth != "bearer":
+        headers, key = {carried.auth: key, **headers}, None
+    if _twin(backend):
+        from backends.twin import TwinLink  # httpx: only where a proxy or HTTP/2 is needed
+
+        return TwinLink(
+            carried.url, name, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts, proxy=backend.proxy,
+            http2=backend.http2, verify=backend.verify,
+        )  # fmt: skip
+    row = catalog.find(backend.kind)
+    link = PricedLink if backend.prices is not None or (row is not None and row.prices) else OpenAILink
+    pool = clients.pool(carried.url, name, backend.verify)
+    return link(pool, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts)
+
+
+def credentials(signs: Signs) -> tuple[Health, str]:
+    """Whether requests can be signed now, as a replica's health and its reason. Does not block."""
+    try:
+        signs.lines("GET", "/", b"")
+    except Fault as fault:
+        return ("loading" if fault.code == "credentials_pending" else "down"), fault.message
+    return "ready", ""
