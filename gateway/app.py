@@ -17,10 +17,12 @@ from backends import tokens, wire
 from backends.openai import OpenAILink
 from backends.types import Fault
 from gateway import surfaces
-from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange
+from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange, run_surface
 from gateway.limits import headers_too_large
 from gateway.openapi import document
+from gateway.responses_store import ResponsesStore
 from gateway.serve import Core
+from gateway.surface_api import SurfaceApi
 from gateway.version import VERSION
 from routing.pool import pick
 
@@ -31,10 +33,11 @@ MODELS = ("/v1/models/", "/models/")
 
 
 class App:
-    """The data port's ASGI callable. `metrics` renders the Prometheus text."""
+    """The data port's ASGI callable. `metrics` renders the Prometheus text; `store` keeps responses."""
 
-    def __init__(self, core: Core, metrics: Callable[[], Awaitable[str]]) -> None:
+    def __init__(self, core: Core, metrics: Callable[[], Awaitable[str]], store: ResponsesStore) -> None:
         self.core, self.metrics = core, metrics
+        self.other = SurfaceApi(core, store)
         self.created = int(time.time())
         self.gets: dict[str, Get] = {
             "/v1/models": self.list_models, "/models": self.list_models, "/health": self.health, "/ping": self.health, "/ready": self.ready,
@@ -64,15 +67,12 @@ class App:
         limit = self.core.limits.header_bytes
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > limit:
             raise headers_too_large(limit)
-        if method == "POST":
-            api = surfaces.CALLS.get(path)
-            if api is not None:
-                await run_exchange(self.core, api, scope, receive, send)
-                return
-            if path in surfaces.TOKENS:
-                await self.count(surfaces.TOKENS[path], headers, receive, send)
-                return
-        elif method in ("GET", "HEAD"):
+        if method != "OPTIONS" and (path in surfaces.COUNTS or path.startswith(surfaces.KEPT)):
+            await self.other.serve(method, path, scope, receive, send)
+            return
+        if method == "POST" and await self._post(path, scope, headers, receive, send):
+            return
+        if method in ("GET", "HEAD"):
             get = self.gets.get(path)
             if get is not None:
                 await get(headers, send)
@@ -85,6 +85,18 @@ class App:
             await self.preflight(headers, send)
             return
         raise _nowhere(self.gets, method, path)
+
+    async def _post(self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send) -> bool:
+        """Answers a call; False when there is none at this path."""
+        if path in surfaces.CALLS:
+            await run_exchange(self.core, surfaces.CALLS[path], scope, receive, send)
+        elif path in surfaces.DIALECTS:
+            await run_surface(self.core, self.other.makes[surfaces.DIALECTS[path]], scope, receive, send)
+        elif path in surfaces.TOKENS:
+            await self.count(surfaces.TOKENS[path], headers, receive, send)
+        else:
+            return False
+        return True
 
     # --- what the gateway answers itself
     async def list_models(self, headers: Headers, send: Send) -> None:
@@ -126,7 +138,7 @@ class App:
             why = "This origin is not allowed; add it under server.cors_origins."
             raise Fault("forbidden", why, origin="client", code="origin_not_allowed")
         asked = headers.get(b"access-control-request-headers", b"authorization, content-type")
-        lines += b"access-control-allow-methods: GET, POST, OPTIONS\r\naccess-control-max-age: 600\r\n"
+        lines += b"access-control-allow-methods: GET, POST, DELETE, OPTIONS\r\naccess-control-max-age: 600\r\n"
         lines += b"access-control-allow-headers: %b\r\n" % asked
         await reply(send, 204, b"", lines)
 
@@ -153,7 +165,7 @@ class App:
 
 
 def _nowhere(gets: Mapping[str, Get], method: str, path: str) -> Fault:
-    known = path in gets or path in surfaces.CALLS or path in surfaces.TOKENS
+    known = path in gets or path in surfaces.CALLS or path in surfaces.TOKENS or path in surfaces.DIALECTS
     if known:
         right = "GET" if path in gets else "POST"
         why = f"{path[:200]} takes {right}, not {method[:20]}."

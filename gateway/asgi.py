@@ -12,6 +12,7 @@ from backends.types import Fault
 from gateway.exchange import Exchange
 from gateway.limits import too_large, too_slow
 from gateway.serve import Core
+from gateway.surface import SurfaceExchange
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -137,6 +138,9 @@ class AsgiSink:
         self.wake.set()
 
 
+Make = Callable[[Core, AsgiSink, Mapping[bytes, bytes]], SurfaceExchange]
+
+
 async def run_exchange(core: Core, api: str, scope: Scope, receive: Receive, send: Send) -> None:
     """Serves one request through an `Exchange`. Returns when the answer is out or the client has left."""
     headers = headers_of(scope)
@@ -150,6 +154,31 @@ async def run_exchange(core: Core, api: str, scope: Scope, receive: Receive, sen
         exchange.refuse(fault)
     except Gone:
         return
+    await _answered(exchange, sink, receive, send)
+
+
+async def run_surface(core: Core, make: Make, scope: Scope, receive: Receive, send: Send) -> None:
+    """The same for a request of another dialect, whose exchange `make` gives."""
+    headers = headers_of(scope)
+    sink = AsgiSink(whole=scope.get("http_version") == "1.0")
+    exchange = make(core, sink, headers)
+    sink.exchange = exchange
+    try:
+        sink.closing = True
+        core.door.identify(headers)  # before the body is read
+        body = await read_body(core, headers, receive)
+        sink.closing = False
+        await exchange.prepare(body)
+        exchange.start(body)
+    except Fault as fault:
+        exchange.refuse(fault)
+    except Gone:
+        return
+    await _answered(exchange, sink, receive, send)
+
+
+async def _answered(exchange: Exchange, sink: AsgiSink, receive: Receive, send: Send) -> None:
+    """Sends what comes of a started exchange."""
     watch = asyncio.ensure_future(_until_gone(exchange, sink, receive))
     try:
         await _pump(sink, send)

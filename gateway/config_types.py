@@ -31,6 +31,7 @@ Kind = Literal[  # the catalogue's names
     "nebius", "hyperbolic", "deepinfra", "github", "huggingface", "lambda", "parasail", "nim", "vllm", "sglang", "llama-server",
     "llamacpp", "llama-cpp-python", "ollama", "lmstudio", "tgi",
 ]  # fmt: skip
+ToolState = Literal["sidecar", "id", "both"]  # where a provider's own state waits for the next turn: here, in tool-call ids, or both
 Engine = Literal["llamacpp", "llama-server", "llama-cpp-python", "vllm", "sglang", "command"]  # EngineSpec's kinds
 
 
@@ -92,6 +93,17 @@ class LogConfig(_Noun, frozen=True, kw_only=True):
     bodies: bool = False
 
 
+class ResponsesConfig(_Noun, frozen=True, kw_only=True):
+    """What is kept of answers of /v1/responses, so that a later call can follow them. `path`: a file, which outlives the process; null:
+    memory. Beyond `count`, `bytes` or `age_seconds` the oldest go."""
+
+    path: str | None = None
+    count: Count = 10_000
+    bytes: Size = 1024 * MIB
+    age_seconds: Seconds = 30 * 86400.0
+    memory_bytes: Size = 64 * MIB
+
+
 class ServerConfig(_Noun, frozen=True, kw_only=True):
     """The gateway's own socket, and what holds for every call."""
 
@@ -108,6 +120,8 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     head_commit_seconds: Seconds = 10.0
     drain_seconds: Seconds = 30.0
     log: LogConfig = LogConfig()
+    responses: ResponsesConfig = ResponsesConfig()
+    tool_state: ToolState = "sidecar"
 
 
 class FactsOverride(_Noun, frozen=True, kw_only=True):

@@ -20,6 +20,11 @@ CALLS: Mapping[str, str] = {
 # Without the /v1 that many a client leaves out of its base URL.
 CALLS = {**CALLS, **{path.removeprefix("/v1"): api for path, api in CALLS.items()}}
 TOKENS = {"/tokenize": "tokenize", "/v1/tokenize": "tokenize", "/detokenize": "detokenize", "/v1/detokenize": "detokenize"}
+# Other dialects than OpenAI's chat: their calls, what counts a prompt, and below which path kept responses are.
+DIALECTS: Mapping[str, str] = {path: api for api in ("messages", "responses") for path in (f"/v1/{api}", f"/{api}")}
+_COUNTS = {"/v1/messages/count_tokens": "messages", "/v1/responses/input_tokens": "responses"}
+COUNTS: Mapping[str, str] = {**_COUNTS, **{path.removeprefix("/v1"): api for path, api in _COUNTS.items()}}
+KEPT = ("/v1/responses/", "/responses/")
 
 
 def state(route: Route) -> str:
@@ -64,4 +69,3 @@ def ready(core: Core) -> tuple[int, bytes]:
     states = {name: state(r) for name, r in core.generation.routes.items()}
     ok = not core.draining and (not states or "ready" in states.values())
     return (200 if ok else 503), msgspec.json.encode({"ready": ok, "models": states})
-

@@ -28,6 +28,7 @@ from gateway.front import Front
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
+from gateway.responses_store import Keep, ResponsesStore
 from gateway.serve import Core
 from gateway.server import Server, listen, settings
 from gateway.version import VERSION
@@ -36,6 +37,7 @@ from routing.types import Replica
 log = logging.getLogger("pointsman")
 FIRST_LOOK_SECONDS = 3.0
 SWEEP_SECONDS = 1.0
+FIXED = ("host", "port", "workers", "tls", "admin", "responses", "tool_state")  # of the server: what a reload does not change
 Read = Callable[[], Config]
 
 
@@ -123,7 +125,7 @@ class Control(ABC):
     async def adopt(self, config: Config) -> dict[str, object]:
         """Makes `config` the one in force for new requests; those under way finish as they began."""
         old = self.configuration
-        fixed = [f for f in ("host", "port", "workers", "tls", "admin") if getattr(old.server, f) != getattr(config.server, f)]
+        fixed = [f for f in FIXED if getattr(old.server, f) != getattr(config.server, f)]
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.configuration = config
@@ -197,7 +199,9 @@ class Gateway(Control):
         self.figures.known = frozenset(self.core.generation.routes)
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
-        server = settings(config.server, safely(App(self.core, self.all_metrics)), "httptools" if self.asgi else Front)
+        self.store = _store(config)
+        await self.store.start()
+        server = settings(config.server, safely(App(self.core, self.all_metrics, self.store)), "httptools" if self.asgi else Front)
         server.app_core = self.core  # type: ignore[attr-defined]
         self._data = Server(server, sock)
         self.port = self._data.port
@@ -229,6 +233,7 @@ class Gateway(Control):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.store.stop()
         if self.sock is None:
             await self.fleet.stop()
         self.clients.close()
@@ -236,6 +241,13 @@ class Gateway(Control):
     async def all_metrics(self) -> str:
         """What the data port shows; a worker asks its parent, who has everybody's."""
         return self.metrics() if self.ask_metrics is None else await self.ask_metrics()
+
+
+def _store(config: Config) -> ResponsesStore:
+    """The store of responses that the configuration wants."""
+    kept = config.server.responses
+    keep = Keep(count=kept.count, bytes=kept.bytes, age=kept.age_seconds, memory=kept.memory_bytes)
+    return ResponsesStore(kept.path, keep, shared=config.server.workers > 1)
 
 
 def gauges(figures: Metrics, core: Core, fleet: Fleet) -> None:
