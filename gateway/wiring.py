@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from backends import prices
 from backends.http import Clients
 from gateway import build, process, views
 from gateway.admin.chat import DataPort
@@ -206,9 +207,20 @@ class Gateway(Control):
         self._data = Server(server, sock)
         self.port = self._data.port
         await self._data.start()
-        self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data))]
+        self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data), self._price())]
         if self.sock is None:
             await self._control(config)
+
+    async def adopt(self, config: Config) -> dict[str, object]:
+        done = await super().adopt(config)
+        await self._price()
+        return done
+
+    async def _price(self) -> None:
+        """Reads the table of prices, in a thread, when there is a backend whose provider it lists."""
+        kinds = sorted({backend.kind for backend in self.configuration.backends.values() if build.listed(backend.kind)})
+        if kinds and not await asyncio.to_thread(prices.load):
+            log.info("costs are told only where `prices` are configured, not for all of %s: genai-prices is not installed", ", ".join(kinds))
 
     async def _sweep(self, server: Server) -> None:
         """Once a second: connections that idle or dawdle."""

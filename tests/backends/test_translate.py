@@ -164,7 +164,7 @@ def test_what_is_not_sent() -> None:
     with pytest.raises(ValueError, match=r"^backend 'far': a header has a line break in it$"):
         link(carrier, headers={"a": "b\r\nc: d"})
     assert not carrier.sent
-    link(carrier).send(call(), Target("far", "own"), Timeouts(idle=4.0), Seen(), strict=False)
+    link(carrier).send(call(), Target("far", "own", strict=False), Timeouts(idle=4.0), Seen())
     assert b'"strict":false' in carrier.sent[0][1] and carrier.sent[0][2].idle == 4.0
 
 
@@ -180,7 +180,7 @@ def test_a_whole_answer() -> None:
     carrier, seen, _ = sent()
     carrier.receivers[0].on_whole(200, JSON, b"HELLO")
     assert (seen.calls, seen.body) == (["whole"], b"hello")
-    assert seen.headers == {b"content-type": b"application/json", b"request-id": b"r1"}
+    assert seen.headers == {b"content-type": b"application/json", b"request-id": b"r1", b"x-pointsman-parameters": b"user=dropped"}
 
 
 def test_a_whole_answer_in_parts() -> None:

@@ -57,7 +57,7 @@ def with_link(provider: fake.Anthropic, work: Callable[[TranslatedLink], Corouti
 async def asked(link: TranslatedLink, doc: Doc, model: str, *, strict: bool = True) -> Seen:
     seen = Seen()
     call = Call(b"req-1", "chat", "m", bool(doc.get("stream")), wire.parse(json.dumps(doc).encode()), "", {}, 0.0)
-    link.send(call, Target("claude", model), None, seen, strict=strict)
+    link.send(call, Target("claude", model, strict=strict), None, seen)
     return await seen.whole()
 
 
