@@ -17,8 +17,9 @@ import httpx
 
 from backends.costed import PricedLink
 from backends.dialects.types import Dialect, Facts
+from backends.native import NativeMixin, ProviderLink
 from backends.origin import Origin, tls_context, unreachable
-from backends.translate import Signer, TranslatedLink
+from backends.translate import Signer
 from backends.types import Fault, Receiver, Timeouts
 
 T = TypeVar("T")
@@ -27,7 +28,7 @@ _NO_LIMITS = httpx.Timeout(None)  # the flight's own deadlines hold; httpx's cou
 _BREAKS = (b"\r", b"\n", b"\0")
 
 
-class TwinLink(PricedLink):
+class TwinLink(NativeMixin, PricedLink):
     """An `OpenAILink` whose requests go out through httpx. Raises ValueError for what cannot be set up, in one sentence."""
 
     __slots__ = ("twin",)
@@ -53,8 +54,8 @@ class TwinLink(PricedLink):
         await self.twin.stop()
 
 
-class TwinTranslated(TranslatedLink):
-    """A `TranslatedLink` whose requests go out through httpx."""
+class TwinTranslated(ProviderLink):
+    """A `ProviderLink` whose requests go out through httpx."""
 
     __slots__ = ("twin",)
 

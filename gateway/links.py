@@ -10,11 +10,17 @@ from backends.carriers import Carried, Settings, Signs, carry, dialect, signer
 from backends.costed import PricedLink
 from backends.fetch import Carrier
 from backends.http import Clients
+from backends.native import NativeMixin, ProviderLink, natives
 from backends.openai import OpenAILink
-from backends.translate import TranslatedLink
 from backends.types import Fault
 from gateway.config import BackendConfig
 from routing.types import Health, Link
+
+
+class NativeLink(NativeMixin, PricedLink):
+    """A relay to a provider that takes calls of other surfaces as they come, too."""
+
+    __slots__ = ()
 
 
 def made(
@@ -38,7 +44,7 @@ def made(
         twin = TwinPool(carried.url, name, backend.proxy, backend.http2, backend.verify)
         return TwinTranslated(twin, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts), signs
     pool: Carrier = clients.pool(carried.url, name, backend.verify)
-    return TranslatedLink(pool, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts), signs
+    return ProviderLink(pool, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts), signs
 
 
 def _settings(url: str, backend: BackendConfig) -> Settings:
@@ -68,6 +74,8 @@ def _relay(name: str, carried: Carried, backend: BackendConfig, clients: Clients
         )  # fmt: skip
     row = catalog.find(backend.kind)
     link = PricedLink if backend.prices is not None or (row is not None and row.prices) else OpenAILink
+    if natives(backend.kind):
+        link = NativeLink
     pool = clients.pool(carried.url, name, backend.verify)
     return link(pool, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts)
 

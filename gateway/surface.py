@@ -17,6 +17,7 @@ import msgspec
 from backends import sse, wire
 from backends.dialects.types import Context, Note, Surface, SurfaceStream
 from backends.native import SurfaceCall, speaks
+from backends.report import HEADER, parameters
 from backends.types import Call, Fault, Target
 from backends.wire import Doc
 from gateway.exchange import Exchange
@@ -177,6 +178,12 @@ class SurfaceExchange(Exchange):
         return call if self.native else super()._unsupported(call, target)
 
     # --- out
+    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
+        if self.notes and not self.native:  # what became of parameters on the way into chat, before what became of them behind it
+            told = b",".join(filter(None, (parameters(self.notes), headers.get(HEADER))))
+            headers = {**headers, HEADER: told}
+        super().on_head(status, headers)
+
     def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         self._whole(status, headers, body)
 
