@@ -5,12 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 
+from routing.health import half_open
 from routing.types import Arm, Decision, Replica, Route
 
 
 def available(replica: Replica, now: float) -> bool:
-    """Whether a replica may be sent a call now: ready, not resting after failures, a slot free."""
-    return replica.health == "ready" and replica.down_until <= now and (replica.slots is None or replica.inflight < replica.slots)
+    """Whether a replica may be sent a call now: ready, a slot free, not resting after failures nor being tested after a rest."""
+    if replica.health != "ready" or replica.down_until > now or replica.full:
+        return False
+    return not replica.down_until or half_open(replica, now)
 
 
 def pick(route: Route, now: float, draw: float, excluded: Collection[Replica] = ()) -> Decision | None:
@@ -18,7 +21,7 @@ def pick(route: Route, now: float, draw: float, excluded: Collection[Replica] = 
 
     An arm is drawn by weight (`draw` in [0, 1)); within it the replica with the fewest calls under way wins, ties in turn.
     When the drawn arm has none, the draw is made over the arms that have one; when all replicas that could answer are resting
-    after failures, the one that rests shortest is tried, since a call that might fail beats one that surely does.
+    after failures or being tested, the one that rests shortest is tried, since a call that might fail beats one that surely does.
     `now` is monotonic seconds. Mutates nothing but `route.turn`.
     """
     arms = route.arms
@@ -28,7 +31,7 @@ def pick(route: Route, now: float, draw: float, excluded: Collection[Replica] = 
     chosen = arm.only
     if chosen is not None and not excluded:  # the most common case, and the hottest
         replica = chosen.replica
-        if replica.health == "ready" and replica.down_until <= now and replica.slots is None:
+        if replica.health == "ready" and not replica.down_until and replica.slots is None:
             return chosen
     chosen = _least(arm, route, now, excluded)
     if chosen is not None:
@@ -68,7 +71,7 @@ def _resting(route: Route, now: float, excluded: Collection[Replica]) -> Decisio
         (r.down_until, i, r, arm.target)
         for i, arm in enumerate(route.arms)
         for r in arm.replicas
-        if r.health == "ready" and r.down_until > now and not r.managed and not r.full and r not in excluded
+        if r.health == "ready" and r.down_until and not r.managed and not r.full and r not in excluded
     ]
     if not resting:
         return None

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import accumulate
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
 from backends.types import Call, Flight, Receiver, Target, Timeouts
+
+if TYPE_CHECKING:
+    from routing.plan import Plan
 
 Health = Literal["ready", "loading", "down"]
 
@@ -25,8 +28,8 @@ class Replica:
     """One server address of a backend. Counters belong to leases; `health` and `reason` to routing/health."""
 
     __slots__ = (
-        "backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "name", "on_idle", "reason", "slots", "total",
-        "url",
+        "backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "mark", "name", "on_idle", "reason", "slots",
+        "total", "url", "window",
     )  # fmt: skip
 
     def __init__(
@@ -42,7 +45,9 @@ class Replica:
         self.inflight = 0  # calls under way
         self.total = 0  # calls ever sent
         self.failures = 0  # in a row
-        self.down_until = 0.0  # monotonic seconds; while later than now, others are preferred
+        self.down_until = 0.0  # monotonic seconds; while later than now, others are preferred; 0: it is not tested either
+        self.mark = 0  # `total` when it last began to rest
+        self.window = (-1e9, 0, 0)  # since when failures are counted (monotonic seconds), `total` then, failures since
 
     def __repr__(self) -> str:
         return f"<Replica {self.name} {self.health} inflight={self.inflight} failures={self.failures}>"
@@ -76,7 +81,7 @@ class Arm:
 class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
-    __slots__ = ("arms", "bounds", "concurrency", "drop", "inflight", "name", "retries", "tell", "timeouts", "total_weight", "turn")
+    __slots__ = ("arms", "bounds", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts", "total_weight", "turn")
 
     def __init__(
         self,
@@ -93,6 +98,8 @@ class Route:
         self.name, self.arms, self.retries, self.drop, self.tell = name, arms, retries, drop, tell
         self.timeouts = timeouts or {}
         self.concurrency = concurrency
+        self.plan: Plan | None = None
+        self.special = concurrency is not None  # a call must be looked at before it is sent: there is a limit, or a plan
         self.inflight = 0
         sums = [*accumulate(arm.target.weight for arm in arms)]
         self.total_weight = sums[-1] if sums else 0.0
@@ -102,11 +109,14 @@ class Route:
     def __repr__(self) -> str:
         return f"<Route {self.name}: {', '.join(f'{a.target.backend}/{a.target.model}' for a in self.arms)}>"
 
+    def follow(self, plan: Plan) -> None:
+        """From now on calls are guided by `plan`."""
+        self.plan, self.special = plan, True
+
     @property
     def replicas(self) -> list[Replica]:
         """Every replica of every arm."""
         return [r for arm in self.arms for r in arm.replicas]
-
 
 
 class _Nowhere:

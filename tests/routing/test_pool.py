@@ -41,7 +41,7 @@ def test_a_pick_may_take_the_call(made: tuple[Route, list[Replica]], draw: float
     decision = pick(found, NOW, draw, excluded)
     assert state == [(r.inflight, r.down_until, r.health, r.failures, r.total) for r in found.replicas]
     can = [r for r in found.replicas if available(r, NOW) and r not in excluded]
-    resting = [r for r in found.replicas if r.health == "ready" and not r.full and r.down_until > NOW and r not in excluded]
+    resting = [r for r in found.replicas if r.health == "ready" and not r.full and r.down_until and r not in excluded]
     if can:
         assert decision is not None and decision.replica in can
         arm = next(a for a in found.arms if a.target is decision.target)
