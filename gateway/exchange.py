@@ -17,6 +17,7 @@ from backends.types import Call, Fault, Target
 from gateway.answering import NOTHING, Answering
 from gateway.answers import JSON_HEAD, SSE_HEAD, unsupported
 from gateway.auth import Tenant
+from gateway.logs import conceal
 from gateway.record import record_of_exchange
 from routing import health
 from routing.lease import give
@@ -154,6 +155,8 @@ class Exchange(Answering):
         self._release()
         if self.ended:
             return
+        if fault.origin == "backend":
+            fault.message = conceal(fault.message)  # a provider may quote the key that it was sent
         self.last_fault = fault
         body = self.envelope(fault)
         if self.begun:

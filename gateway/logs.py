@@ -57,6 +57,7 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|nvapi-|gsk_|AKIA|ASIA|AIza|ya29\.)[A-Za-z0-9_.-]{8,}"), HIDDEN),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.?[A-Za-z0-9_-]*"), HIDDEN),
 )  # fmt: skip
+_BY_FORM = 3  # of these, the last: keys that are known by themselves, whatever stands around them
 # Without one of these in it, a text can hold nothing that a pattern finds: a quick look for the many short plain values.
 _SUSPECT = re.compile(r"[=:@ \t]|(?:sk|pk|rk)-|hf_|gh[pousr]_|github_pat_|glpat-|xox|nvapi-|gsk_|AKIA|ASIA|AIza|ya29|eyJ")
 # Control characters, line separators, bidirectional overrides, halves of surrogate pairs: what forges or reorders a line.
@@ -80,6 +81,16 @@ def hidden() -> tuple[int, int]:
 def redact(text: str) -> str:
     """The text without secrets. Pure but for `hide`. Time grows with the length, so cut first what may be long."""
     return _redact_short(text) if len(text) <= 100 else _redact(text)
+
+
+def conceal(text: str) -> str:
+    """The text without the strings that `hide` was told of and keys that show by their form. For sentences that clients read: unlike
+    `redact` it leaves alone what only stands where a secret might. Pure but for `hide`."""
+    for secret in _known:
+        text = text.replace(secret, HIDDEN)
+    for pattern, replacement in _PATTERNS[-_BY_FORM:]:
+        text = pattern.sub(replacement, text)
+    return text
 
 
 def _redact(text: str) -> str:
