@@ -16,7 +16,7 @@ import msgspec
 from backends import tokens, wire
 from backends.openai import OpenAILink
 from backends.types import Fault
-from gateway import surfaces
+from gateway import passthrough, surfaces
 from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange, run_surface
 from gateway.limits import headers_too_large
 from gateway.openapi import document
@@ -67,8 +67,7 @@ class App:
         limit = self.core.limits.header_bytes
         if sum(len(name) + len(value) + 4 for name, value in scope["headers"]) > limit:
             raise headers_too_large(limit)
-        if method != "OPTIONS" and (path in surfaces.COUNTS or path.startswith(surfaces.KEPT)):
-            await self.other.serve(method, path, scope, receive, send)
+        if method != "OPTIONS" and await self._other(method, path, scope, receive, send):
             return
         if method == "POST" and await self._post(path, scope, headers, receive, send):
             return
@@ -85,6 +84,16 @@ class App:
             await self.preflight(headers, send)
             return
         raise _nowhere(self.gets, method, path)
+
+    async def _other(self, method: str, path: str, scope: Scope, receive: Receive, send: Send) -> bool:
+        """Answers what has more methods than one, or is only relayed; False when there is no such thing at this path."""
+        if path in surfaces.COUNTS or path.startswith(surfaces.KEPT):
+            await self.other.serve(method, path, scope, receive, send)
+            return True
+        found = passthrough.find(method, path)
+        if found is not None:
+            await passthrough.run_passage(self.core, found, scope, receive, send)
+        return found is not None
 
     async def _post(self, path: str, scope: Scope, headers: Headers, receive: Receive, send: Send) -> bool:
         """Answers a call; False when there is none at this path."""

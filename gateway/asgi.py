@@ -179,22 +179,24 @@ async def run_surface(core: Core, make: Make, scope: Scope, receive: Receive, se
 
 async def _answered(exchange: Exchange, sink: AsgiSink, receive: Receive, send: Send) -> None:
     """Sends what comes of a started exchange."""
-    watch = asyncio.ensure_future(_until_gone(exchange, sink, receive))
+    watch = asyncio.ensure_future(until_gone(exchange, sink, receive))
     try:
-        await _pump(sink, send)
+        await pump(sink, send)
     finally:
         watch.cancel()
         exchange.gone()  # nothing, unless sending failed
 
 
-async def _until_gone(exchange: Exchange, sink: AsgiSink, receive: Receive) -> None:
+async def until_gone(exchange: Exchange, sink: AsgiSink, receive: Receive) -> None:
+    """Waits for the client to leave, and ends the exchange then."""
     while (await receive())["type"] != "http.disconnect":
         pass
     exchange.gone()
     sink.break_off()
 
 
-async def _pump(sink: AsgiSink, send: Send) -> None:
+async def pump(sink: AsgiSink, send: Send) -> None:
+    """Sends what the sink gets, until it is over."""
     while True:
         messages, sink.messages = sink.messages, []
         for message in messages:

@@ -74,6 +74,7 @@ class Limits(_Noun, frozen=True, kw_only=True):
     """Caps on what one client or one answer may take. Bytes, seconds, counts."""
 
     body_bytes: Size = 32 * MIB
+    upload_bytes: Size = 512 * MIB  # of a form, which passes through and is never held whole
     header_bytes: Size = 64 * KIB
     header_seconds: Seconds = 10.0
     body_seconds: Seconds = 60.0
@@ -179,6 +180,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     unsupported: frozenset[str] = frozenset()
     facts: FactsOverride = FactsOverride()
     prices: Prices | None = None
+    probed: str | None = None  # a file of `pointsman probe --write`; see `gateway.config_probed`
     # an engine of ours
     engine: Engine | None = None
     model: str | None = None
@@ -231,6 +233,7 @@ class TargetConfig(_Noun, frozen=True, kw_only=True):
     context: Count | None = None
     facts: FactsOverride = FactsOverride()
     prices: Prices | None = None
+    probed: str | None = None  # a file of `pointsman probe --write`; see `gateway.config_probed`
 
 
 class TimeoutsOverride(_Noun, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from gateway.openapi_relayed import relayed
 from gateway.version import VERSION
 
 Json = dict[str, Any]
@@ -78,7 +79,7 @@ def document() -> bytes:
         "openapi": "3.1.0",
         "info": {"title": "Pointsman", "version": VERSION, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
                  "description": "One OpenAI-compatible endpoint in front of local and remote models."},
-        "paths": {**{p: _post(p) for p in _BODIES}, **{p: _get(p) for p in _GETS}},
+        "paths": {**{p: _post(p) for p in _BODIES}, **{p: _get(p) for p in _GETS}, **relayed(_answers)},
         "components": {"schemas": {"Error": _ERROR}, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},
         "security": [{"key": []}, {}],
     })  # fmt: skip

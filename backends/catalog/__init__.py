@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-Api = Literal["chat", "completions", "embeddings", "responses", "messages", "rerank", "audio", "images", "moderations"]
+Api = Literal["chat", "completions", "embeddings", "responses", "messages", "rerank", "audio", "images", "moderations", "files"]
 Carrier = Literal["openai", "azure", "anthropic", "gemini", "vertex", "vertex-anthropic", "vertex-endpoint", "bedrock"]
 Auth = Literal["key", "none", "aws", "google"]
 Name = Literal["url", "project", "location", "region", "api_version", "deployment"]

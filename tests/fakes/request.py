@@ -18,6 +18,9 @@ REQUEST_LINE = re.compile(rb"([A-Z]+) (/[\x21-\x7e]*) HTTP/1\.1")
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x20-\x7e\x80-\xff\t]*?)[ \t]*")
 
 
+FORM = "multipart/form-data; boundary="
+
+
 class Violation(Exception):
     """The peer broke HTTP/1.1 or sent a body that is not the JSON that it declared."""
 
@@ -96,6 +99,8 @@ class RequestReader:
             return None
         head = bytes(self.buffer[:end])
         method, target, headers = self._head(head)
+        if ("transfer-encoding", "chunked") in headers and dict(headers).get("content-type", "").startswith(FORM):
+            return self._chunked(method, target, headers, end + 4)
         length = self._length(method, headers)
         if len(self.buffer) < end + 4 + length:
             return None
@@ -103,6 +108,27 @@ class RequestReader:
         del self.buffer[: end + 4 + length]
         request = Request(method, target, headers, raw[end + 4 :], raw, self.connection)
         return self._decoded(request)
+
+    def _chunked(self, method: str, target: str, headers: tuple[tuple[str, str], ...], at: int) -> Request | None:
+        """A form that came in chunks, once it is whole. Nothing else may: many an engine reads only bodies with a length."""
+        if "content-length" in dict(headers):
+            raise Violation("both a length and chunks")
+        body = b""
+        while (line := self.buffer.find(b"\r\n", at)) >= 0:
+            size = bytes(self.buffer[at:line])
+            if not re.fullmatch(rb"0|[1-9a-f][0-9a-f]{0,7}", size):
+                raise Violation(f"malformed chunk size {size!r}")
+            at = line + 2 + int(size, 16) + 2
+            if len(self.buffer) < at:
+                return None
+            if self.buffer[at - 2 : at] != b"\r\n":
+                raise Violation("a chunk is not as long as it says")
+            body += self.buffer[line + 2 : at - 2]
+            if size == b"0":
+                raw = bytes(self.buffer[:at])
+                del self.buffer[:at]
+                return Request(method, target, headers, body, raw, self.connection)
+        return None
 
     @staticmethod
     def _head(head: bytes) -> tuple[str, str, tuple[tuple[str, str], ...]]:
@@ -136,7 +162,7 @@ class RequestReader:
 
     @staticmethod
     def _decoded(request: Request) -> Request:
-        if not request.body:
+        if not request.body or (request.header("content-type") or "").startswith(FORM):
             return request
         try:
             doc = json.loads(request.body.decode("utf-8"), object_pairs_hook=pairs)
