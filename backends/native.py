@@ -11,14 +11,19 @@ Servers on one's own machine always get chat: what they have of other dialects d
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import msgspec
 
 from backends import catalog, wire
 from backends.dialects.anthropic import VERSION, VERTEX_VERSION, Anthropic
-from backends.dialects.types import Request
-from backends.fetch import fetch
+from backends.dialects.sidecar import FAMILIES, Sidecar
+from backends.dialects.types import Dialect, Facts, Request
+from backends.fetch import Carrier, fetch
 from backends.openai import OpenAILink, target_raw
-from backends.translate import TranslatedLink
+from backends.remember import Remembering
+from backends.translate import Signer, TranslatedLink
 from backends.types import Call, Flight, Receiver, Target, Timeouts
 from backends.wire import Doc
 
@@ -87,21 +92,40 @@ class NativeMixin(OpenAILink):
 
 
 class ProviderLink(TranslatedLink):
-    """A `TranslatedLink` that also takes Messages where the provider's dialect is Anthropic's."""
+    """A `TranslatedLink` that also takes Messages where the provider's dialect is Anthropic's, and that keeps what its provider wants
+    back in `sidecar`, where there is one."""
 
-    __slots__ = ()
+    __slots__ = ("family", "sidecar")
+
+    def __init__(
+        self,
+        pool: Carrier,
+        dialect: Dialect,
+        auth: Signer,
+        facts: Callable[[str], Facts],
+        *,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        super().__init__(pool, dialect, auth, facts, headers=headers, timeouts=timeouts)
+        self.family = FAMILIES.get(dialect.name)
+        self.sidecar: Sidecar | None = None  # given by who owns it, before the first call
 
     @property
     def natives(self) -> frozenset[str]:
         """The surfaces taken as they are."""
         return frozenset({"messages"}) if isinstance(self.dialect, Anthropic) else frozenset()
 
-    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver, **how: Any) -> Any:
+    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Any:
         """As `TranslatedLink.send`; a call of a surface that is spoken here goes out as its client wrote it."""
         if type(call) is SurfaceCall and call.surface in self.natives:
             request = self._native(call, target, "")
             return self.pool.send(self.written(request, call), receiver, timeouts or self.timeouts)
-        return super().send(call, target, timeouts, receiver, **how)
+        if self.sidecar is not None and self.family is not None and call.api == "chat":
+            doc, place = self.sidecar.restore(call.tenant, self.family, call.doc)
+            call = msgspec.structs.replace(call, doc=doc)
+            receiver = Remembering(receiver, self.sidecar, call.tenant, self.family, place)
+        return super().send(call, target, timeouts, receiver)
 
     def _native(self, call: SurfaceCall, target: Target, under: str) -> Request:
         """The client's document as this form of the API takes it. `under`: what stands behind `/v1/messages`."""

@@ -15,11 +15,13 @@ from typing import Any
 import msgspec
 
 from backends.carriers import Signs
+from backends.dialects.sidecar import Sidecar
 from backends.engines import gguf, guards
 from backends.engines.instance import Instance
 from backends.engines.spec import EngineSpec
 from backends.engines.supervisor import Supervisor
 from backends.http import Clients
+from backends.native import ProviderLink
 from backends.openai import OpenAILink
 from backends.translate import TranslatedLink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
@@ -85,6 +87,7 @@ class Fleet:
         self, clients: Clients, on_health: Callable[[Replica], None], on_models: Callable[[], None], *, follows: bool = False
     ) -> None:
         self.clients, self.on_health, self.on_models, self.follows = clients, on_health, on_models, follows
+        self.sidecar = Sidecar()  # what providers want back, for clients that do not know of it
         self.states: dict[str, EngineState] = {}
         self.configs: dict[str, BackendConfig] = {}
         self.replicas: dict[str, tuple[Replica, ...]] = {}
@@ -100,6 +103,8 @@ class Fleet:
     # --- configuration
     async def apply(self, config: Config) -> None:
         """Makes the fleet what `config` says. Engines start in the background; a model that must be fetched is fetched there too."""
+        several = config.server.workers > 1  # each with a sidecar of its own: then ids must do
+        self.sidecar.mode = "both" if several and config.server.tool_state == "sidecar" else config.server.tool_state
         new, old = config.backends, self.configs
         for name in [n for n in old if new.get(n) != old[n]]:
             self._remove(name)
@@ -156,6 +161,8 @@ class Fleet:
             log.error("%s", e)
             replica.link = NoLink(str(e))
             return
+        if isinstance(replica.link, ProviderLink):
+            replica.link.sidecar = self.sidecar
         if signs is not None:
             self._signers.setdefault(name, {})[replica] = signs
             signs.start()
