@@ -53,11 +53,11 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(rf"([?&](?:key|token|sig|auth|code|{_NAME})=)[^&\s\"'#]+", re.IGNORECASE), rf"\1{HIDDEN}"),
     (re.compile(rf"(?<![\w-])({_NAME})({_BETWEEN})(\\?[\"'])((?:(?!\3)[^\r\n])*)", re.IGNORECASE), rf"\1\2\3{HIDDEN}"),
     (re.compile(rf"(?<![\w-])({_NAME})({_BETWEEN})(?![\"'\\\[{{])[^\s,;&\"'}}\]]+", re.IGNORECASE), rf"\1\2{HIDDEN}"),
+    # The last three: keys that are known by their own form, whatever stands around them.
     (re.compile(r"\b(?:sk|pk|rk)-[A-Za-z0-9_-]{6,}"), HIDDEN),
     (re.compile(r"\b(?:hf_|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|nvapi-|gsk_|AKIA|ASIA|AIza|ya29\.)[A-Za-z0-9_.-]{8,}"), HIDDEN),
     (re.compile(r"\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{4,}\.?[A-Za-z0-9_-]*"), HIDDEN),
 )  # fmt: skip
-_BY_FORM = 3  # of these, the last: keys that are known by themselves, whatever stands around them
 # Without one of these in it, a text can hold nothing that a pattern finds: a quick look for the many short plain values.
 _SUSPECT = re.compile(r"[=:@ \t]|(?:sk|pk|rk)-|hf_|gh[pousr]_|github_pat_|glpat-|xox|nvapi-|gsk_|AKIA|ASIA|AIza|ya29|eyJ")
 # Control characters, line separators, bidirectional overrides, halves of surrogate pairs: what forges or reorders a line.
@@ -84,21 +84,16 @@ def redact(text: str) -> str:
 
 
 def conceal(text: str) -> str:
-    """The text without the strings that `hide` was told of and keys that show by their form. For sentences that clients read: unlike
-    `redact` it leaves alone what only stands where a secret might. Pure but for `hide`."""
-    for secret in _known:
-        text = text.replace(secret, HIDDEN)
-    for pattern, replacement in _PATTERNS[-_BY_FORM:]:
-        text = pattern.sub(replacement, text)
-    return text
+    """`redact` for sentences that clients read: what only stands where a secret might is left alone."""
+    return _redact(text, _PATTERNS[-3:])
 
 
-def _redact(text: str) -> str:
+def _redact(text: str, patterns: tuple[tuple[re.Pattern[str], str], ...] = _PATTERNS) -> str:
     for secret in _known:
         text = text.replace(secret, HIDDEN)
     if _SUSPECT.search(text) is None:
         return text
-    for pattern, replacement in _PATTERNS:
+    for pattern, replacement in patterns:
         text = pattern.sub(replacement, text)
     return text
 
@@ -108,10 +103,8 @@ _redact_short = functools.lru_cache(2048)(_redact)
 
 
 def redact_value(value: object, *, bodies: bool = True, limit: int = FIELD, depth: int = DEPTH) -> Any:
-    """JSON-able value without secrets: those under a secret's name go whole, others by pattern. Pure.
-
-    `bodies=False` also leaves out what stands under a body's name; `limit` is in characters of one string.
-    """
+    """JSON-able value without secrets: those under a secret's name go whole, others by pattern. Pure. `bodies=False` also leaves out what
+    stands under a body's name; `limit` is in characters of one string."""
     if value is None or isinstance(value, bool | int | float):
         return value
     if depth <= 0:
@@ -369,12 +362,7 @@ class Writer(logging.Handler):
 
 
 def setup(
-    level: str = "info",
-    format: Format = "auto",
-    *,
-    stream: TextIO | None = None,
-    bodies: bool = False,
-    color: bool | None = None,
+    level: str = "info", format: Format = "auto", *, stream: TextIO | None = None, bodies: bool = False, color: bool | None = None
 ) -> Writer:
     """Takes over the root logger and uvicorn's; call again to change it. Give uvicorn `log_config=None`.
 
