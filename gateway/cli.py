@@ -1,4 +1,5 @@
-"""The command `pointsman`: serve, check, models, chat, providers. Importing it loads nothing heavy; each command loads what it needs.
+"""The command `pointsman`: serve, check, models, chat, providers, probe, explain. Importing it loads nothing heavy; each command loads
+what it needs.
 
 Exit codes: 0; 2 for a wrong command line or configuration; 1 for whatever else went wrong.
 A user's mistake is one sentence, never a traceback.
@@ -54,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    commands = {"serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers}
+    commands = {
+        "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
+    }  # fmt: skip
     return commands[args.command](args)
 
 
@@ -105,7 +108,23 @@ def _parser() -> argparse.ArgumentParser:
                                     allow_abbrev=False)  # fmt: skip
     providers.add_argument("name", metavar="NAME", nargs="?", help="show one of them, and the lines to paste")
     providers.add_argument("--json", action="store_true", help="as JSON")
+    _probe_arguments(commands.add_parser("probe", help="ask a backend what it really does", formatter_class=shape, allow_abbrev=False))
+
+    explain = commands.add_parser("explain", help="show where a request would go and as what", formatter_class=shape, allow_abbrev=False)
+    explain.add_argument("file", metavar="FILE", help="a file with the request's JSON body, or - for standard input")
+    explain.add_argument("--path", help="the endpoint that it is for (default: by its fields), such as /v1/responses")
+    _client_arguments(explain)
     return parser
+
+
+def _probe_arguments(probe: argparse.ArgumentParser) -> None:
+    probe.add_argument("backend", metavar="BACKEND", help="its name in the configuration")
+    probe.add_argument("--config", metavar="FILE", type=Path, help="the configuration (default: $POINTSMAN_CONFIG, or the built-in model)")
+    probe.add_argument("--model", metavar="MODEL", help="one of its models (default: that of the first route there, or the first listed)")
+    probe.add_argument("--only", metavar="CHECKS", help="these checks alone, separated by commas")
+    probe.add_argument("--json", action="store_true", help="as JSON")
+    probe.add_argument("--write", metavar="FILE", type=Path, help="write what was found to a file for `probed:` of the configuration")
+    probe.add_argument("--yes", action="store_true", help="send it although calls there may be billed")
 
 
 def _client_arguments(parser: argparse.ArgumentParser) -> None:
@@ -244,4 +263,49 @@ def _providers(args: argparse.Namespace) -> int:
         sys.stdout.write(show(args.name, os.environ, as_json=args.json))
     except UnknownProvider as error:
         raise UsageError(str(error)) from None
+    return 0
+
+
+def _probe(args: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from gateway import cli_probe
+    from gateway.config import ConfigError, Flags, from_flags
+
+    try:
+        config = from_flags(Flags(), os.environ, file=_config_file(args))
+        asked = cli_probe.plan(config, args.backend, args.model, args.only.split(",") if args.only else ())
+        if cli_probe.bills(asked.backend) and not args.yes:
+            raise UsageError(f"this may be billed: {cli_probe.price(asked)}. Add --yes to send it")
+        progress = cli_probe.Progress(len(asked.checks))
+        try:
+            outcome = cli_probe.run(config, asked, progress)
+        finally:
+            progress.end()
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+    except cli_probe.ProbeError as error:
+        raise (UsageError if error.usage else Failure)(str(error)) from None
+    sys.stdout.write(cli_probe.as_json(outcome) if args.json else cli_probe.table(outcome))
+    if args.write is not None:
+        try:
+            args.write.write_text(cli_probe.written(outcome, datetime.now(UTC).date()), encoding="utf-8")
+        except OSError as error:
+            raise Failure(f"cannot write {args.write}: {error.strerror or 'unknown reason'}") from None
+        sys.stderr.write(f"written; name it in the configuration: backends.{args.backend}.probed: {args.write}\n")
+    return 0 if outcome.told else 1
+
+
+def _explain(args: argparse.Namespace) -> int:
+    from gateway.cli_explain import ExplainError, request, text
+    from gateway.client import Client, ClientError
+
+    try:
+        body = request(args.file, args.path)
+        with Client(args.url or os.environ.get("POINTSMAN_URL") or DEFAULT_URL, args.key or os.environ.get("POINTSMAN_KEY")) as client:
+            sys.stdout.write(text(client.explain(body)))
+    except ExplainError as error:
+        raise UsageError(str(error)) from None
+    except ClientError as error:
+        raise Failure(str(error)) from None
     return 0

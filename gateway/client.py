@@ -72,6 +72,20 @@ class Client:
             if not finished:
                 raise ClientError("the answer broke off")
 
+    def explain(self, body: bytes) -> dict[str, Any]:
+        """What the gateway says of a request that it does not send. Raises ClientError."""
+        with self._told():
+            answer = self._http.post(f"{self.base}/v1/explain", content=body, headers={"content-type": "application/json"})
+            if answer.status_code != 200:
+                raise ClientError(_refusal(answer.status_code, answer.content[:_MAX_ERROR]))
+            try:
+                told = answer.json()
+            except ValueError:
+                told = None
+            if not isinstance(told, dict) or "route" not in told:
+                raise ClientError(f"{self.base} answered, but not with an explanation; is it a gateway of this version?")
+            return told
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:

@@ -18,6 +18,7 @@ from gateway import config_flags
 from gateway.config_check import check, is_loopback
 from gateway.config_decode import ConfigError, Problem, decode, expand, join, lines, read_yaml
 from gateway.config_flags import Flags
+from gateway.config_probed import fold
 from gateway.config_provider import fill
 from gateway.config_types import (
     AdminConfig,
@@ -83,7 +84,7 @@ def _text(path: Path) -> tuple[str, Path]:
 def _read(text: str, env: Mapping[str, str], source: str, folder: Path | None) -> Config:
     problems: list[Problem] = []
     try:
-        tree = fill(expand(read_yaml(text), env, "$", problems), env, problems)
+        tree = fold(fill(expand(read_yaml(text), env, "$", problems), env, problems), folder, problems)
         config = decode(Config, tree, "$", problems)
     except ConfigError as error:
         raise ConfigError(error.problems, source) from None
