@@ -210,7 +210,7 @@ class Connection(asyncio.Protocol):
             self.idle_since = pool.clients.now
             pool.idle.append(self)
         else:
-            self.transport.close()
+            self._shut()
         if receiver is not None:
             receiver.on_whole(200, known.fields, body)
 
@@ -232,6 +232,10 @@ class Connection(asyncio.Protocol):
             self._finish(flight, reusable=broken is None)
         elif broken is not None:
             flight.fail(_upstream(f"Backend {self.pool.name} broke HTTP: {broken}.", "bad_framing"))
+
+    def on_message_begin(self) -> None:
+        if self.complete:  # the beginning of what nobody asked for: the next request must not find it in the parser
+            self.reused = False
 
     def on_headers_complete(self) -> None:
         if self.complete:
@@ -280,6 +284,12 @@ class Connection(asyncio.Protocol):
             if flight.paused:
                 self.transport.resume_reading()
             self.pool.put(self)
+        else:
+            self._shut()
+
+    def _shut(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()  # who has answered need not read the rest of our request, and closing would wait for that
         else:
             self.transport.close()
 

@@ -34,12 +34,14 @@ def target_raw(model: str) -> msgspec.Raw:
 
 
 def _ask_usage(doc: wire.Doc) -> None:
-    """Asks for token counts on the client's behalf. Mutates `doc`."""
+    """Asks for token counts on the client's behalf. Mutates `doc`. Raises `Fault` for options that are none."""
     options = doc.get("stream_options")
     if options is None or options == wire.NULL:
         doc["stream_options"] = _ASK_USAGE
     elif b'"include_usage":true' not in bytes(options):
-        doc["stream_options"] = wire.raw({**wire.sub(doc, "stream_options"), "include_usage": wire.TRUE})
+        told = wire.sub(doc, "stream_options")
+        wire.flag(told, "include_usage")
+        doc["stream_options"] = wire.raw({**told, "include_usage": wire.TRUE})
 
 
 class OpenAILink:

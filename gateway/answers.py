@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from backends import costed, report, wire
 from backends.quirks import idle
-from backends.types import Target
+from backends.types import Fault, Target
 from routing.types import Route
 
 # Each ends where the request's id comes.
 SSE_HEAD = b"content-type: text/event-stream; charset=utf-8\r\ncache-control: no-cache\r\nx-accel-buffering: no\r\nx-request-id: "
 JSON_HEAD = b"content-type: application/json\r\nx-request-id: "
+CLOSE = b"connection: close\r\n"
 PASSED = frozenset({
     b"openai-processing-ms", b"openai-version", b"x-ratelimit-limit-requests", b"x-ratelimit-limit-tokens",
     b"x-ratelimit-remaining-requests", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-requests", b"x-ratelimit-reset-tokens",
@@ -42,6 +43,13 @@ def parameters(upstream: Mapping[bytes, bytes], dropped: bytes) -> bytes:
         return told
     lost = b",".join(b"%b=dropped" % name for name in dropped.split(b","))
     return b"%b,%b" % (lost, told) if told else lost
+
+
+def refusal(fault: Fault, id: bytes) -> bytes:
+    """All but the status line and the date of an answer to what never became an exchange; the connection closes after it."""
+    body = wire.envelope(fault)
+    retry = b"retry-after: 1\r\n" if fault.retry_after else b""
+    return b"content-type: application/json\r\nx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b" % (id, retry, CLOSE, len(body), body)
 
 
 def unsupported(doc: wire.Doc, target: Target, route: Route) -> list[str]:

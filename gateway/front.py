@@ -3,10 +3,10 @@ else goes to an inner, unmodified uvicorn protocol and the ASGI app.
 
 Per connection one state: IDLE (at a message boundary), READING (a hot request is coming in), BUSY (its exchange is under way) or
 COLD (the inner protocol has the connection); LINGER reads a refused request to nowhere, for a while, so that its sender gets to
-read the refusal instead of a reset. The head is gathered whole before any parser sees it, so that its size is bounded, a
-request line decides the way once, and `Upgrade: h2c` can be taken out whatever way it was split. While an exchange is under way
-early bytes are kept (bounded) and reading goes on, so that a client that leaves is noticed at once. A connection returns from COLD
-only at a certain message boundary; where that cannot be told it stays cold.
+read the refusal instead of a reset; CLOSING waits for the client to take the last bytes. The head is gathered whole before any
+parser sees it, so that its size is bounded, a request line decides the way once, and `Upgrade: h2c` can be taken out whatever way it
+was split. While an exchange is under way early bytes are kept (bounded) and reading goes on, so that a client that leaves is noticed
+at once. A connection returns from COLD only at a certain message boundary; where that cannot be told it stays cold.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from backends import wire
 from backends.heads import TRIES, Known, learn
 from backends.types import Fault
+from gateway.answers import CLOSE, refusal
 from gateway.auth import Door, Tenant
+from gateway.cold import at_boundary, within_head
 from gateway.exchange import Exchange
-from gateway.heads import status_line, without_h2c
+from gateway.heads import lowered, status_line, without_h2c
 from gateway.limits import bad_request, headers_too_large, too_large, too_slow
 
 if TYPE_CHECKING:
     from gateway.serve import Core
 
-_lower = bytes.lower
-IDLE, READING, BUSY, COLD, LINGER = range(5)
+IDLE, READING, BUSY, COLD, LINGER, CLOSING = range(6)
 HOT = {
     b"POST /v1/chat/completions HTTP/1.1\r\n": "chat",
     b"POST /v1/completions HTTP/1.1\r\n": "completions",
@@ -42,7 +42,6 @@ _HOT = tuple(HOT.items())
 MAX_EARLY = 64 * 1024
 MAX_LINGER, LINGER_SECONDS = 64 << 20, 5.0
 _JOIN = 64 * 1024
-CLOSE = b"connection: close\r\n"
 
 
 class Front(asyncio.Protocol):
@@ -84,6 +83,7 @@ class Front(asyncio.Protocol):
         connections: set[Any] = self.server_state.connections
         if len(connections) >= self.core.limits.connections:
             self._reply(Fault("overloaded", "Too many connections.", retry_after=1.0, code="too_many_connections"))
+            asyncio.get_running_loop().call_later(LINGER_SECONDS, self.transport.abort)  # nobody ticks this one
             return
         connections.add(self)
 
@@ -150,7 +150,8 @@ class Front(asyncio.Protocol):
             self._incomplete(data, end)
             return
         if b"upgrade" in data[:end].lower():
-            data = without_h2c(data[: end + 4]) + data[end + 4 :]
+            head = without_h2c(data[: end + 4])
+            data, end = head + data[end + 4 :], len(head) - 4
         for line, api in _HOT:
             if data.startswith(line):
                 self.api, self.known = api, None
@@ -160,8 +161,11 @@ class Front(asyncio.Protocol):
                 elif self.state in (BUSY, IDLE) and self.keep and self.tries:
                     self._learn(data[: end + 4])
                 return
-        self.state = COLD
-        self._inner().data_received(data)
+        self.state, self.fed = COLD, 0
+        inner = self._inner()
+        if self.paused:  # the client has not read the answer before this one
+            inner.pause_writing()
+        inner.data_received(data)
 
     def _incomplete(self, data: bytes, end: int) -> None:
         if data[:2] == b"\r\n":  # an empty line before a request is allowed (RFC 9112, 2.2)
@@ -183,7 +187,7 @@ class Front(asyncio.Protocol):
             self.on_header, self.on_body = self.headers.__setitem__, self.parts.append
             self.parser = httptools.HttpRequestParser(self)
         self.state = READING
-        self.fed = 0
+        self.fed, self.fields = 0, {}
         self._feed(data)
 
     def _learn(self, head: bytes) -> None:
@@ -214,7 +218,7 @@ class Front(asyncio.Protocol):
                 self.tenant = door.identify(known.fields)
 
     def _early(self) -> None:
-        headers = {k.lower(): v for k, v in self.headers.items()}
+        headers = lowered(self.headers)
         try:
             self.core.door.identify(headers)
             length = headers.get(b"content-length", b"0")
@@ -246,16 +250,23 @@ class Front(asyncio.Protocol):
         if self.state == BUSY and self.exchange is None:
             self._begin()
 
+    def on_message_begin(self) -> None:
+        if self.state == BUSY:
+            self.extra = True  # (part of) a second request in the same read: httptools cannot pause, so answer one, then close
+
+    def on_chunk_header(self) -> None:
+        if not self.fields:  # what comes after the chunks are trailers; they say nothing of who calls
+            self.fields = lowered(self.headers)
+
     def on_message_complete(self) -> None:
         # Called inside feed_data; only here does the parser know whether the connection may stay open.
         if self.state == BUSY:
-            self.extra = True  # a second request in the same read: httptools cannot pause, so answer one, then close
             return
         self.state = BUSY
         self.keep = self.parser.should_keep_alive()  # type: ignore[union-attr]
         self.body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
-        headers = self.headers
-        self.fields = dict(zip(map(_lower, headers), headers.values(), strict=True))
+        if not self.fields:
+            self.fields = lowered(self.headers)
 
     def _begin(self) -> None:
         body, self.body = self.body, b""
@@ -317,14 +328,9 @@ class Front(asyncio.Protocol):
 
     def _reply(self, fault: Fault) -> None:
         """An answer to what never became an exchange."""
-        body = wire.envelope(fault)
-        retry = b"retry-after: 1\r\n" if fault.retry_after else b""
-        request_id = self.core.request_id({})
-        self.transport.write(
-            b"%b%bcontent-type: application/json\r\nx-request-id: %b\r\n%b%bcontent-length: %d\r\n\r\n%b"
-            % (status_line(fault.status), self.core.date, request_id, retry, CLOSE, len(body), body)
-        )
-        self.state, self.fed, self.since = LINGER, 0, self.core.clients.now
+        core = self.core
+        self.transport.write(status_line(fault.status) + core.date + refusal(fault, core.request_id({})))
+        self.state, self.fed, self.since = LINGER, 0, core.clients.now
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:
@@ -342,17 +348,22 @@ class Front(asyncio.Protocol):
 
     def _cold(self, data: bytes) -> None:
         inner = self._inner()
-        if _at_boundary(inner):
+        if at_boundary(inner):
             inner._unset_keepalive_if_required()  # its timer must not close what comes next
             self.state = IDLE
             self._head(data)
-        else:
-            inner.data_received(data)
+            return
+        inner.data_received(data)
+        if not self.fed:
+            self.since = self.core.clients.now
+        self.fed = self.fed + len(data) if within_head(inner) else 0
+        if self.fed > self.core.limits.header_bytes:
+            self._reply(headers_too_large(self.core.limits.header_bytes))
 
     # --- uvicorn's and the tick's
     def shutdown(self) -> None:
         """Called by uvicorn when it stops: idle connections close now, busy ones after their answer."""
-        if self.state == COLD and self.inner is not None and not _at_boundary(self.inner):
+        if self.state == COLD and self.inner is not None and not at_boundary(self.inner):
             self.inner.shutdown()
         elif self.state == BUSY and self.exchange is not None:
             self.keep = False
@@ -362,22 +373,24 @@ class Front(asyncio.Protocol):
     def tick(self, now: float) -> None:
         """Closes connections that idle too long or bring their request too slowly."""
         limits, age = self.core.limits, now - self.since
-        if self.state == READING:
+        if self.state != LINGER and self.transport.is_closing():
+            self._closing(now)
+        elif self.state == READING:
             if age > limits.body_seconds:
                 self._reply(too_slow("body", limits.body_seconds))
-        elif self.state == IDLE:
-            if self.buffer and age > limits.header_seconds:
-                self._reply(too_slow("headers", limits.header_seconds))
-            elif not self.buffer and age > limits.keep_alive_seconds:
+        elif self.state == IDLE and not self.buffer:
+            if age > limits.keep_alive_seconds:
                 self.transport.close()
+        elif self.state == IDLE or (self.state == COLD and self.fed):
+            if age > limits.header_seconds:
+                self._reply(too_slow("headers", limits.header_seconds))
         elif self.state == LINGER and age > LINGER_SECONDS:
             self.transport.abort()
 
-
-def _at_boundary(inner: HttpToolsProtocol) -> bool:
-    """Whether the inner protocol has answered a whole request and holds no part of another. False when that cannot be told."""
-    try:
-        cycle = inner.cycle
-        return cycle is not None and cycle.response_complete and not cycle.more_body and not inner.pipeline
-    except AttributeError:
-        return False
+    def _closing(self, now: float) -> None:
+        """A transport closes when all is written; a client that reads no more must not keep it for ever."""
+        left = self.transport.get_write_buffer_size()
+        if self.state != CLOSING or left != self.fed:
+            self.state, self.fed, self.since = CLOSING, left, now
+        elif now - self.since > self.core.limits.client_stall_seconds:
+            self.transport.abort()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from http import HTTPStatus
 
 _H2C = re.compile(rb"(?im)^(?:upgrade|http2-settings)[ \t]*:[^\r\n]*\r\n")
@@ -11,6 +12,12 @@ _H2C_TOKEN = re.compile(rb"(?i)\s*\b(?:upgrade|http2-settings)\b\s*,?")
 _STATUS = {s.value: b"HTTP/1.1 %d %b\r\n" % (s.value, s.phrase.encode()) for s in HTTPStatus}
 _STATUS[499], _STATUS[529] = b"HTTP/1.1 499 Client Closed Request\r\n", b"HTTP/1.1 529 Overloaded\r\n"
 OK = _STATUS[200]
+_lower = bytes.lower
+
+
+def lowered(headers: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+    """The same with names in lower case."""
+    return dict(zip(map(_lower, headers), headers.values(), strict=True))
 
 
 def status_line(status: int) -> bytes:

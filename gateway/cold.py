@@ -1,0 +1,24 @@
+"""Where uvicorn's own protocol stands on a connection that it was lent. The only place that looks inside it. Pure."""
+
+from __future__ import annotations
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+
+def at_boundary(inner: HttpToolsProtocol) -> bool:
+    """Whether the inner protocol has answered a whole request and holds no part of another. False when that cannot be told."""
+    try:
+        cycle = inner.cycle
+        return cycle is not None and cycle.response_complete and not cycle.more_body and not inner.pipeline and inner.scope is cycle.scope
+    except AttributeError:
+        return False
+
+
+def within_head(inner: HttpToolsProtocol) -> bool:
+    """Whether the inner protocol has answered all that came whole, and holds the beginning of a head (a new message has a scope of its
+    own from its first byte on, its cycle from its last header on). False when that cannot be told."""
+    try:
+        cycle = inner.cycle
+        return cycle is not None and cycle.response_complete and inner.scope is not cycle.scope
+    except AttributeError:
+        return False
