@@ -6,6 +6,7 @@ handed to the other half as a `Fault`, which may send the call elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from time import monotonic
 from time import time as unix_time
@@ -23,6 +24,7 @@ from routing import health
 from routing.types import NO_ROUTE, UNDECIDED, Decision, Replica, Route
 
 if TYPE_CHECKING:
+    from gateway.guide import Guide
     from gateway.serve import Core
 
 MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
@@ -36,8 +38,8 @@ class Answering:
 
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended",
-        "excluded", "flight", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "received", "relay", "route", "sink",
-        "status", "stream", "tail", "tenant", "ttft", "upstream_headers",
+        "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "received", "relay", "route",
+        "sink", "status", "stream", "tail", "tenant", "ttft", "upstream_headers", "watched",
     )  # fmt: skip
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
@@ -57,6 +59,8 @@ class Answering:
         self.upstream_headers: Mapping[bytes, bytes] = NOTHING
         self.attempts = self.status = self.chunks = self.bytes_out = 0
         self.stream = self.begun = self.ended = False
+        self.watched = False  # not the plainest of calls: it has a guide, or failed before
+        self.guide: Guide | None = None  # where its route has a plan
         self.ttft: float | None = None  # seconds from arrival to the first content
         self.parked_at: float | None = None
         self.paused_at: float | None = None
@@ -70,7 +74,7 @@ class Answering:
         good = status == 200 and body[:1] == b"{" and body[-1:] == b"}" and body.find(b'"error"', 0, 512) < 0
         seconds = monotonic() - self.received
         core = self.core
-        if not good or self.stream or self.attempts > 1 or seconds > PLAIN_SECONDS or len(body) > core.limits.answer_bytes:
+        if not good or self.stream or self.watched or seconds > PLAIN_SECONDS or len(body) > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
         # The usual case in one piece: each call here would cost as much as what it does.
@@ -95,11 +99,11 @@ class Answering:
 
     def _whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         """The same as its parts one after the other; its flight is over already."""
-        attempt, self.flight = self.attempts, None
+        attempt, decision, self.flight = self.attempts, self.decision, None
         self.on_head(status, headers)
         if body:
             self.on_data(body)
-        if self.attempts == attempt and not self.ended and self.parked_at is None:  # not over by what it held
+        if self.attempts == attempt and self.decision is decision and self.held is not None:  # not over by what it held
             self.on_end()
 
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
@@ -115,6 +119,8 @@ class Answering:
 
     def new_relay(self, where: str, limit: int) -> StreamRelay:
         """What reads a stream of this request's dialect. `limit`: bytes of one event."""
+        if self.guide is not None:
+            return self.guide.relay(where, not self._wants_usage(), limit)
         return StreamRelay(where, not self._wants_usage(), limit)
 
     def _wants_usage(self) -> bool:
@@ -122,7 +128,11 @@ class Answering:
         options = call.doc.get("stream_options")
         if options is None:
             return False
-        return b'"include_usage":true' in bytes(options) or wire.flag(wire.sub(call.doc, "stream_options"), "include_usage")
+        if b'"include_usage":true' in bytes(options):
+            return True
+        with contextlib.suppress(Fault):  # an answer that has come is no place to refuse a request
+            return wire.flag(wire.sub(call.doc, "stream_options"), "include_usage")
+        return False
 
     def on_data(self, data: bytes) -> None:
         relay = self.relay
@@ -156,6 +166,8 @@ class Answering:
         self.bytes_out += len(out)
         if self.ttft is None:
             self.ttft = monotonic() - self.received
+            if self.guide is not None:
+                self.guide.committed(self.ttft)
         if self.begun:
             self.sink.send(out)
             return
@@ -201,6 +213,8 @@ class Answering:
         self.bytes_out = len(body)
         self.tail = wire.usage_tail(body)
         self.ttft = monotonic() - self.received
+        if self.guide is not None:
+            self.guide.committed(self.ttft)
         lines = self._lines(JSON_HEAD)
         self.last_fault = None  # an earlier attempt's
         self._release()

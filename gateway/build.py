@@ -9,6 +9,7 @@ from backends import catalog, facts, prices
 from backends.prices import Prices
 from backends.quirks import UNSUPPORTED
 from backends.types import Target, Timeouts, Usage
+from gateway import plans
 from gateway.auth import Door
 from gateway.config import Config, RouteConfig, TargetConfig
 from gateway.fleet import Fleet
@@ -23,6 +24,7 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     wanted = {**discovered(config, fleet), **config.routes}
     for name, route in wanted.items():
         routes[name] = _route(name, route, config, fleet)
+    plans.attach(routes, wanted, config)
     for name, route in wanted.items():
         routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
     return Generation(number, server, Door(config.keys, (server.host, *server.hosts), server.cors_origins), routes)

@@ -13,18 +13,21 @@ from time import monotonic
 import msgspec
 
 from backends import wire
-from backends.types import Call, Fault, Target
+from backends.types import Call, Fault, Flight, Target
 from gateway.answering import NOTHING, Answering
 from gateway.answers import JSON_HEAD, SSE_HEAD, unsupported
 from gateway.auth import Tenant
+from gateway.guide import Guide, Joined
 from gateway.logs import conceal
 from gateway.record import record_of_exchange
 from routing import health
-from routing.lease import give
+from routing.lease import give, take
 from routing.pool import pick
-from routing.types import Route
+from routing.retry import Verdict, verdict
+from routing.types import Decision, Replica, Route
 
 WAITING = b": waiting\n\n"
+_ELSEWHERE = (Verdict.AGAIN, Verdict.MOVE)
 
 
 class Exchange(Answering):
@@ -49,6 +52,8 @@ class Exchange(Answering):
             self.dispatch()
         except Fault as fault:
             self.refuse(fault)
+        except Joined:
+            return
 
     def _read(self, body: bytes) -> None:
         doc = wire.parse(body)
@@ -60,12 +65,20 @@ class Exchange(Answering):
         if tenant.routes is not None and route.name not in tenant.routes:
             raise self.core.unknown(model, tenant)
         self.stream = stream = "stream" in doc and wire.flag(doc, "stream")
-        if route.concurrency is not None and route.inflight >= route.concurrency:
-            message = f"Model '{model}' has {route.concurrency} calls under way, its limit."
-            raise Fault("rate_limited", message, retry_after=1.0, code="route_busy")
         route.inflight += 1
         self.route = route
         self.call = Call(self.id, self.api, model, stream, doc, tenant.name, self.headers, self.received)
+        if route.special:
+            self._special(route)
+
+    def _special(self, route: Route) -> None:
+        """What a route asks of its calls before they are sent. Raises Fault, or `Joined` when another's answer is followed."""
+        if route.concurrency is not None and route.inflight > route.concurrency:
+            message = f"Model '{self.call.model}' has {route.concurrency} calls under way, its limit."
+            raise Fault("rate_limited", message, retry_after=1.0, code="route_busy")
+        if route.plan is not None:
+            self.guide, self.watched = Guide(self, route.plan), True
+            self.guide.begin()
 
     def _named(self, doc: wire.Doc) -> tuple[str, Route]:
         model = wire.text(doc, "model")
@@ -83,6 +96,7 @@ class Exchange(Answering):
             return
         if self.attempts:  # nothing of an earlier attempt may be told of this one
             self.relay, self.answer, self.upstream_headers, self.dropped = None, None, NOTHING, b""
+            self.watched = True
         self.attempts += 1
         self.parked_at = None
         self.decision = decision
@@ -105,7 +119,7 @@ class Exchange(Answering):
         try:
             self.dispatch()
             self._pace()
-            if self.parked_at is not None:
+            if self.parked_at is not None and waited_since is not None:
                 self.parked_at = waited_since
         except Fault as fault:
             self.parked_at = None
@@ -118,9 +132,15 @@ class Exchange(Answering):
         self.refuse(Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining"))
 
     def _unsupported(self, call: Call, target: Target) -> Call:
+        call, self.dropped = self.fitted(call, target)
+        return call
+
+    def fitted(self, call: Call, target: Target) -> tuple[Call, bytes]:
+        """The call without what the target does not support, and the names of what is lost. Raises Fault where the route is strict."""
+        if target.unsupported.isdisjoint(call.doc):
+            return call, b""
         found = unsupported(call.doc, target, self.route)
-        self.dropped = ",".join(found).encode()
-        return msgspec.structs.replace(call, doc=wire.drop(call.doc, target.unsupported))
+        return msgspec.structs.replace(call, doc=wire.drop(call.doc, target.unsupported)), ",".join(found).encode()
 
     def _release(self) -> None:
         """Gives back what the attempt holds on a replica. Idempotent."""
@@ -133,17 +153,21 @@ class Exchange(Answering):
     # --- out
     def _failed(self, fault: Fault) -> None:
         """An attempt failed: elsewhere if nothing was promised to the client yet, else told."""
-        decision = self.decision
-        health.bad(decision.replica, fault, monotonic())
+        decision, route, guide = self.decision, self.route, self.guide
+        health.bad(decision.replica, fault, monotonic(), route.replicas)
         self._release()
         self.last_fault = fault
-        route = self.route
-        if self.ttft is None and fault.retry and self.attempts <= route.retries:
-            if not decision.replica.managed:  # an engine of ours is started again: waiting for it beats giving up
+        if guide is not None and guide.failed(fault):
+            return
+        found = verdict(fault)
+        tried = self.attempts if guide is None else self.attempts - guide.free
+        if self.ttft is None and found in _ELSEWHERE and tried <= route.retries:
+            if found is Verdict.MOVE:
+                self.excluded = {*self.excluded, *(r for r in route.replicas if r.backend == decision.replica.backend)}
+            elif not decision.replica.managed:  # an engine of ours is started again: waiting for it beats giving up
                 self.excluded = {*self.excluded, decision.replica}
             try:
-                self.dispatch()
-                self._pace()
+                self.redirect()
                 return
             except Fault as after:
                 if after.code != "no_replica":  # nothing better than the first fault to tell
@@ -153,7 +177,7 @@ class Exchange(Answering):
     def refuse(self, fault: Fault) -> None:
         """Ends the request with a fault: as a status, or as an event when the head has gone out."""
         self._release()
-        if self.ended:
+        if self.ended or (self.guide is not None and self.guide.refused(fault)):
             return
         if fault.origin == "backend":
             fault.message = conceal(fault.message)  # a provider may quote the key that it was sent
@@ -177,10 +201,76 @@ class Exchange(Answering):
         """The error object of this request's dialect."""
         return wire.envelope(fault)
 
+    # --- what the guide asks for
+    def redirect(self) -> None:
+        """Another attempt, no faster than the client reads. Raises Fault as `dispatch`."""
+        self.dispatch()
+        self._pace()
+
+    def attempt_on(self, decision: Decision, call: Call) -> None:
+        """Sends `call` in place of the client's to where `decision` says. Raises Fault when it cannot be sent; then nothing is held."""
+        self.relay, self.answer, self.upstream_headers = None, None, NOTHING
+        call, dropped = self.fitted(call, decision.target)
+        self.count_beside()
+        target, replica = decision.target, decision.replica
+        self.decision, self.dropped = decision, dropped
+        self.held = take(replica)
+        try:
+            self.flight = replica.link.send(call, target, self.route.timeouts.get(target.backend), self)
+        except Fault:
+            self._release()
+            raise
+        self._pace()
+
+    def adopt(self, decision: Decision, held: Replica | None, flight: Flight | None, dropped: bytes) -> None:
+        """Makes another's attempt this call's own, in place of the one that it has."""
+        self._release()
+        self.relay, self.answer, self.upstream_headers = None, None, NOTHING
+        self.decision, self.held, self.flight, self.dropped = decision, held, flight, dropped
+        self._pace()
+
+    def count_beside(self) -> None:
+        """One attempt more."""
+        self.attempts += 1
+        self.watched = True
+
+    def abandon(self, fault: Fault) -> None:
+        """Gives up the attempt under way, as if it had failed with `fault`."""
+        if self.flight is not None:
+            self.flight.cancel()
+        self._failed(fault)
+
+    def finish_with(self, tail: bytes) -> None:
+        """Ends a stream well, whatever became of its upstream."""
+        self._finish_stream(tail)
+
+    # --- an answer that another call got
+    def _as(self, leader: Exchange) -> None:
+        self.decision, self.upstream_headers, self.dropped = leader.decision, leader.upstream_headers, leader.dropped
+
+    def send_as(self, leader: Exchange, data: bytes) -> None:
+        """Sends events of the leader's stream."""
+        self._as(leader)
+        self._send(data)
+
+    def finish_as(self, leader: Exchange, last: bytes) -> None:
+        """Ends as the leader's stream does."""
+        self._as(leader)
+        self._finish_stream(last)
+
+    def respond_as(self, leader: Exchange, status: int, body: bytes) -> None:
+        """Answers as the leader was answered. Its tokens are counted there."""
+        self._as(leader)
+        self.status, self.bytes_out = status, len(body)
+        self.ttft = monotonic() - self.received
+        lines = self._lines(JSON_HEAD)
+        self._end(status)
+        self.sink.respond(status, lines, body)
+
     # --- the client
     def gone(self) -> None:
         """The client has left: the engine must not compute for nobody."""
-        if self.ended:
+        if self.ended or (self.guide is not None and self.guide.stays()):
             return
         if self.flight is not None:
             self.flight.cancel()
@@ -222,12 +312,16 @@ class Exchange(Answering):
             else:
                 self.begun = True
                 self.sink.begin(200, self._lines(SSE_HEAD), WAITING)
+        if self.guide is not None and not self.ended:
+            self.guide.tick(now)
 
     def _end(self, status: int) -> None:
         """The end, once: out of the table, one record."""
         if self.ended:
             return
         self.ended = True
+        if self.guide is not None:
+            self.guide.over()
         self.core.ended(self)
         if self.relay is not None:
             self.tail = self.relay.usage_event

@@ -41,6 +41,9 @@ class Record(msgspec.Struct):
     reason: str = ""  # why this replica
     cost: float | None = None  # dollars, by our prices; None: no price is known, or no usage was told
     cost_reported: float | None = None  # dollars, as the provider says
+    continued: int = 0  # times that another target went on with the answer
+    hedged: bool = False  # a second replica was asked too
+    coalesced: bool = False  # it got the answer of an identical call, whose tokens are counted there
     notes: str = ""  # what became of parameters that were not simply sent: `name=fate,...`
 
 
@@ -78,6 +81,10 @@ def record_of_exchange(exchange: Exchange, status: int) -> Record:
         exchange.tenant.name, exchange.stream, status, duration, exchange.ttft, exchange.attempts, exchange.chunks, exchange.bytes_out,
     )  # fmt: skip
     record.reason = decision.reason
+    guide = exchange.guide
+    if guide is not None:
+        record.route, record.continued = guide.asked, guide.continued
+        record.hedged, record.coalesced = guide.hedged, guide.leader is not None
     if exchange.dropped or HEADER in exchange.upstream_headers:
         record.notes = parameters(exchange.upstream_headers, exchange.dropped).decode("latin-1")
     if fault is not None:

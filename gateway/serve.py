@@ -18,6 +18,7 @@ from backends import wire
 from backends.http import Clients
 from backends.types import Fault
 from gateway.auth import Door, Tenant, allowed
+from gateway.coalesce import Shared
 from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
 from gateway.recorder import Recorder
@@ -41,10 +42,13 @@ class Generation:
 class Core:
     """Shared state of the data path. Every method is synchronous and cheap."""
 
+    generation: Generation
+
     def __init__(self, generation: Generation, clients: Clients, recorder: Recorder, draw: random.Random | None = None) -> None:
         self.clients, self.recorder = clients, recorder
         self.inflight: set[Exchange] = set()
         self.parked: dict[Exchange, None] = {}  # in order of arrival
+        self.leaders: dict[bytes, Shared] = {}  # calls that identical ones may follow
         self.draining = False
         self.draw = (draw or random.Random()).random  # [0, 1)
         self.ids = itertools.count(1)
@@ -55,7 +59,12 @@ class Core:
         return f"<Core generation {self.generation.number}: {len(self.inflight)} under way, {len(self.parked)} parked>"
 
     def swap(self, generation: Generation) -> None:
-        """Makes `generation` the one that new requests see."""
+        """Makes `generation` the one that new requests see. What a route has learned goes over to the next of its name."""
+        old = self.generation.routes if hasattr(self, "generation") else {}
+        for name, route in generation.routes.items():
+            older = old[name].plan if name in old else None
+            if route.plan is not None and older is not None:
+                route.plan.learn(older)
         self.generation = generation
         self.server: ServerConfig = generation.server
         self.limits: Limits = generation.server.limits

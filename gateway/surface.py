@@ -146,7 +146,7 @@ class SurfaceExchange(Exchange):
         natives = [r for r in replicas if speaks(r.link, self.api)]
         doc: Doc = {"model": raw["model"]}
         # Only a route that always relays spares the reading: another may come to a target that needs it.
-        if len(natives) < len(replicas) or not natives or getattr(route, "fallbacks", None):
+        if len(natives) < len(replicas) or not natives or route.plan is not None:
             try:
                 doc, self.notes = self.surface.request(self._chat(raw))
             except Fault as fault:

@@ -17,7 +17,7 @@ MANAGED_SECONDS = 0.2  # an engine of ours: its supervisor will soon say what ha
 TEST_SECONDS = 5.0  # a test that has not ended after so long is joined by another
 _UNREACHABLE = frozenset({"connect_failed", "connect_timeout", "tls_failed", "health_check"})
 # An outlier fails often though not in a row: so many failures within so many seconds, and at least this share of its calls.
-OUTLIER_FAILURES, OUTLIER_SECONDS, OUTLIER_SHARE = 5, 30.0, 0.5
+OUTLIER_FAILURES, OUTLIER_SECONDS, OUTLIER_SHARE = 10, 30.0, 0.6
 EJECTED_SHARE = 0.5  # of a route's replicas may rest as outliers
 EJECTED = (0.0, 0, 0)  # the window of a replica that rests as an outlier
 

@@ -57,7 +57,9 @@ class Plan:
     that another began, as a route of its own (None: answers are not continued); `continues` says how each is asked, by backend and model.
     """
 
-    __slots__ = ("backoff", "budget", "chain", "coalesce", "content", "context", "continues", "first", "hedge", "heirs", "timeouts", "whole")
+    __slots__ = (
+        "backoff", "budget", "chain", "coalesce", "content", "context", "continues", "first", "hedge", "heirs", "timeouts", "whole",
+    )  # fmt: skip
 
     def __init__(
         self,

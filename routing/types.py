@@ -81,7 +81,10 @@ class Arm:
 class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
-    __slots__ = ("arms", "bounds", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts", "total_weight", "turn")
+    __slots__ = (
+        "arms", "bounds", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts", "total_weight",
+        "turn",
+    )  # fmt: skip
 
     def __init__(
         self,
