@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -124,7 +125,8 @@ class ProviderLink(TranslatedLink):
         if self.sidecar is not None and self.family is not None and call.api == "chat":
             doc, place = self.sidecar.restore(call.tenant, self.family, call.doc)
             call = msgspec.structs.replace(call, doc=doc)
-            receiver = Remembering(receiver, self.sidecar, call.tenant, self.family, place)
+            keep = partial(Remembering, sidecar=self.sidecar, tenant=call.tenant, family=self.family, place=place)
+            return self.translated(call, target, timeouts, receiver, keep)
         return super().send(call, target, timeouts, receiver)
 
     def _native(self, call: SurfaceCall, target: Target, under: str) -> Request:

@@ -14,10 +14,10 @@ import msgspec
 
 from backends import wire
 from backends.costed import costed
-from backends.dialects.reasoning import named
 from backends.dialects.types import Context, Dialect, Facts, Headers, Note, Request, Stream
 from backends.fanout import MAX_CHOICES, Fan
 from backends.fetch import Carrier
+from backends.naming import Naming
 from backends.report import HEADER, parameters
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
@@ -30,6 +30,9 @@ _OF_BODY = frozenset({
     b"content-type", b"content-length", b"content-encoding", b"transfer-encoding", b"content-md5", b"digest", b"etag",
 })  # fmt: skip
 _SSE, _JSON = b"text/event-stream", b"application/json"
+
+
+Keep = Callable[[Receiver], Receiver]
 
 
 class Signer(Protocol):
@@ -194,21 +197,30 @@ class TranslatedLink:
     def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Translating | Fan:
         """Translates the call for `target` and sends it. What became of parameters is told in the flight's `notes` and in a header of the
         answer (`backends.report`). Raises `Fault` when this must not or cannot be sent."""
+        return self.translated(call, target, timeouts, receiver)
+
+    def translated(
+        self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver, keep: Keep | None = None
+    ) -> Translating | Fan:
+        """The same; `keep` puts a receiver before the others, which sees all that the dialect gives."""
         if call.api != "chat":
             raise wire.bad(f"Backend '{self.pool.name}' takes chat completions only, not {call.api}.", code="unsupported_api")
         context = self.context(call, target)
-        dialect = self.dialect if call.surface else named(self.dialect, target.reasoning)
         receiver = costed(call, target, receiver)
+        if target.reasoning != "reasoning_content" and not call.surface:
+            receiver = Naming(receiver, target.reasoning)
+        if keep is not None:
+            receiver = keep(receiver)
         doc, n = call.doc, 1
         if not context.facts.many and "n" in doc:
             doc, n = wire.drop(doc, ("n",)), choices(doc)
-        request = dialect.request(doc, context)
+        request = self.dialect.request(doc, context)
         if n > 1:
             request.notes = (*request.notes, Note("n", "emulated", f"{n} requests were sent, one for each choice"))
         told = {HEADER: parameters(request.notes)} if request.notes else None
 
         def fly(to: Receiver) -> Translating:
-            flight = Translating(dialect, request, context, to, told)
+            flight = Translating(self.dialect, request, context, to, told)
             flight.flight = self.pool.send(self.written(request, call), flight, timeouts or self.timeouts)
             return flight
 

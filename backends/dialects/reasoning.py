@@ -1,20 +1,21 @@
 """What reasoning is called in answers: every dialect of ours gives `reasoning_content`; a route may want another name, both, or none. Pure.
 
-`named` puts a dialect around a dialect. Chunks without reasoning pass after one substring search.
+Chunks without reasoning pass after three substring searches.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from backends import sse, wire
-from backends.dialects.types import Context, Dialect, Request, Stream
 from backends.types import Reasoning
 from backends.wire import Doc
 
 OURS, OTHER, BLOCKS = "reasoning_content", "reasoning", "thinking_blocks"
+_NAMES: Mapping[Reasoning, tuple[str, ...]] = {"reasoning_content": (OURS,), "reasoning": (OTHER,), "both": (OURS, OTHER), "none": ()}
 _KEYS = (b'"reasoning_content"', b'"reasoning"', b'"thinking_blocks"')
 _EMPTY = frozenset({b"null", b'""', b"{}"})
 _doc = msgspec.json.Decoder(Doc)
@@ -22,53 +23,19 @@ _docs = msgspec.json.Decoder(list[Doc])
 _UNREADABLE = (msgspec.MsgspecError, RecursionError)
 
 
-def named(dialect: Dialect, style: Reasoning) -> Dialect:
-    """`dialect` with its answers' reasoning under the name that a route wants; itself where that is what it gives."""
-    return dialect if style == OURS else _Named(dialect, style)
+def events(data: bytes, style: Reasoning) -> bytes:
+    """Whole events of a stream of chunks with their reasoning under the name that a route wants."""
+    if not _concerned(data):
+        return data
+    return b"".join(_event(event, style) if _concerned(event) else event for event in sse.events(data))
 
 
-class _Named:
-    """A `Dialect` that changes nothing but the names of reasoning."""
-
-    __slots__ = ("_inner", "_style", "name")
-
-    def __init__(self, inner: Dialect, style: Reasoning) -> None:
-        self._inner, self._style, self.name = inner, style, inner.name
-
-    def request(self, doc: Doc, context: Context) -> Request:
-        return self._inner.request(doc, context)
-
-    def reply(self, body: bytes, request: Request, context: Context) -> bytes:
-        return renamed(self._inner.reply(body, request, context), "message", self._style)
-
-    def stream(self, request: Request, context: Context) -> Stream:
-        return _Stream(self._inner.stream(request, context), self._style)
-
-
-class _Stream:
-    __slots__ = ("_inner", "_style")
-
-    def __init__(self, inner: Stream, style: Reasoning) -> None:
-        self._inner, self._style = inner, style
-
-    def feed(self, data: bytes) -> bytes:
-        return self._events(self._inner.feed(data))
-
-    def close(self) -> bytes:
-        return self._events(self._inner.close())
-
-    def _events(self, data: bytes) -> bytes:
-        """`data` is whole events, as every dialect gives them."""
-        if not _concerned(data):
-            return data
-        return b"".join(self._event(event) if _concerned(event) else event for event in sse.events(data))
-
-    def _event(self, event: bytes) -> bytes:
-        body = sse.payload(event)[1]
-        out = renamed(body, "delta", self._style)
-        if out is body:
-            return event
-        return b"" if self._style == "none" and _silent(out) else b"data: " + out + b"\n\n"
+def _event(event: bytes, style: Reasoning) -> bytes:
+    body = sse.payload(event)[1]
+    out = renamed(body, "delta", style)
+    if out is body:
+        return event
+    return b"" if style == "none" and _silent(out) else b"data: " + out + b"\n\n"
 
 
 def _concerned(data: bytes) -> bool:
@@ -106,5 +73,5 @@ def _choice(choice: Doc, part: str, style: Reasoning) -> dict[str, Any]:
     if style == "none":
         out.pop(BLOCKS, None)  # they hold the same text
     elif text is not None:
-        out |= {OTHER: text} if style == "reasoning" else {OURS: text, OTHER: text}
+        out |= dict.fromkeys(_NAMES[style], text)
     return {**choice, part: out}
