@@ -18,6 +18,7 @@ from backends.openai import OpenAILink
 from backends.types import Fault
 from gateway import passthrough, surfaces
 from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange, run_surface
+from gateway.explain import explain
 from gateway.limits import headers_too_large
 from gateway.openapi import document
 from gateway.responses_store import ResponsesStore
@@ -103,6 +104,10 @@ class App:
             await run_surface(self.core, self.other.makes[surfaces.DIALECTS[path]], scope, receive, send)
         elif path in surfaces.TOKENS:
             await self.count(surfaces.TOKENS[path], headers, receive, send)
+        elif path in surfaces.EXPLAIN:
+            self.core.door.identify(headers)  # before the body is read
+            body = await read_body(self.core, headers, receive)
+            await self._json(headers, send, await explain(self.core, self.other.makes, headers, body))
         else:
             return False
         return True
@@ -174,7 +179,7 @@ class App:
 
 
 def _nowhere(gets: Mapping[str, Get], method: str, path: str) -> Fault:
-    known = path in gets or path in surfaces.CALLS or path in surfaces.TOKENS or path in surfaces.DIALECTS
+    known = path in gets or path in surfaces.CALLS or path in surfaces.TOKENS or path in surfaces.DIALECTS or path in surfaces.EXPLAIN
     if known:
         right = "GET" if path in gets else "POST"
         why = f"{path[:200]} takes {right}, not {method[:20]}."

@@ -33,6 +33,7 @@ _BODIES: dict[str, tuple[str, Json]] = {
     "/v1/completions": ("Text completion", {"model": _MODEL, "prompt": {}, "stream": _STREAM}),
     "/v1/embeddings": ("Embeddings", {"model": _MODEL, "input": {}}),
     "/v1/rerank": ("Order documents by relevance", {"model": _MODEL, "query": {"type": "string"}, "documents": {"type": "array"}}),
+    "/v1/explain": ("Where a request would go and as what; nothing is sent", {"path": {"type": "string"}, "body": {"type": "object"}}),
     "/tokenize": ("Text or messages to token ids", {"model": _MODEL, "prompt": {"type": "string"}, "messages": _MESSAGES}),
     "/detokenize": ("Token ids to text", {"model": _MODEL, "tokens": {"type": "array", "items": {"type": "integer"}}}),
 }

@@ -24,6 +24,7 @@ TOKENS = {"/tokenize": "tokenize", "/v1/tokenize": "tokenize", "/detokenize": "d
 DIALECTS: Mapping[str, str] = {path: api for api in ("messages", "responses") for path in (f"/v1/{api}", f"/{api}")}
 _COUNTS = {"/v1/messages/count_tokens": "messages", "/v1/responses/input_tokens": "responses"}
 COUNTS: Mapping[str, str] = {**_COUNTS, **{path.removeprefix("/v1"): api for path, api in _COUNTS.items()}}
+EXPLAIN = ("/v1/explain", "/explain")
 KEPT = ("/v1/responses/", "/responses/")
 
 
