@@ -77,6 +77,9 @@ class Answering:
         if not good or self.stream or self.watched or seconds > PLAIN_SECONDS or len(body) > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
+        if self.dropped or self.cors or not PASSED.isdisjoint(headers):  # there is more to tell, in the answer's head and in the record
+            self._whole(status, headers, body)
+            return
         # The usual case in one piece: each call here would cost as much as what it does.
         decision, route = self.decision, self.route
         replica = decision.replica
@@ -91,11 +94,7 @@ class Answering:
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, len(body), tail))
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
-        lines = b"%b%b%b" % (JSON_HEAD, self.id, replica.line)
-        if self.dropped or self.cors or not PASSED.isdisjoint(headers):
-            self.upstream_headers = headers
-            lines = self._lines(JSON_HEAD)
-        self.sink.respond(200, lines, body)
+        self.sink.respond(200, b"%b%b%b" % (JSON_HEAD, self.id, replica.line), body)
 
     def _whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         """The same as its parts one after the other; its flight is over already."""

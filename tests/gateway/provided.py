@@ -135,14 +135,14 @@ CASES: dict[str, Case] = {
 
 
 @contextmanager
-def account(folder: Path) -> Iterator[str]:
-    """The file of a Google service account, with a token server that gives what the scripted Vertex takes."""
+def account(folder: Path, tokens: str = "") -> Iterator[str]:
+    """The file of a Google service account, with a token server that gives what the scripted Vertex takes, unless another is named."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
     answer = json.dumps({"access_token": gemini.TOKEN, "expires_in": 3600, "token_type": "Bearer"}).encode()
     with served(lambda asked: (200, answer)) as server:
         path = folder / "account.json"
         path.write_text(json.dumps({
-            "type": "service_account", "private_key": pem, "client_email": "x@p.example", "token_uri": f"{server.url}/token",
+            "type": "service_account", "private_key": pem, "client_email": "x@p.example", "token_uri": tokens or f"{server.url}/token",
         }))  # fmt: skip
         yield str(path)

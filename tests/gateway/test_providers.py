@@ -3,6 +3,7 @@ scripted server that refuses what the real one refuses."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -18,6 +19,8 @@ import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
 from gateway import logs
+from tests.backends.auth.served import served
+from tests.backends.proxies import proxy
 from tests.fakes.providers.brain import PICTURE, WEATHER
 from tests.fakes.providers.common import Fault, Provider
 from tests.gateway.provided import CASES, Case, account
@@ -159,3 +162,176 @@ def test_what_providers_refuse_and_secrets(name: str, tmp_path: Path, monkeypatc
         shown += [lost.value, dict(lost.value.response.headers)]
         assert place.ask(hello)[0].choices[0].message.content == "You said: Say hello."
         place.hides(*shown)
+
+
+# --- what a route may say
+
+
+def route(**settings: Any) -> Doc:
+    return {"routes": {"m": settings}}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["whole", "streamed"])
+@pytest.mark.parametrize("style", ["reasoning_content", "reasoning", "both", "none"])
+def test_what_reasoning_is_called(style: str, stream: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed("anthropic", tmp_path, monkeypatch, **route(reasoning=style)) as place:
+        question = [{"role": "user", "content": "Say hello."}]
+        body: Doc = {"model": "m", "messages": question, "max_tokens": 4000, "reasoning_effort": "low", "stream": stream}
+        answer = place.gateway.ask(body)
+        assert answer.status == 200, answer.body
+        shown = {name for name in ("reasoning_content", "reasoning", "thinking_blocks") if f'"{name}":'.encode() in answer.body}
+        names = {"both": {"reasoning_content", "reasoning"}, "none": set()}.get(style, {style})
+        assert shown == names | ({"thinking_blocks"} if names else set())
+        assert b"hello" in answer.body and (b"2 words" in answer.body) == bool(names)
+
+
+def test_turn_two_of_thinking_works_though_the_client_is_shown_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed("anthropic", tmp_path, monkeypatch, **route(reasoning="none")) as place:
+        messages: list[Doc] = [{"role": "user", "content": "What is the weather in Paris?"}]
+        found, _ = place.ask(messages, tools=[TOOL], reasoning_effort="low", max_completion_tokens=4000)
+        (call,) = found.choices[0].message.tool_calls
+        assert not found.choices[0].message.model_extra
+        function = {"name": call.function.name, "arguments": call.function.arguments}
+        messages.append({"role": "assistant", "content": None, "tool_calls": [{"id": call.id, "type": "function", "function": function}]})
+        messages.append({"role": "tool", "tool_call_id": call.id, "content": SAID["Paris"]})
+        found, headers = place.ask(messages, tools=[TOOL], reasoning_effort="low", max_completion_tokens=4000)
+        assert found.choices[0].message.content == "Paris: 14 degrees and rain."
+        sent = json.loads(place.provider.requests[-1].body)
+        assert sent["thinking"]["type"] == "enabled" and sent["messages"][1]["content"][0]["type"] == "thinking"
+        assert "reasoning_effort=mapped" in headers["x-pointsman-parameters"]
+
+
+def test_parameters_by_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strict refuses by name, warn names it in a header of its own, drop tells it in the report alone; all stand in the record."""
+    hello: list[Doc] = [{"role": "user", "content": "Say hello."}]
+    odd: Doc = {"seed": 7, "presence_penalty": 0.5}
+    with placed("anthropic", tmp_path, monkeypatch) as place:
+        with pytest.raises(openai.BadRequestError) as refused:
+            place.ask(hello, **odd)
+        assert refused.value.param in odd and place.provider.requests == []
+        assert place.ask(hello, presence_penalty=0, n=1, logprobs=False)[0].choices  # as good as not said
+    for policy in ("warn", "drop"):
+        for stream in (False, True):
+            with placed("anthropic", tmp_path, monkeypatch, **route(on_unsupported=policy)) as place:
+                _, headers = place.ask(hello, stream=stream, **odd)
+                told = set(headers["x-pointsman-parameters"].split(","))
+                assert {"seed=dropped", "presence_penalty=dropped"} <= told
+                (record,) = place.records()
+                assert record.notes == headers["x-pointsman-parameters"]
+
+
+def test_parameters_of_a_relay_by_policy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hello: list[Doc] = [{"role": "user", "content": "Say hello."}]
+    odd: Doc = {"temperature": 0.5, "top_p": 1}
+    with placed("openai, reasoning", tmp_path, monkeypatch) as place:
+        with pytest.raises(openai.BadRequestError) as refused:
+            place.ask(hello, **odd)
+        assert refused.value.param == "temperature" and place.provider.requests == []
+        found, headers = place.ask(hello, top_p=1, temperature=1)  # what its absence says too: left out without a word
+        assert found.choices and "x-pointsman-parameters" not in headers and "x-pointsman-dropped" not in headers
+        assert place.records()[0].notes == ""
+    for policy in ("warn", "drop"):
+        with placed("openai, reasoning", tmp_path, monkeypatch, **route(on_unsupported=policy)) as place:
+            _, headers = place.ask(hello, **odd)
+            assert headers["x-pointsman-parameters"] == "temperature=dropped" == place.records()[0].notes
+            assert headers.get("x-pointsman-dropped") == ("temperature" if policy == "warn" else None)
+            assert "top_p" not in json.loads(place.provider.requests[-1].body)
+    facts = {"backends": {"far": {"facts": {"sampling": True}}}}
+    with placed("openai, reasoning", tmp_path, monkeypatch, **facts) as place, pytest.raises(openai.BadRequestError) as theirs:
+        place.ask(hello, **odd)
+    assert place.provider.requests and theirs.value.body["origin"] == "backend"  # type: ignore[index]
+
+
+def test_facts_of_a_target_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = {"backend": "far", "model": "claude-sonnet-4-5-20250929", "facts": {"max_output": 321, "context": 4567}}
+    with placed("anthropic", tmp_path, monkeypatch, **route(targets=[target])) as place:
+        place.client.chat.completions.create(model="m", messages=[{"role": "user", "content": "Say hello."}])
+        assert json.loads(place.provider.requests[-1].body)["max_tokens"] == 321
+        listed = json.loads(place.gateway.get("/v1/models").body)["data"]
+        assert {one["id"]: one["max_model_len"] for one in listed}["m"] == 4567
+
+
+# --- what it costs
+
+PRICES = {"input": 3.0, "output": 15.0}
+
+
+@pytest.mark.parametrize("name", ["openai", "anthropic"])
+def test_the_cost_of_answers(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed(name, tmp_path, monkeypatch, backends={"far": {"prices": PRICES}}) as place:
+        hello: list[Doc] = [{"role": "user", "content": "Say hello."}]
+        dollars = 0.0
+        for stream in (False, True):
+            found, headers = place.ask(hello, stream=stream)
+            cost = (found.usage.prompt_tokens * 3 + found.usage.completion_tokens * 15) / 1e6
+            dollars += cost
+            record = place.records()[0]
+            assert record.cost == pytest.approx(cost) and record.cost_reported is None
+            assert headers.get("x-pointsman-cost") == (None if stream else f"{cost:.9f}")
+        lines = [line for line in place.gateway.gateway.metrics().splitlines() if line.startswith("pointsman_cost_dollars_total{")]
+        assert len(lines) == 1 and 'route="m",backend="far"' in lines[0]
+        assert float(lines[0].rpartition(" ")[2]) == pytest.approx(dollars)
+
+
+def test_prices_are_known_without_being_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed("anthropic", tmp_path, monkeypatch) as place:
+        place.gateway.run(place.gateway.gateway._price())  # what runs beside the start has come to its end
+        _, headers = place.ask([{"role": "user", "content": "Say hello."}])
+        assert float(headers["x-pointsman-cost"]) == pytest.approx(place.records()[0].cost) and place.records()[0].cost > 0
+
+
+# --- credentials that must be obtained
+
+
+def test_credentials_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ExitStack() as stack:
+        server = stack.enter_context(served(lambda asked: (400, b'{"error":"invalid_grant","error_description":"canary-0123456789"}')))
+        paper = stack.enter_context(account(tmp_path, f"{server.url}/token"))
+        config = CASES["vertex"].config("http://127.0.0.1:9", paper)
+        gateway = stack.enter_context(running(config))
+
+        def down() -> bool:
+            return all(replica.health == "down" for replica in gateway.gateway.fleet.every())
+
+        gateway.until(down, "credentials that failed")
+        answer = gateway.ask({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"]) == (503, "no_replica")
+        assert "The Google credentials of backend 'far' cannot be used" in error["message"] and "canary" not in error["message"]
+        assert json.loads(gateway.get("/v1/models").body)["data"][0]["state"] == "down"
+
+
+def test_a_backend_that_leaves_ends_its_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed("bedrock, signed", tmp_path, monkeypatch) as place:
+        place.ask([{"role": "user", "content": "Say hello."}])
+        fleet = place.gateway.gateway.fleet
+        ((signer,),) = [list(one.values()) for one in fleet._signers.values()]
+        gone = place.case.config("http://127.0.0.1:9", "", backends={"far": {"region": "eu-west-1"}})
+        place.gateway.run(place.gateway.gateway.adopt(gone))
+        assert [signer] != [one for signers in fleet._signers.values() for one in signers.values()]
+        keys: Any = signer._keys.__self__  # type: ignore[attr-defined]
+        assert keys._closed
+
+
+def test_a_missing_package_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_BEARER_TOKEN_BEDROCK", raising=False)
+    monkeypatch.setattr("backends.auth.aws.find_spec", lambda name: None)
+    with running(CASES["bedrock, signed"].config("http://127.0.0.1:9", "")) as gateway:
+        answer = gateway.ask({"model": "m", "messages": [{"role": "user", "content": "hi"}]})
+        assert answer.status == 503
+        assert "needs the package botocore (pip install 'pointsman[bedrock]')" in json.loads(answer.body)["error"]["message"]
+
+
+def test_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def use(url: str) -> None:
+        with placed("anthropic", tmp_path, monkeypatch, backends={"far": {"proxy": url}}) as place:
+            for stream in (False, True):
+                found, _ = place.ask([{"role": "user", "content": "Say hello."}], stream=stream)
+                assert found.choices[0].message.content == "You said: Say hello."
+
+    async def work() -> None:
+        async with proxy() as via:
+            await asyncio.to_thread(use, f"http://127.0.0.1:{via.port}")
+            assert via.tunnels and all(b"/v1/messages " in line for line in via.asked)
+
+    asyncio.run(work())
