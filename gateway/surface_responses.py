@@ -101,7 +101,7 @@ class ResponsesExchange(SurfaceExchange):
         self._keep(answer)
 
     def _keep(self, response: bytes) -> None:
-        if self.asked.get("store") == b"false":
+        if bytes(self.asked.get("store", b"")) == b"false":
             return
         try:
             told = _told.decode(response)
