@@ -10,6 +10,7 @@ import contextlib
 import logging
 import socket
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -56,7 +57,8 @@ class WorkerProcess:
         await self.channel.open(ours)
         self.reading = asyncio.create_task(self.channel.run())
         fleet = cluster.fleet
-        await self.channel.call("start", cluster.configuration, cluster.asgi, [*fleet.states.values()], fleet.found, seconds=30.0)
+        config = cluster.for_workers(cluster.configuration)
+        await self.channel.call("start", config, cluster.asgi, [*fleet.states.values()], fleet.found, seconds=30.0)
         self.ready.set()
         self.tell("follow", [*fleet.states.values()], fleet.found)  # what changed while it started
 
@@ -73,6 +75,7 @@ class Cluster(Control):
     def __init__(self, config: Config, *, asgi: bool = False, read: Read | None = None) -> None:
         super().__init__(config, asgi=asgi, read=read)
         self.workers: list[WorkerProcess] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None  # of the responses that no file was named for
         self._buried: list[dict[str, Any]] = []  # the last metrics of workers that have died: their counts must not be lost
 
     async def start(self) -> None:
@@ -93,6 +96,16 @@ class Cluster(Control):
         self._tasks += [asyncio.create_task(self.core.run()), asyncio.create_task(self._reports())]
         await asyncio.gather(*(w.ready.wait() for w in self.workers))
         await self._control(config)
+
+    def for_workers(self, config: Config) -> Config:
+        """`config` as workers get it: what one process would keep of responses in its memory, they keep in a file for all, which goes when
+        the parent goes."""
+        if config.server.responses.path is not None:
+            return config
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="pointsman-")
+        kept = msgspec.structs.replace(config.server.responses, path=f"{self._folder.name}/responses.db")
+        return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, responses=kept))
 
     async def _keep(self, worker: WorkerProcess) -> None:
         """Runs one worker for ever: a crash is followed by a new process, sooner or later by how often that happens."""
@@ -140,6 +153,8 @@ class Cluster(Control):
         await self._stop_control()
         await self.fleet.stop()
         self.clients.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
     async def _ended(self, worker: WorkerProcess) -> None:
         process = worker.process
@@ -166,7 +181,7 @@ class Cluster(Control):
     async def adopt(self, config: Config) -> dict[str, object]:
         done = await super().adopt(config)
         for worker in self.workers:
-            worker.tell("adopt", config)
+            worker.tell("adopt", self.for_workers(config))
         self._tell_all()
         return done
 
