@@ -85,8 +85,8 @@ class Plan:
         self.first, self.whole, self.budget = older.first, older.whole, older.budget
 
     def limits(self, backend: str) -> Timeouts:
-        """The time limits for calls to a backend."""
-        return self.timeouts.get(backend, _USUAL)
+        """The time limits for calls to a backend; before one is chosen, those of the first."""
+        return self.timeouts.get(backend) or next(iter(self.timeouts.values()), _USUAL)
 
     def after(self, verdict: Verdict) -> tuple[Route, ...]:
         """The routes that may take a call whose fault asks for that."""

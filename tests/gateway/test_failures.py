@@ -1,0 +1,356 @@
+"""What a plan makes of failures, driven by hand: waits, other routes, time limits, a second attempt, answers shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from backends.types import Fault, Timeouts
+from routing.plan import Hedge
+from routing.retry import LONGEST, Backoff
+from tests.gateway.parts import JSON, SSE
+from tests.gateway.planned import DONE, Planned, lost, text
+from tests.gateway.test_exchange import ANSWER, BOOM, FINISH, ROLE, TEXT
+
+OVERFLOW = Fault("bad_request", "too long", origin="backend", code="context_length_exceeded")
+FILTER = Fault("bad_request", "no", origin="backend", code="content_filter")
+QUOTA = Fault("rate_limited", "no money", origin="backend", code="insufficient_quota")
+
+
+# --- waits
+
+
+def test_when_all_were_asked_they_are_asked_again_after_a_wait() -> None:
+    world = Planned(backoff=Backoff(4.0, 8.0), retries=3)
+    sink, exchange = world.ask()
+    first = world.flight
+    first.fail(lost())
+    second = world.flight
+    assert second.replica != first.replica  # at once
+    second.fail(lost())
+    assert not world.flights and not sink.done and exchange not in world.core.parked
+    world.at(9.0)  # jitter: at most 4 s
+    world.flight.whole(ANSWER)
+    assert sink.status == 200
+    world.check_idle(1)
+    assert world.record.attempts == 3 and world.record.route == "m"
+
+
+def test_waits_are_bounded_by_retries() -> None:
+    world = Planned(1, backoff=Backoff(1.0, 1.0), retries=2)
+    sink, _ = world.ask()
+    for _ in range(2):
+        world.flight.fail(lost())
+        assert not sink.done
+        world.at(1.1)
+    world.flight.fail(lost())
+    assert sink.status == 502
+    world.check_idle(1)
+
+
+def test_a_retry_after_is_waited_for() -> None:
+    world = Planned(1, backoff=Backoff(1.0, 1.0))
+    sink, _ = world.ask()
+    world.flight.fail(Fault("rate_limited", "slow", origin="backend", retry=True, retry_after=20.0))
+    world.at(19.0)
+    assert not world.flights
+    world.at(1.5)
+    world.flight.whole(ANSWER)
+    assert sink.status == 200
+    world.check_idle(1)
+
+
+@pytest.mark.parametrize("after", [LONGEST + 1, 30.0])
+def test_a_retry_after_that_is_too_long_is_told(after: float) -> None:
+    world = Planned(1, backoff=Backoff(), timeouts=Timeouts(total=29.0))
+    sink, _ = world.ask()
+    world.flight.fail(Fault("rate_limited", "slow", origin="backend", retry=True, retry_after=after))
+    assert sink.status == 429 and int(sink.headers["retry-after"]) >= after
+    world.check_idle(1)
+
+
+def test_who_leaves_while_waiting_is_forgotten() -> None:
+    world = Planned(1, backoff=Backoff())
+    _, exchange = world.ask()
+    world.flight.fail(lost())
+    exchange.gone()
+    world.at(20.0)
+    world.check_idle(1)
+
+
+# --- other routes
+
+
+def test_fallbacks_in_their_order() -> None:
+    world = Planned(1, chain=("longer", "last"))
+    sink, _ = world.ask(stream=True)
+    world.flight.fail(lost())
+    assert world.flight.replica == "longer" and world.route.inflight == 0 and world.others["longer"].inflight == 1
+    world.flight.whole(b"{}", 500)
+    assert world.flight.replica == "last"
+    world.flight.whole(TEXT + FINISH, headers=SSE)
+    assert sink.status == 200 and sink.headers["x-pointsman-backend"] == "last"
+    world.check_idle(1)
+    assert world.record.route == "m" and world.record.attempts == 3
+
+
+def test_the_last_fault_is_told_when_all_fail() -> None:
+    world = Planned(1, chain=("longer",))
+    sink, _ = world.ask()
+    world.flight.fail(lost())
+    world.flight.fail(Fault("timeout", "slow", origin="backend", retry=True))
+    assert sink.status == 504
+    world.check_idle(1)
+
+
+@pytest.mark.parametrize(
+    ("fault", "goes"), [(OVERFLOW, "longer"), (FILTER, "last"), (QUOTA, "last"), (Fault("bad_request", "x", origin="backend"), "")]
+)
+def test_what_goes_where(fault: Fault, goes: str) -> None:
+    world = Planned(2, chain=("last",), context="longer", content="last", retries=3)
+    sink, _ = world.ask()
+    world.flight.fail(fault)
+    if goes:
+        assert world.flight.replica == goes
+        world.flight.whole(ANSWER)
+    assert sink.status == (200 if goes else 400)
+    world.check_idle(1)
+
+
+def test_a_context_overflow_has_no_other_fallback() -> None:
+    world = Planned(2, chain=("last",), retries=3, backoff=Backoff())
+    sink, _ = world.ask()
+    world.flight.fail(OVERFLOW)
+    assert sink.error["code"] == "context_length_exceeded"
+    world.check_idle(1)
+
+
+@pytest.mark.parametrize("health", ["down", "loading"])
+def test_a_route_with_nobody_falls_back(health: Any) -> None:
+    world = Planned(1, chain=("longer",), health=health)
+    sink, exchange = world.ask()
+    if health == "loading":
+        exchange.tick(exchange.received + 61)  # not before the wait is over
+    assert world.flight.replica == "longer" and not world.core.parked
+    world.flight.whole(ANSWER)
+    assert sink.status == 200
+    world.check_idle(1)
+
+
+def test_a_busy_fallback_is_passed_over() -> None:
+    world = Planned(1, chain=("longer", "last"))
+    world.others["longer"].concurrency = 0
+    sink, _ = world.ask()
+    world.flight.fail(lost())
+    assert world.flight.replica == "last"
+    world.flight.whole(ANSWER)
+    assert sink.status == 200
+    world.check_idle(1)
+
+
+def test_no_fallback_after_content() -> None:
+    world = Planned(1, chain=("longer",), backoff=Backoff())
+    sink, _ = world.ask(stream=True)
+    world.flight.head(200, SSE)
+    world.flight.data(TEXT)
+    world.flight.fail(lost())
+    assert sink.done and sink.error["code"] == "connection_lost"
+    world.check_idle(1)
+
+
+# --- time
+
+
+def test_the_first_token_counts_and_not_the_first_byte() -> None:
+    world = Planned(timeouts=Timeouts(first_token=5.0))
+    sink, exchange = world.ask(stream=True)
+    first = world.flight
+    first.head(200, SSE)
+    first.data(ROLE + b": still here\n\n")
+    world.core.clients.now = exchange.received
+    world.at(4.0)
+    assert not first.cancels
+    world.at(1.5)
+    assert first.cancels
+    world.flight.whole(TEXT + FINISH, headers=SSE)
+    assert sink.status == 200
+    world.check_idle(1)
+
+
+@pytest.mark.parametrize("rate", [2.0, 0.5])
+def test_a_stream_that_is_too_slow_is_given_up(rate: float) -> None:
+    world = Planned(timeouts=Timeouts(min_rate=1.0, rate_window=10.0))
+    sink, _ = world.ask(stream=True)
+    flight = world.flight
+    flight.head(200, SSE)
+    flight.data(text("a"))
+    for _ in range(4):
+        world.at(5.0)
+        if not flight.over:
+            flight.data(text(*"x" * int(rate * 5)))
+    if rate < 1:
+        assert flight.cancels and sink.error["code"] == "too_slow"
+    else:
+        flight.data(FINISH)
+        world.at(30.0)  # finished: nothing more is expected of it
+        flight.end()
+        assert sink.body.endswith(DONE)
+    world.check_idle(1)
+
+
+def test_the_clients_own_slowness_is_not_the_backends() -> None:
+    world = Planned(timeouts=Timeouts(min_rate=1.0, rate_window=10.0))
+    sink, exchange = world.ask(stream=True)
+    flight = world.flight
+    flight.head(200, SSE)
+    flight.data(text("a"))
+    world.at(1.0)
+    exchange.pause()
+    world.at(30.0)
+    exchange.resume()
+    world.at(1.0)
+    assert not flight.cancels
+    flight.data(FINISH)
+    flight.end()
+    assert sink.done
+    world.check_idle(1)
+
+
+@pytest.mark.parametrize("where", ["flying", "waiting", "parked"])
+def test_the_deadline_holds_for_all_attempts_together(where: str) -> None:
+    world = Planned(1, timeouts=Timeouts(total=50.0), backoff=Backoff(40.0, 40.0), health="loading" if where == "parked" else "ready")
+    sink, exchange = world.ask()
+    if where == "waiting":
+        world.flight.fail(Fault("overloaded", "x", origin="backend", retry=True, retry_after=49.0))
+    exchange.tick(exchange.received + 51)
+    assert sink.status == 504 and sink.error["code"] == "total_timeout"
+    world.check_idle(1)
+
+
+# --- a second attempt
+
+
+def hedged(after: float | None = 1.0, **more: Any) -> Planned:
+    return Planned(hedge=Hedge(after, 1.0), retries=0, **more)
+
+
+@pytest.mark.parametrize("winner", ["first", "second"])
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("pieces", [True, False])
+def test_whoever_has_content_first_is_the_answer(winner: str, stream: bool, pieces: bool) -> None:
+    world = hedged()
+    sink, _ = world.ask(stream=stream)
+    first = world.flight
+    world.at(0.5)
+    assert len(world.flights) == 1
+    world.at(1.0)
+    (second,) = [f for f in world.flights if f is not first]
+    best, other = (first, second) if winner == "first" else (second, first)
+    body, headers = (TEXT + FINISH + DONE, SSE) if stream else (ANSWER, JSON)
+    if pieces:
+        other.head(200, headers)
+        best.head(200, headers)
+        if stream:
+            other.data(ROLE)
+            best.data(ROLE)
+        best.data(body[:60])
+        best.data(body[60:])
+        assert not stream or other.cancels
+        best.end()
+    else:
+        best.whole(body, headers=headers)
+    assert other.cancels and sink.status == 200 and sink.body == (ROLE if stream and pieces else b"") + body
+    assert sink.headers["x-pointsman-backend"] == best.replica
+    world.check_idle(1)
+    assert world.record.hedged and world.record.attempts == 2 and world.record.replica == best.replica
+
+
+@pytest.mark.parametrize("how", ["fault", "500", "error event", "not json", "whole 500", "cut"])
+def test_a_second_attempt_that_fails_is_nobodys_loss(how: str) -> None:
+    world = hedged()
+    sink, _ = world.ask(stream=True)
+    first = world.flight
+    world.at(1.5)
+    (second,) = [f for f in world.flights if f is not first]
+    if how == "fault":
+        second.fail(lost())
+    elif how == "500":
+        second.head(500)
+        second.data(b"{}")
+        second.end()
+    elif how == "not json":
+        second.head(200, JSON)
+        second.data(b"<html>")
+        second.end()
+    elif how == "whole 500":
+        second.whole(b"", 500)
+    else:
+        second.head(200, SSE)
+        second.data(ROLE)
+        if how == "cut":
+            second.end()
+        else:
+            second.data(BOOM)
+    assert not first.over and not sink.begun
+    world.at(9.0)
+    assert world.flight is first  # one second attempt, not more
+    first.whole(TEXT + FINISH, headers=SSE)
+    assert sink.status == 200
+    world.check_idle(1)
+
+
+@pytest.mark.parametrize("headed", [True, False])
+def test_the_second_takes_over_when_the_first_fails(headed: bool) -> None:
+    world = hedged()
+    sink, _ = world.ask(stream=True)
+    first = world.flight
+    world.at(1.5)
+    (second,) = [f for f in world.flights if f is not first]
+    if headed:
+        second.head(200, SSE)
+        second.data(ROLE)
+    first.fail(lost())
+    assert not sink.done
+    if not headed:
+        second.head(200, SSE)
+        second.data(ROLE)
+    second.data(TEXT + FINISH)
+    second.end()
+    assert sink.body == ROLE + TEXT + FINISH + DONE
+    world.check_idle(1)
+
+
+def test_what_was_learned_decides() -> None:
+    world = hedged(None)
+    world.ask(stream=True)
+    world.at(50.0)
+    assert len(world.flights) == 1  # nothing is known yet
+    for seconds in range(100):
+        world.plan.first.add(seconds / 100)
+    assert world.plan.patience(True) == pytest.approx(0.95) and world.plan.patience(False) is None
+    world.at(0.1)
+    assert len(world.flights) == 2
+    for _, exchange in [(None, e) for e in world.core.inflight]:
+        exchange.gone()
+    world.check_idle(1)
+
+
+def test_the_budget_holds() -> None:
+    world = Planned(hedge=Hedge(1.0, 0.1))
+    for _ in range(40):
+        world.ask(stream=True)
+    world.at(2.0)
+    assert sum(len(link.flights) for link in world.links) == 44
+    for exchange in [*world.core.inflight]:
+        exchange.gone()
+    world.check_idle(40)
+
+
+def test_with_one_replica_there_is_no_second() -> None:
+    world = Planned(1, hedge=Hedge(1.0, 1.0))
+    sink, _ = world.ask()
+    world.at(5.0)
+    world.flight.whole(ANSWER)
+    assert sink.status == 200 and not world.record.fault
+    world.check_idle(1)
