@@ -142,7 +142,7 @@ def thinking(doc: wire.Doc, out: Block, facts: Facts, report: Report) -> None:
     elif facts.thinking == "budget":
         _budget(effort, out, report)
     else:
-        out["thinking"] = {"type": "adaptive"}
+        out["thinking"] = {"type": "adaptive", "display": "summarized"}  # newer models leave the text out unless they are asked for it
         if effort not in _EFFORTS:
             report.tell("reasoning_effort", "clamped", "Anthropic's least effort is low")
             effort = "low"

@@ -92,7 +92,8 @@ def _effort(effort: str, job: Job) -> dict[str, Any]:
         return {"thinking": {"type": "disabled"}} if kind == "adaptive" else {}
     if kind == "budget":
         return {"thinking": {"type": "enabled", "budget_tokens": BUDGETS[effort]}}
-    return {"thinking": {"type": "adaptive"}, "output_config": {"effort": "low" if effort == "minimal" else effort}}
+    shown = {"type": "adaptive", "display": "summarized"}  # newer models leave the text out unless they are asked for it
+    return {"thinking": shown, "output_config": {"effort": "low" if effort == "minimal" else effort}}
 
 
 def _level(effort: str, job: Job) -> dict[str, Any]:
