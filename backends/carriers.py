@@ -21,6 +21,8 @@ from backends.dialects.types import Dialect
 from backends.origin import Origin
 
 CHAT = "/chat/completions"
+RELAYED, EMBEDDINGS = "relayed:Relayed", "gemini_embed:GeminiEmbeddings"
+_PLAIN: tuple[tuple[catalog.Api, str], ...] = (("completions", "/completions"), ("embeddings", "/embeddings"))
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,12 +46,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 class Carried(msgspec.Struct, frozen=True):
     """A carrier with its settings in place. `dialect`: `module:Class` below `backends.dialects`, and `form` what it is made with; empty for
-    a plain relay of OpenAI's wire format. `auth`: who signs."""
+    a plain relay of OpenAI's wire format. `auth`: who signs. `others`: the dialects of other APIs than chat, likewise."""
 
     url: str
     dialect: str = ""
     form: str = ""
     auth: Literal["bearer", "x-api-key", "api-key", "x-goog-api-key", "aws", "google"] = "bearer"
+    others: tuple[tuple[catalog.Api, str, str], ...] = ()
 
 
 class Signs(Protocol):
@@ -72,11 +75,18 @@ def carry(kind: str, settings: Settings) -> Carried:
 
 def dialect(carried: Carried) -> Dialect | None:
     """A new dialect for it; None for a plain relay."""
-    if not carried.dialect:
-        return None
-    module, _, name = carried.dialect.partition(":")
+    return _dialect(carried.dialect, carried.form) if carried.dialect else None
+
+
+def others(carried: Carried) -> dict[str, Dialect]:
+    """New dialects of the other APIs that it takes besides chat, by name."""
+    return {api: _dialect(where, form) for api, where, form in carried.others}
+
+
+def _dialect(where: str, form: str) -> Dialect:
+    module, _, name = where.partition(":")
     made = getattr(import_module(f"backends.dialects.{module}"), name)
-    found: Dialect = made(carried.form) if carried.form else made()
+    found: Dialect = made(form) if form else made()
     return found
 
 
@@ -134,6 +144,10 @@ def _base(row: catalog.Row, settings: Settings) -> str:
     return row.base(told).rstrip("/")
 
 
+def _relayed(before: str, after: str) -> tuple[tuple[catalog.Api, str, str], ...]:
+    return tuple((api, RELAYED, path.join((before, after))) for api, path in _PLAIN)
+
+
 def _openai(url: str, settings: Settings) -> Carried:
     return Carried(url)
 
@@ -144,8 +158,8 @@ def _azure(url: str, settings: Settings) -> Carried:
     if settings.api_version in (None, "", "v1", "latest"):
         return Carried(f"{root}/openai/v1", auth="api-key")
     deployment = quote(settings.deployment, safe="") if settings.deployment else "{model}"
-    path = f"/openai/deployments/{deployment}{CHAT}?api-version={quote(settings.api_version or '', safe='')}"
-    return Carried(root, "relayed:Relayed", path, "api-key")
+    paths = f"/openai/deployments/{deployment}", f"?api-version={quote(settings.api_version or '', safe='')}"
+    return Carried(root, RELAYED, CHAT.join(paths), "api-key", _relayed(*paths))
 
 
 def _anthropic(url: str, settings: Settings) -> Carried:
@@ -153,11 +167,11 @@ def _anthropic(url: str, settings: Settings) -> Carried:
 
 
 def _gemini(url: str, settings: Settings) -> Carried:
-    return Carried(url, "gemini:Gemini", auth="x-goog-api-key")
+    return Carried(url, "gemini:Gemini", auth="x-goog-api-key", others=(("embeddings", EMBEDDINGS, "studio"),))
 
 
 def _vertex(url: str, settings: Settings) -> Carried:
-    return Carried(url, "gemini:Gemini", auth="google")
+    return Carried(url, "gemini:Gemini", auth="google", others=(("embeddings", EMBEDDINGS, "vertex"),))
 
 
 def _vertex_anthropic(url: str, settings: Settings) -> Carried:
@@ -165,7 +179,7 @@ def _vertex_anthropic(url: str, settings: Settings) -> Carried:
 
 
 def _vertex_endpoint(url: str, settings: Settings) -> Carried:
-    return Carried(url, "relayed:Relayed", CHAT, "google")
+    return Carried(url, RELAYED, CHAT, "google", _relayed("", ""))
 
 
 def _bedrock(url: str, settings: Settings) -> Carried:

@@ -174,7 +174,7 @@ class TranslatedLink:
     `facts` tells what a model can do. ValueError: a header has a line break in it.
     """
 
-    __slots__ = ("auth", "dialect", "extra", "facts", "pool", "timeouts")
+    __slots__ = ("auth", "dialect", "extra", "facts", "others", "pool", "timeouts")
 
     def __init__(
         self,
@@ -187,6 +187,7 @@ class TranslatedLink:
         timeouts: Timeouts | None = None,
     ) -> None:
         self.pool, self.dialect, self.auth, self.facts = pool, dialect, auth, facts
+        self.others: Mapping[str, Dialect] = {}  # of other APIs than chat; given by who makes the link, before the first call
         self.timeouts = timeouts or Timeouts()
         lines = [f"host: {pool.origin.authority}", f"user-agent: {AGENT}", "content-type: application/json", "accept-encoding: identity"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
@@ -203,24 +204,24 @@ class TranslatedLink:
         self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver, keep: Keep | None = None
     ) -> Translating | Fan:
         """The same; `keep` puts a receiver before the others, which sees all that the dialect gives."""
-        if call.api != "chat":
-            raise wire.bad(f"Backend '{self.pool.name}' takes chat completions only, not {call.api}.", code="unsupported_api")
-        context = self.context(call, target)
-        receiver = costed(call, target, receiver)
-        if target.reasoning != "reasoning_content" and not call.surface:
-            receiver = Naming(receiver, target.reasoning)
+        chat = call.api == "chat"
+        dialect = self.dialect if chat else self.others.get(call.api)
+        if dialect is None:
+            taken = ", ".join(["chat", *self.others])
+            raise wire.bad(f"Backend '{self.pool.name}' does not take {call.api}; it takes: {taken}.", code="unsupported_api")
+        context, receiver = self.context(call, target), _between(call, target, receiver)
         if keep is not None:
             receiver = keep(receiver)
         doc, n = call.doc, 1
-        if not context.facts.many and "n" in doc:
+        if chat and not context.facts.many and "n" in doc:
             doc, n = wire.drop(doc, ("n",)), choices(doc)
-        request = self.dialect.request(doc, context)
+        request = dialect.request(doc, context)
         if n > 1:
             request.notes = (*request.notes, Note("n", "emulated", f"{n} requests were sent, one for each choice"))
         told = {HEADER: parameters(request.notes)} if request.notes else None
 
         def fly(to: Receiver) -> Translating:
-            flight = Translating(self.dialect, request, context, to, told)
+            flight = Translating(dialect, request, context, to, told)
             flight.flight = self.pool.send(self.written(request, call), flight, timeouts or self.timeouts)
             return flight
 
@@ -261,6 +262,14 @@ class TranslatedLink:
     async def stop(self) -> None:
         """Closes everything, at the gateway's end."""
         self.close()
+
+
+def _between(call: Call, target: Target, receiver: Receiver) -> Receiver:
+    """What an answer passes on its way to `receiver`: its reasoning is renamed, its cost is told."""
+    receiver = costed(call, target, receiver)
+    if call.api == "chat" and target.reasoning != "reasoning_content" and not call.surface:
+        receiver = Naming(receiver, target.reasoning)
+    return receiver
 
 
 def choices(doc: wire.Doc) -> int:

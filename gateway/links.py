@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from backends import catalog, facts
+from backends import carriers, catalog, facts
 from backends.carriers import Carried, Settings, Signs, carry, dialect, signer
 from backends.costed import PricedLink
-from backends.fetch import Carrier
 from backends.http import Clients
 from backends.native import NativeMixin, ProviderLink, natives
 from backends.openai import OpenAILink
@@ -42,13 +41,17 @@ def made(
         return _relay(name, carried, backend, clients), None
     signs = signer(name, carried, settings, environ=environ, on_change=on_change)
     about = partial(facts.facts, backend.kind)
+    link: ProviderLink
     if _twin(backend):
         from backends.twin import TwinPool, TwinTranslated  # httpx: only where a proxy or HTTP/2 is needed
 
         twin = TwinPool(carried.url, name, backend.proxy, backend.http2, backend.verify)
-        return TwinTranslated(twin, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts), signs
-    pool: Carrier = clients.pool(carried.url, name, backend.verify)
-    return ProviderLink(pool, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts), signs
+        link = TwinTranslated(twin, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts)
+    else:
+        pool = clients.pool(carried.url, name, backend.verify)
+        link = ProviderLink(pool, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts)
+    link.others = carriers.others(carried)
+    return link, signs
 
 
 def _hide(backend: BackendConfig) -> None:

@@ -16,7 +16,8 @@ from backends import wire
 from backends.dialects.gemini_answer import UNREADABLE, Out, decode, failed
 from backends.dialects.gemini_chat import Notes, decoded
 from backends.dialects.gemini_path import path
-from backends.dialects.types import Context, Request
+from backends.dialects.relayed import Relayed
+from backends.dialects.types import Context, Request, Stream
 from backends.types import Fault
 from backends.wire import Doc, bad
 
@@ -68,6 +69,25 @@ class Answer(msgspec.Struct, rename="camel"):
     embedding: Embedding | None = None
     predictions: list[Prediction] | None = None
     usage_metadata: Counted | None = None
+
+
+class GeminiEmbeddings:
+    """A `dialects.types.Dialect` whose documents are those of `/v1/embeddings`. `service`: AI Studio's methods, or Vertex AI's."""
+
+    name = "gemini"
+
+    def __init__(self, service: Literal["studio", "vertex"] = "studio") -> None:
+        self.vertex = service == "vertex"
+
+    def request(self, doc: Doc, context: Context) -> Request:
+        return request(doc, context, vertex=self.vertex)
+
+    def reply(self, body: bytes, request: Request, context: Context) -> bytes:
+        return reply(body, request, context)
+
+    def stream(self, request: Request, context: Context) -> Stream:
+        """Google streams no embeddings; what would come is passed on."""
+        return Relayed().stream(request, context)
 
 
 _KNOWN = frozenset(f.name for f in msgspec.structs.fields(Asked))

@@ -154,7 +154,7 @@ def test_the_head() -> None:
 
 def test_what_is_not_sent() -> None:
     carrier = Wire()
-    with pytest.raises(Fault, match="chat completions only, not embeddings"):
+    with pytest.raises(Fault, match="does not take embeddings; it takes: chat"):
         link(carrier).send(call(api="embeddings"), Target("far", "own"), None, Seen())
     with pytest.raises(Fault, match="No"):
         link(carrier).send(call({"bad": 1}), Target("far", "own"), None, Seen())

@@ -24,6 +24,7 @@ Doc = dict[str, Any]
 VERTEX = f"/v1/projects/{gemini.PROJECT}/locations/{gemini.LOCATION}"
 SONNET = "claude-sonnet-4-5-20250929"
 DATED = "2024-10-21"
+SMALL, GOOGLE = "text-embedding-3-small", "gemini-embedding-001"
 _AZURE = re.compile(rf"/openai/v1/(?P<plain>.+)|/openai/deployments/(?P<model>[^/]+)/(?P<dated>.+)\?api-version={DATED}")
 _CLAUDE = re.compile(rf"{VERTEX}/publishers/anthropic/models/(?P<model>[^/:]+):(?P<verb>rawPredict|streamRawPredict)")
 
@@ -93,16 +94,18 @@ class Case:
     backend: Mapping[str, Any] = field(default_factory=dict)
     environ: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    embedder: str = ""  # the model of `/v1/embeddings`, where the provider has one
     sent: bool = True  # the secrets themselves, not something that is made with them
     account: bool = False  # Google's credentials from a file
 
     def config(self, root: str, account: str, **more: Any) -> Config:
         """One route `m` to this backend; another, `lost`, to a model that it does not have."""
         backend = {"kind": self.kind, "url": root + self.path, **self.backend} | ({"credentials": account} if self.account else {})
+        models = {"m": self.model, "lost": "no-such"} | ({"embed": self.embedder} if self.embedder else {})
         base = {
             "server": {"port": 0, "admin": {"port": None}, "drain_seconds": 1, "log": {"level": "error"}},
             "backends": {"far": backend},
-            "routes": {name: {"targets": [{"backend": "far", "model": model}]} for name, model in (("m", self.model), ("lost", "no-such"))},
+            "routes": {name: {"targets": [{"backend": "far", "model": model}]} for name, model in models.items()},
         }
         return parse(json.dumps(merged(base, more)), {})
 
@@ -112,15 +115,17 @@ def _keyed(key: str, **more: str) -> dict[str, Any]:
 
 
 CASES: dict[str, Case] = {
-    "openai": Case("openai", openai_chat.OpenAIChat, "gpt-4o", "/v1", **_keyed(openai_chat.KEY)),
+    "openai": Case("openai", openai_chat.OpenAIChat, "gpt-4o", "/v1", embedder=SMALL, **_keyed(openai_chat.KEY)),
     "openai, reasoning": Case("openai", openai_chat.OpenAIChat, "o4-mini", "/v1", **_keyed(openai_chat.KEY)),
     "groq": Case("groq", openai_chat.OpenAIChat, "gpt-4o", "/v1", **_keyed(openai_chat.KEY)),
     "mistral": Case("mistral", Mistral, "gpt-4o", "/v1", **_keyed(openai_chat.KEY)),
-    "azure": Case("azure", Azure, "gpt-4o", **_keyed(openai_chat.KEY)),
-    "azure, dated": Case("azure", Azure, "gpt-4o", **_keyed(openai_chat.KEY, api_version=DATED)),
+    "azure": Case("azure", Azure, "gpt-4o", embedder=SMALL, **_keyed(openai_chat.KEY)),
+    "azure, dated": Case("azure", Azure, "gpt-4o", embedder=SMALL, **_keyed(openai_chat.KEY, api_version=DATED)),
     "anthropic": Case("anthropic", anthropic.Anthropic, SONNET, "/v1", **_keyed(anthropic.KEY)),
-    "gemini": Case("gemini", gemini.Gemini, "gemini-2.5-flash", "/v1beta", **_keyed(gemini.KEY)),
-    "vertex": Case("vertex", gemini.Gemini, "gemini-2.5-flash", f"{VERTEX}/publishers/google", secrets=(gemini.TOKEN,), account=True),
+    "gemini": Case("gemini", gemini.Gemini, "gemini-2.5-flash", "/v1beta", embedder=GOOGLE, **_keyed(gemini.KEY)),
+    "vertex": Case(
+        "vertex", gemini.Gemini, "gemini-2.5-flash", f"{VERTEX}/publishers/google", secrets=(gemini.TOKEN,), account=True, embedder=GOOGLE
+    ),
     "vertex-anthropic": Case(
         "vertex-anthropic", VertexClaude, "claude-sonnet-4-5@20250929", f"{VERTEX}/publishers/anthropic", secrets=(gemini.TOKEN,),
         account=True,

@@ -143,6 +143,21 @@ def test_an_image(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         assert found.choices[0].message.content == "I see a png image of 3 by 2 pixels."
 
 
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.embedder])
+def test_embeddings(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed(name, tmp_path, monkeypatch) as place:
+        found = place.client.embeddings.create(model="embed", input=["one", "two words"], dimensions=8)
+        assert [len(one.embedding) for one in found.data] == [8, 8] and found.data[0].embedding != found.data[1].embedding
+        assert place.client.embeddings.create(model="embed", input="one", dimensions=8).data[0].embedding == found.data[0].embedding
+        assert place.provider.rejected == [] and place.gateway.gateway.recorder.untrue == {}
+
+
+def test_what_a_backend_does_not_take_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with placed("bedrock", tmp_path, monkeypatch) as place, pytest.raises(openai.BadRequestError) as refused:
+        place.client.embeddings.create(model="m", input="one")
+    assert "'far' does not take embeddings; it takes: chat." in refused.value.message
+
+
 @every
 def test_what_providers_refuse_and_secrets(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with placed(name, tmp_path, monkeypatch) as place:

@@ -108,3 +108,15 @@ def test_answers_that_are_none(body: bytes) -> None:
     assert fault.value.origin == "backend" and fault.value.retry
     with pytest.raises(Fault):
         gemini_embed.reply(b'{"embeddings":[{"values":[1e300]}]}', ask(input="a", encoding_format="base64"), Context("r", 0, "m"))
+
+
+def test_the_dialect_is_the_two_functions() -> None:
+    context = Context("r", 0, "gemini-embedding-001")
+    doc = wire.parse(b'{"model":"m","input":"a"}')
+    for service, method in (("studio", "batchEmbedContents"), ("vertex", "embedContent")):
+        dialect = gemini_embed.GeminiEmbeddings(service)  # type: ignore[arg-type]
+        request = dialect.request(doc, context)
+        assert request.path == f"/models/gemini-embedding-001:{method}"
+        assert b'"embedding":[1.0]' in dialect.reply(b'{"embedding":{"values":[1.0]}}', request, context)
+        stream = dialect.stream(request, context)
+        assert stream.feed(b"data: {}\n\n") == b"data: {}\n\n" and stream.close() == b""
