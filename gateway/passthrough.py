@@ -219,11 +219,13 @@ class Run:
 
     async def _gathered(self, incoming: Incoming, form: multipart.Form | None) -> bytes:
         parts: list[bytes] = []
-        while (data := await incoming.next()) is not None:
-            _seen(form, data, incoming.read)
-            parts.append(data)
+        data: bytes | None = b""
+        while data is not None:
             if incoming.size > self.core.limits.body_bytes:
                 raise too_large(self.core.limits.body_bytes)
+            parts.append(data)
+            if (data := await incoming.next()) is not None:
+                _seen(form, data, incoming.read)
         if form is not None:
             form.close()
         return b"".join(parts)

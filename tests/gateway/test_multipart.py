@@ -111,7 +111,15 @@ def test_the_boundary() -> None:
     assert boundary(b"application/json") is None and boundary(b"") is None
     assert boundary(b"Multipart/Form-Data; charset=utf-8; boundary=abc") == b"abc"
     assert boundary(b'multipart/form-data;boundary="a b"; x=y') == b"a b"
-    for wrong in (b"", b"boundary=", b'boundary="a "', b"boundary=a; boundary=b", b"boundary=" + b"a" * 71, b'boundary="a\\"b"', b"boundary"):
+    for wrong in (
+        b"",
+        b"boundary=",
+        b'boundary="a "',
+        b"boundary=a; boundary=b",
+        b"boundary=" + b"a" * 71,
+        b'boundary="a\\"b"',
+        b"boundary",
+    ):
         with pytest.raises(Fault):
             boundary(b"multipart/form-data; " + wrong)
     for mark in (b"a-b_c.9", b"a b", b"a:b"):
