@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import io
 import json
 import logging
-import random
 from collections.abc import Callable, Iterator
-from typing import Any
 
-import msgspec
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from backends.types import Target, Usage
+from backends.types import Usage
 from gateway import logs
 from gateway.lines import MESSAGES, NAME, NAMES, TEXT, Names, lines_for, log_record
 from gateway.metrics import Metrics
-from gateway.record import PLAIN_SECONDS, Record
 from gateway.recorder import BATCH, Recorder, failed
-from routing.types import Decision
 from tests.gateway.test_metrics import record
-from tests.routing.made import replica
 
 
 class Clock:
@@ -360,89 +353,3 @@ def test_a_recorder_without_any_handler_says_only_what_failed(capsys: pytest.Cap
     recorder.put(record(status=500))
     recorder.drain()
     assert capsys.readouterr().err == "request\n", "logging's handler of last resort"
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_plain_answers_counted_together_count_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    rng = random.Random(seed)
-    records = [_any(rng) for _ in range(rng.randint(1, 80))]
-
-    for one in records:
-        if is_plain(one):
-            one.ttft = one.duration  # a whole answer comes at once
-
-    def counted(together: bool) -> tuple[Any, Any]:
-        metrics = Metrics(["a", "b"])
-        recorder = Recorder(metrics, log=logging.getLogger("silent"), clock=lambda: 100.5)
-        decisions: dict[tuple[str, str], Decision] = {}
-        for one in records:
-            if together and is_plain(one):
-                decision = decisions.setdefault((one.route, one.backend), Decision(replica(one.replica), Target(one.backend, "m"), ""))
-                recorder.put_plain((decision, one.route, one.tenant, one.api, b"x", 0.0, one.duration, one.bytes_out, usage_of(one)))
-            else:
-                recorder.put(copy.copy(one))
-        while recorder.drain(7 + seed % 40):
-            pass
-        rows = sorted(metrics.snapshot()["rows"], key=lambda row: (row["route"], row["backend"], row["api"]))
-        return rounded(rows), rounded(msgspec.to_builtins(recorder.window()))
-
-    assert counted(True) == counted(False)
-
-
-def is_plain(one: Record) -> bool:
-    whole = not (one.fault or one.stream or one.chunks) and one.attempts == 1
-    return whole and one.status == 200 and one.duration <= PLAIN_SECONDS
-
-
-def usage_of(one: Record) -> bytes | None:
-    """The end of an answer that tells this usage."""
-    u = one.usage
-    if u is None:
-        return None
-    return msgspec.json.encode({"usage": {
-        "prompt_tokens": u.input + u.cached + u.cache_write, "completion_tokens": u.output + u.reasoning,
-        "prompt_tokens_details": {"cached_tokens": u.cached, "cache_write_tokens": u.cache_write},
-        "completion_tokens_details": {"reasoning_tokens": u.reasoning},
-    }})  # fmt: skip
-
-
-def test_plain_answers_stand_among_the_recent_ones_and_in_the_log(lines: io.StringIO) -> None:
-    recorder = Recorder(Metrics(["a"]))
-    decision = Decision(replica("r"), Target("b", "m"), "weighted")
-    tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":7}}', None, b"{broken"]
-    for i, tail in enumerate(tails):
-        recorder.put_plain((decision, "a", "t", "chat", b"id-%d" % i, float(i), 0.25, 10, tail))
-    assert recorder.drain(2) == 1 and recorder.drain(2) == 0 and recorder.unparsed == 1
-    newest = recorder.recent(9)
-    assert [r.id for r in newest] == ["id-2", "id-1", "id-0"]
-    assert [r.usage for r in newest] == [None, None, Usage(5, 0, 0, 7, 0)]
-    last = newest[-1]
-    assert (last.backend, last.replica, last.route, last.tenant, last.status, last.ttft) == ("b", "r", "a", "t", 200, 0.25)
-    assert [line["id"] for line in written(lines)] == ["id-0", "id-1", "id-2"]
-
-
-def test_plain_answers_beyond_the_queue_are_dropped_and_counted() -> None:
-    recorder = Recorder(Metrics(), capacity=2)
-    decision = Decision(replica("r"), Target("b", "m"), "")
-    for _ in range(3):
-        recorder.put_plain((decision, "a", "", "chat", b"x", 0.0, 0.1, 1, None))
-    assert recorder.dropped == 1 and "2 of 2" in repr(recorder)
-
-
-def rounded(value: Any) -> Any:
-    """Sums of floats depend on their order in the last bits."""
-    if isinstance(value, dict):
-        return {key: rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [rounded(inner) for inner in value]
-    return round(value, 9) if isinstance(value, float) else value
-
-
-def _any(rng: random.Random) -> Record:
-    status, took = rng.choice([200] * 6 + [500, 429]), rng.choice([0.0005, 0.001, 0.0025, 2 * rng.random(), rng.expovariate(20)])
-    usage = rng.choice([None, Usage(5, 0, 0, 7, 0), Usage(5, 3, 1, 7, 2)])
-    fault, origin = ("upstream", "backend") if status == 500 else ("", "")
-    return Record(
-        "i", 1.0, rng.choice(["chat", "embeddings"]), rng.choice(["a", "b", "other one"]), "k", "k#0", "", rng.random() < 0.2, status, took,
-        rng.choice([None, took, took / 2]), rng.choice([1, 1, 1, 2]), rng.choice([0, 0, 3]), 100, usage, fault, origin,
-    )  # fmt: skip
