@@ -37,24 +37,27 @@ def at_once(act: Callable[[], None]) -> None:
 
 
 class SurfaceSink:
-    """The client's side of a surface: chat bytes in, the surface's out. `native`: this attempt's bytes are the surface's already.
+    """The client's side of a surface: chat bytes in, the surface's out. `native`: the answer's bytes are the surface's already; asked of
+    `relays` with the first event, since what goes out after it is of one kind.
 
     `stream` is the translator of a streamed answer. `fault` is how the answer ends when that is set before `finish`. `ended` is called
-    with the end of a good stream before it is sent; `later` sends it.
+    with the end of a good stream before it is sent; `later` sends it. `report` makes the event of a fault in a native stream.
     """
 
-    __slots__ = ("ended", "fault", "inner", "last", "later", "native", "report", "stream")
+    __slots__ = ("begun", "ended", "fault", "inner", "last", "later", "native", "relays", "report", "stream")
 
-    def __init__(self, inner: Sink, report: Callable[[Fault, bytes], bytes]) -> None:
-        self.inner, self.report = inner, report
+    def __init__(self, inner: Sink, relays: Callable[[], bool], report: Callable[[Fault, bytes], bytes]) -> None:
+        self.inner, self.relays, self.report = inner, relays, report
         self.stream: SurfaceStream | None = None
-        self.native = False
+        self.begun = self.native = False
         self.fault: Fault | None = None
         self.last = b""  # of a native stream: what was sent last
         self.ended: Callable[[], None] | None = None
         self.later: Later = at_once
 
     def _out(self, data: bytes) -> bytes:
+        if not self.begun and data and not data.startswith(b":"):
+            self.begun, self.native = True, self.relays()
         if self.native:
             self.last = data
             return data
@@ -99,7 +102,7 @@ class SurfaceExchange(Exchange):
     __slots__ = ("asked", "context", "notes", "out", "surface", "unread", "usage")
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
-        self.out = SurfaceSink(sink, self._event)
+        self.out = SurfaceSink(sink, self._relays, self._event)
         super().__init__(core, self.out, api, headers)
         self.surface = self._surface(True)
         self.asked: Doc = {}
@@ -174,8 +177,14 @@ class SurfaceExchange(Exchange):
         """Whether the present attempt's target speaks the client's dialect."""
         return speaks(self.decision.replica.link, self.api)
 
-    def _unsupported(self, call: Call, target: Target) -> Call:
-        return call if self.native else super()._unsupported(call, target)
+    def _relays(self) -> bool:
+        return isinstance(self.relay, EventRelay)
+
+    def fitted(self, call: Call, target: Target) -> tuple[Call, bytes]:
+        """As `Exchange.fitted`; what goes out as it came is not fitted."""
+        if any(speaks(r.link, self.api) for r in self.route.replicas if r.backend == target.backend):
+            return call, b""
+        return super().fitted(call, target)
 
     # --- out
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
@@ -188,8 +197,7 @@ class SurfaceExchange(Exchange):
         self._whole(status, headers, body)
 
     def new_relay(self, where: str, limit: int) -> StreamRelay:
-        self.out.native = self.native
-        if self.out.native:
+        if self.native:
             return cast(StreamRelay, self._native_relay(where, limit))  # the same to whoever feeds it
         return super().new_relay(where, limit)
 
