@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import msgspec
 
@@ -65,6 +66,7 @@ def log_record(log: logging.Logger, record: Record, bad: bool, unix: float) -> l
         fields["tokens_in"] = usage.input + usage.cached + usage.cache_write
         fields["tokens_cached"] = usage.cached
         fields["tokens_out"] = usage.output + usage.reasoning
+    fields.update(_rarer(record))
     if record.fault:
         fields.update(fault=record.fault, origin=record.origin, error=_safe(record.message))
     level = logging.WARNING if bad else logging.INFO
@@ -72,6 +74,12 @@ def log_record(log: logging.Logger, record: Record, bad: bool, unix: float) -> l
     made = log.makeRecord(log.name, level, __file__, 0, MESSAGE, (), None, extra={"fields": fields})
     made.created, made.msecs = unix, unix % 1.0 * 1000
     return made
+
+
+def _rarer(record: Record) -> dict[str, Any]:
+    """What only some requests have: a cost in dollars, parameters that were not simply sent."""
+    found = {"cost": record.cost, "cost_reported": record.cost_reported, "parameters": _safe(record.notes) or None}
+    return {name: round(value, 9) if isinstance(value, float) else value for name, value in found.items() if value is not None}
 
 
 def _safe(text: str) -> str:
@@ -123,6 +131,9 @@ class _Line(msgspec.Struct, gc=False):
     tokens_in: int | msgspec.UnsetType = msgspec.UNSET
     tokens_cached: int | msgspec.UnsetType = msgspec.UNSET
     tokens_out: int | msgspec.UnsetType = msgspec.UNSET
+    cost: float | msgspec.UnsetType = msgspec.UNSET
+    cost_reported: float | msgspec.UnsetType = msgspec.UNSET
+    parameters: str | msgspec.UnsetType = msgspec.UNSET
     fault: str | msgspec.UnsetType = msgspec.UNSET
     origin: str | msgspec.UnsetType = msgspec.UNSET
     error: str | msgspec.UnsetType = msgspec.UNSET
@@ -178,6 +189,9 @@ class JsonLines(_Lines):
             cached = usage.cached
             line.tokens_in, line.tokens_cached = usage.input + cached + usage.cache_write, cached
             line.tokens_out = usage.output + usage.reasoning
+        if record.cost is not None or record.cost_reported is not None or record.notes:
+            for name, value in _rarer(record).items():
+                setattr(line, name, value)
         if record.fault:
             line.fault, line.origin, line.error = record.fault, record.origin, self._messages[record.message]
         return line
@@ -224,6 +238,8 @@ class TextLines(_Lines):
         if usage is not None:
             into, out = usage.input + usage.cached + usage.cache_write, usage.output + usage.reasoning
             line += f"{key['tokens_in']}{into}{key['tokens_cached']}{usage.cached}{key['tokens_out']}{out}"
+        if record.cost is not None or record.cost_reported is not None or record.notes:
+            line += "".join([f"{key[name]}{show(value)}" for name, value in _rarer(record).items()])
         if record.fault:
             line += self._pair("fault", record.fault) + self._pair("origin", record.origin) + self._error[record.message]
         return (line if len(line) <= LINE else cut(line, LINE)) + "\n"

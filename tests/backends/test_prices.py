@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from backends import catalog, prices, wire
-from backends.prices import Prices, check, cost, load, reported
+from backends.prices import Prices, check, cost, load, reported, together, untrue
 from backends.types import Usage
 
 UNIX = 1_793_000_000.0
@@ -168,6 +168,25 @@ def test_counts_that_hold(raw: dict[str, Any]) -> None:
 )
 def test_counts_that_cannot_be(raw: dict[str, Any], broken: list[str]) -> None:
     assert check(Usage(input=6, cached=4, output=3, reasoning=2), raw) == broken
+
+
+@pytest.mark.parametrize("raw", [raw for raw in GOOD if "prompt_tokens" in raw])
+def test_a_tail_that_holds(raw: dict[str, Any]) -> None:
+    assert untrue(msgspec.json.encode({"usage": raw})) == []
+
+
+def test_a_tail_that_cannot_be_and_one_that_cannot_be_read() -> None:
+    assert untrue(b'{"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":3}}') == ["total"]
+    deep = b'{"usage":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+    for tail in (b"", b"{", b'{"usage":null}', b'{"usage":7}', b'{"usage":{"prompt_tokens":"x"}}', deep, b'{"usage":{"something":1}}'):
+        assert untrue(tail) == []
+
+
+def test_costs_of_several_answers() -> None:
+    tails = [b'{"usage":{"completion_tokens":%d,"cost":0.25}}' % n for n in (1, 2)] + [b'{"usage":{"completion_tokens":4}}', b"{}"]
+    assert together(tails, lambda usage: float(usage.output)) == (7.0, 0.5)
+    assert together(tails, lambda usage: None) == (0.0, 0.5)
+    assert together(tails[2:], None) == (0.0, 0.0)
 
 
 def test_counts_as_read_from_an_answer_hold() -> None:

@@ -213,6 +213,8 @@ SHAPES: list[dict[str, object]] = [
     {"duration": 0.00004, "ttft": 0.00006}, {"duration": 86400.0, "usage": Usage(10**12, 1, 2, 10**12, 3)},
     {**BAD, "message": "no"}, {**BAD, "message": "api_key=hunter2 \u202e" * 100}, {**BAD, "message": ""}, {"status": 500},
     {"status": 499, "fault": "cancelled", "origin": "client", "message": "The client closed the connection.", "usage": None},
+    {"cost": 0.000012, "cost_reported": 1.5, "notes": "max_tokens=mapped,seed=dropped"}, {"cost": 0.0, "usage": None},
+    {"cost_reported": 2.0}, {"notes": "Bearer abcdef,seed=dropped"},
     {**BAD, "id": "\x01" * 600, "route": "\x02" * 600, "replica": '"' * 600, "tenant": "\x03" * 600, "message": "\x04" * 600},
 ]  # fmt: skip
 
