@@ -17,7 +17,7 @@ from tests.gateway.parts import JSON, SSE, FakeFlight, FakeSink
 from tests.gateway.planned import DONE, HEAD, Planned, event, lost, read, text, usage
 from tests.gateway.test_exchange import ANSWER, BOOM
 
-LATER = {"id": "chatcmpl-9", "created": 99, "model": "other"}
+LATER: Any = {"id": "chatcmpl-9", "created": 99, "model": "other"}
 ROLE = event({"role": "assistant", "content": ""})
 END = event({}, "stop")
 
@@ -201,7 +201,8 @@ def test_a_clients_own_prefill_is_gone_on_with() -> None:
 def test_legacy_completions_go_on_by_their_prompt(prompt: Any) -> None:
     world, sink = Planned(mode="prefill"), FakeSink()
     chunk = b'data: {"id":"cmpl-1","choices":[{"index":0,"text":"%b","finish_reason":%b}]}\n\n'
-    Exchange(world.core, sink, "completions", {b"host": b"localhost"}).start(json.dumps({"model": "m", "stream": True, "prompt": prompt}).encode())
+    body = json.dumps({"model": "m", "stream": True, "prompt": prompt}).encode()
+    Exchange(world.core, sink, "completions", {b"host": b"localhost"}).start(body)
     flight = world.flight
     flight.head(200, SSE)
     flight.data(chunk % (b" upon", b"null"))
