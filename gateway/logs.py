@@ -36,7 +36,7 @@ HIDDEN = "[redacted]"
 # Fields that hold what people wrote or were answered. Numbers under these names (a token count) stay.
 BODIES = frozenset({"body", "prompt", "messages", "content", "input", "completion", "reply", "answer", "request_body", "response_body"})
 # Libraries that tell of each request, or of URLs with signatures in them.
-CHATTY = ("httpx", "httpcore", "asyncio", "urllib3", "huggingface_hub", "filelock", "fsspec", "multipart")
+CHATTY = ("httpx", "httpcore", "asyncio", "urllib3", "huggingface_hub", "filelock", "fsspec", "multipart", "botocore", "google.auth")
 
 _NAME = (
     r"(?:[\w-]*(?:api[-_]?key|access[-_]?key|secret|password|passwd|credentials?|private[-_]?key|signature)"
