@@ -13,7 +13,7 @@ import msgspec
 from backends import sse, wire
 from backends.faults import from_answer
 from backends.openai import OpenAILink
-from backends.probe.types import Refused, Unclear
+from backends.probe.types import Absent, Refused, Unclear
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
 TRIES = 3  # of a call that the backend had no room for
@@ -176,17 +176,21 @@ class Asker:
         self.link, self.target, self.context, self.timeouts, self.pause = link, target, context, timeouts, pause
         self._ids = itertools.count(1)
         self.calls = 0
+        self.exact = False
+        self.hot = False  # the model takes no temperature, so its answers differ
 
-    def assuming(self, facts: Mapping[str, Any]) -> Asker:
-        """The same, with some facts of the model taken for true. Counts for itself."""
+    def assuming(self, facts: Mapping[str, Any], *, exact: bool = False) -> Asker:
+        """The same, with some facts of the model taken for true, and its own count. `exact`: a temperature that is refused stays."""
         target = msgspec.structs.replace(self.target, facts={**self.target.facts, **facts}, strict=True)
-        return Asker(self.link, target, context=self.context, timeouts=self.timeouts, pause=self.pause)
+        made = Asker(self.link, target, context=self.context, timeouts=self.timeouts, pause=self.pause)
+        made.exact = exact
+        return made
 
     @property
     def relay(self) -> OpenAILink:
-        """The link where it speaks OpenAI's own dialect. Raises `Unclear` where calls are translated."""
+        """The link where it speaks OpenAI's own dialect. Raises `Absent` where calls are translated."""
         if not isinstance(self.link, OpenAILink):
-            raise Unclear("this backend is reached through a translation, which has no such call")
+            raise Absent("this backend is reached through a translation, which has no such call")
         return self.link
 
     async def say(self, text: str, **params: Any) -> Heard:
@@ -204,7 +208,10 @@ class Asker:
                 _whole(heard)
                 return heard
             if refuses(fault):
-                raise Refused(fault)
+                if self.exact or "temperature" not in doc or "temperature" not in (fault.param or fault.message).lower():
+                    raise Refused(fault)
+                self.hot = True
+                return await self.ask({key: value for key, value in doc.items() if key != "temperature"}, api=api, model=model)
             if fault.kind not in _BUSY or not left:
                 raise Unclear(fault.message)
             await self.pause(min(WAIT, fault.retry_after or 1.0))

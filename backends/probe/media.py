@@ -16,7 +16,7 @@ import msgspec
 
 from backends import tokens, wire
 from backends.probe.ask import Asker, Heard
-from backends.probe.types import Check, Outcome, Unclear, failed, passed
+from backends.probe.types import Check, Outcome, Refused, Unclear, failed, passed, unshown
 
 SIDE = 64  # pixels; some models refuse less than 28
 
@@ -95,7 +95,10 @@ async def _embed(ask: Asker) -> Outcome:
 
 
 async def _dimensions(ask: Asker) -> Outcome:
-    whole = _vectors(await ask.ask({"input": "heron"}, api="embeddings"))
+    try:
+        whole = _vectors(await ask.ask({"input": "heron"}, api="embeddings"))
+    except Refused as refused:
+        return unshown(f"no embeddings: {refused.fault.message}")
     if not whole or len(whole[0]) < 2:
         raise Unclear("the vector is too short to be made shorter")
     short = _vectors(await ask.ask({"input": "heron", "dimensions": len(whole[0]) // 2}, api="embeddings"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 
 from backends.probe import basics, media, sampling, tools
 from backends.probe.ask import Asker
-from backends.probe.types import EVIDENCE, Check, Outcome, Refused, Unclear
+from backends.probe.types import EVIDENCE, Absent, Check, Outcome, Refused, Unclear
 from backends.types import Fault, Usage
 
 AT_ONCE = 4
@@ -20,6 +21,10 @@ CHECKS: tuple[Check, ...] = (*basics.CHECKS, *sampling.CHECKS, *tools.CHECKS, *m
 _ELSEWHERE = frozenset({"unsupported_api", "model_not_found", "bad_target"})
 CHAT = basics.CHECKS[0]
 Clean = Callable[[str], str]
+
+
+# Parameters that many checks use and few are about.
+_COMMON = frozenset({"temperature", "top_p", "max_tokens", "max_completion_tokens", "model", "stream", "stream_options"})
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -74,7 +79,7 @@ async def survey(
         async with room:
             if results and check.chat and results[CHAT.name].outcome.verdict not in ("pass", "fail"):
                 return tell(check, Outcome("skipped", "a plain chat call does not work"), 0)
-            asked = asker.assuming(check.assume)
+            asked = asker.assuming(check.assume, exact=check.exact)
             outcome = await _outcome(check, asked, seconds)
             return tell(check, outcome, asked.calls)
 
@@ -107,12 +112,22 @@ async def _outcome(check: Check, asker: Asker, seconds: float) -> Outcome:
     except Refused as refused:
         fault = refused.fault
         if fault.code in _ELSEWHERE:
-            return Outcome("unsupported" if fault.code == "unsupported_api" else "error", fault.message)
-        return Outcome("unsupported", f"refused: {fault.message}", check.denies, check.shows)
+            return Outcome("error" if check.chat else "unsupported", fault.message)
+        return _no(check, fault)
+    except Absent as absent:
+        return Outcome("skipped", str(absent))
     except Unclear as unclear:
         return Outcome("error", str(unclear))
     except Fault as fault:  # of a call beside chat
         return Outcome("unsupported" if fault.kind in ("not_found", "bad_request") else "error", fault.message)
+
+
+def _no(check: Check, fault: Fault) -> Outcome:
+    """A refusal, and what it settles: nothing where another parameter is to blame than the check is about."""
+    blamed = re.split(r"[.\[]", fault.param or "")[0]
+    if blamed in _COMMON and blamed not in check.shows:
+        return Outcome("unsupported", f"refused for its {blamed}: {fault.message}")
+    return Outcome("unsupported", f"refused: {fault.message}", check.denies, (blamed,) if blamed in check.shows else check.shows)
 
 
 def found(results: Iterable[Result], *, relayed: bool, context: int | None = None) -> Found:

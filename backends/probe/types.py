@@ -32,7 +32,8 @@ class Check(msgspec.Struct, frozen=True):
     """One question. `calls`, `input`, `output`: requests and tokens at most, all calls together, for what it may cost. `assume`: facts that
     are taken for true while it is asked, so that the backend is measured and not our table. `alone`: run when nothing else is, since
     its answers are compared with each other. `shows`: parameters it is about; a refusal puts them among the unsupported ones. `denies`: the
-    facts that a refusal settles. `chat`: it means nothing where a plain chat call does not work."""
+    facts that a refusal settles. `chat`: it means nothing where a plain chat call does not work. `exact`: asked as it is written; other
+    checks go without a temperature where the model refuses one."""
 
     name: str
     about: str
@@ -45,6 +46,7 @@ class Check(msgspec.Struct, frozen=True):
     shows: tuple[str, ...] = ()
     denies: Mapping[str, Any] = {}
     chat: bool = True
+    exact: bool = False
 
 
 class Refused(Exception):
@@ -57,6 +59,10 @@ class Refused(Exception):
 
 class Unclear(Exception):
     """What came back does not tell; the text says why."""
+
+
+class Absent(Unclear):
+    """There is nothing to ask: this backend has no such call."""
 
 
 def passed(evidence: str, **facts: Any) -> Outcome:
