@@ -131,6 +131,10 @@ class SurfaceExchange(Exchange):
         """The document that is read into chat."""
         return raw
 
+    def _translated(self, doc: Doc) -> tuple[Doc, tuple[Note, ...]]:
+        """The chat document of what `_chat` gave, and what became of its parameters. Raises `Fault`."""
+        return self.surface.request(doc)
+
     def _raw(self, raw: Doc) -> Doc:
         """The document for targets that speak the surface."""
         return raw
@@ -151,7 +155,7 @@ class SurfaceExchange(Exchange):
         # Only a route that always relays spares the reading: another may come to a target that needs it.
         if len(natives) < len(replicas) or not natives or route.plan is not None:
             try:
-                doc, self.notes = self.surface.request(self._chat(raw))
+                doc, self.notes = self._translated(self._chat(raw))
             except Fault as fault:
                 if not natives:
                     raise

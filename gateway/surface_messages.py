@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from backends.dialects.messages import Messages
-from backends.dialects.types import Surface
+from backends.dialects.messages_late import settled
+from backends.dialects.types import Note, Surface
 from backends.types import Fault
+from backends.wire import Doc
 from gateway.relay_events import EventRelay
 from gateway.relay_messages import MessagesRelay, usage_of
 from gateway.surface import SurfaceExchange
@@ -17,6 +19,11 @@ class MessagesExchange(SurfaceExchange):
 
     def _surface(self, strict: bool) -> Surface:
         return Messages(strict)
+
+    def _translated(self, doc: Doc) -> tuple[Doc, tuple[Note, ...]]:
+        chat, notes = super()._translated(doc)
+        chat, more = settled(chat)
+        return chat, notes + more
 
     def _native_relay(self, where: str, limit: int) -> EventRelay:
         return MessagesRelay(where, limit)
