@@ -177,7 +177,8 @@ async def _abort(ask: Asker) -> Outcome:
     running = _Gauge(ask)
     if await running.read() is None:
         return unshown("this backend shows no count of what it computes")
-    begun = await ask.leave({"messages": [{"role": "user", "content": "Count from 1 to 1000."}], "max_tokens": 1000, "stream": True}, 64)
+    question = {"messages": [{"role": "user", "content": "Count from 1 to 1000."}], "max_tokens": 1000, "stream": True}
+    begun = await ask.leave({**question, "ignore_eos": True}, 64)  # known to all that show a gauge
     if not begun:
         return unshown("the answer had ended before it could be left")
     for _ in range(20):
