@@ -21,6 +21,7 @@ from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
 from gateway.app import App, safely
 from gateway.auth import digest
+from gateway.checks import Checks
 from gateway.cli_banner import origin
 from gateway.config import Config, ConfigError
 from gateway.config_check import is_loopback
@@ -38,7 +39,7 @@ from routing.types import Replica
 log = logging.getLogger("pointsman")
 FIRST_LOOK_SECONDS = 3.0
 SWEEP_SECONDS = 1.0
-FIXED = ("host", "port", "workers", "tls", "admin", "responses", "tool_state")  # of the server: what a reload does not change
+FIXED = ("host", "port", "workers", "tls", "admin", "responses")  # of the server: what a reload does not change
 Read = Callable[[], Config]
 
 
@@ -200,6 +201,7 @@ class Gateway(Control):
         self.figures.known = frozenset(self.core.generation.routes)
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
+        self.checks = Checks(self.fleet)
         self.store = _store(config)
         await self.store.start()
         server = settings(config.server, safely(App(self.core, self.all_metrics, self.store)), "httptools" if self.asgi else Front)
@@ -208,6 +210,7 @@ class Gateway(Control):
         self.port = self._data.port
         await self._data.start()
         self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data), self._price())]
+        self._tasks.append(asyncio.create_task(self.checks.run()))
         if self.sock is None:
             await self._control(config)
 

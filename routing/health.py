@@ -15,7 +15,7 @@ PATIENCE = 3  # failures in a row before a replica rests; one is enough when it 
 REST_SECONDS, REST_MAX = 1.0, 30.0
 MANAGED_SECONDS = 0.2  # an engine of ours: its supervisor will soon say what has become of it
 TEST_SECONDS = 5.0  # a test that has not ended after so long is joined by another
-_UNREACHABLE = frozenset({"connect_failed", "connect_timeout", "tls_failed", "health_check"})
+_UNREACHABLE = frozenset({"connect_failed", "connect_timeout", "tls_failed"})
 # An outlier fails often though not in a row: so many failures within so many seconds, and at least this share of its calls.
 OUTLIER_FAILURES, OUTLIER_SECONDS, OUTLIER_SHARE = 10, 30.0, 0.6
 EJECTED_SHARE = 0.5  # of a route's replicas may rest as outliers
@@ -53,6 +53,13 @@ def bad(replica: Replica, fault: Fault, now: float, siblings: Collection[Replica
     elif outlier and sum(r.down_until > now for r in siblings) + 1 <= EJECTED_SHARE * len(siblings):
         _rest(replica, now + REST_MAX)
         replica.window = EJECTED
+
+
+def absent(replica: Replica, why: str, until: float) -> None:
+    """A look at the replica found that it is not there, `why` in one sentence: it rests until then (monotonic seconds)."""
+    replica.failures += 1
+    replica.reason = why
+    _rest(replica, max(until, replica.down_until))
 
 
 def _rest(replica: Replica, until: float) -> None:
