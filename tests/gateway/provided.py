@@ -42,7 +42,8 @@ class Azure(openai_chat.OpenAIChat):
 
     def serve(self, request: Request) -> Reply:
         found = _AZURE.fullmatch(request.target)
-        assert found is not None, request.target
+        if found is None:
+            return self.other(request)
         assert request.header("authorization") is None and found["model"] in (None, request.doc["model"])
         headers = {"authorization": f"Bearer {request.header('api-key')}"}
         return super().serve(moved(request, f"/v1/{found['plain'] or found['dated']}", headers, request.doc))
@@ -65,7 +66,8 @@ class Endpoint(openai_chat.OpenAIChat):
     key: str = gemini.TOKEN
 
     def serve(self, request: Request) -> Reply:
-        assert request.target == f"{VERTEX}/endpoints/1234/chat/completions", request.target
+        if request.target != f"{VERTEX}/endpoints/1234/chat/completions":
+            return self.other(request)
         return super().serve(replace(request, target="/v1/chat/completions"))
 
 
@@ -75,7 +77,9 @@ class VertexClaude(anthropic.Anthropic):
 
     def serve(self, request: Request) -> Reply:
         found = _CLAUDE.fullmatch(request.target)
-        assert found is not None and request.header("authorization") == f"Bearer {gemini.TOKEN}", request.target
+        if found is None:
+            raise anthropic.no("path")
+        assert request.header("authorization") == f"Bearer {gemini.TOKEN}"
         doc = dict(request.doc)
         assert "model" not in doc and doc.pop("anthropic_version") == "vertex-2023-10-16"
         assert bool(doc.get("stream")) == (found["verb"] == "streamRawPredict")
