@@ -20,7 +20,8 @@ from tests.fakes.engine import Engine
 from tests.fakes.providers import anthropic as claude
 from tests.fakes.providers import openai_chat, openai_responses
 from tests.fakes.providers.common import Fault, Provider
-from tests.fakes.script import Gate
+from tests.fakes.request import Request
+from tests.fakes.script import Gate, Script
 from tests.gateway.serving import serving
 from tests.harness import Running, both_ways, config_for, merged, running
 
@@ -350,3 +351,24 @@ def test_workers_know_each_others_responses(tmp_path: Path) -> None:
                 assert answer.status_code == 200, answer.text
                 id = events(answer)[-1]["response"]["id"] if stream else answer.json()["id"]
     assert len(engine.posts()[-1].doc["messages"]) == 31
+
+
+@surfaces
+def test_an_answer_that_goes_on_elsewhere_is_one_answer(api: str) -> None:
+    """A target dies in the middle, another continues its words: the client of the surface sees neither end nor beginning."""
+    begins, ends = sse([chunk({"role": "assistant", "content": "Hel"})], ending="rst"), [chunk({"content": "lo"}), chunk({}, "stop"), DONE]
+
+    def answer(request: Request) -> Script:
+        return sse(ends) if request.doc.get("continue_final_message") else begins
+
+    with Engine(responder=answer) as one, Engine(responder=answer) as two:
+        with running(config_for([one, two], backend={"kind": "vllm"}, route={"continue": True})) as gateway:
+            found = events(ask(gateway, api, stream=True))
+        assert len(one.posts()) == len(two.posts()) == 1
+    kinds = [event["type"] for event in found]
+    if api == "responses":
+        assert kinds[0] == "response.created" and kinds[-1] == "response.completed" and kinds.count("response.created") == 1
+        assert found[-1]["response"]["output"][0]["content"][0]["text"] == "Hello"
+    else:
+        assert kinds[-1] == "message_stop" and kinds.count("message_start") == kinds.count("content_block_start") == 1
+        assert "".join(e["delta"]["text"] for e in found if e["type"] == "content_block_delta") == "Hello"
