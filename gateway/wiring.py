@@ -15,6 +15,7 @@ import msgspec
 
 from backends import prices
 from backends.http import Clients
+from backends.types import Fault
 from gateway import build, process, views
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
@@ -32,7 +33,7 @@ from gateway.record import Record
 from gateway.recorder import Recorder
 from gateway.responses_store import Keep, ResponsesStore
 from gateway.serve import Core
-from gateway.server import Server, listen, settings
+from gateway.server import Server, SocketError, listen, settings
 from gateway.version import VERSION
 from routing.types import Replica
 
@@ -189,6 +190,7 @@ class Gateway(Control):
     async def start(self) -> None:
         """Listens when it returns; engines may still be loading. Raises SocketError. Needs a running loop."""
         config = self.configuration
+        self.store = await _store(config)
         sock = self.sock or listen(config.server.host, config.server.port)
         self.clients = Clients(asyncio.get_running_loop())
         self.figures = Metrics()
@@ -202,8 +204,6 @@ class Gateway(Control):
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
         self.checks = Checks(self.fleet)
-        self.store = _store(config)
-        await self.store.start()
         server = settings(config.server, safely(App(self.core, self.all_metrics, self.store)), "httptools" if self.asgi else Front)
         server.app_core = self.core  # type: ignore[attr-defined]
         self._data = Server(server, sock)
@@ -223,7 +223,7 @@ class Gateway(Control):
         """Reads the table of prices, in a thread, when there is a backend whose provider it lists."""
         kinds = sorted({backend.kind for backend in self.configuration.backends.values() if build.listed(backend.kind)})
         if kinds and not await asyncio.to_thread(prices.load):
-            log.info("costs are told only where `prices` are configured, not for all of %s: genai-prices is not installed", ", ".join(kinds))
+            log.info("costs of %s are told only where `prices` are configured: genai-prices is not installed", ", ".join(kinds))
 
     async def _sweep(self, server: Server) -> None:
         """Once a second: connections that idle or dawdle."""
@@ -258,11 +258,16 @@ class Gateway(Control):
         return self.metrics() if self.ask_metrics is None else await self.ask_metrics()
 
 
-def _store(config: Config) -> ResponsesStore:
-    """The store of responses that the configuration wants."""
+async def _store(config: Config) -> ResponsesStore:
+    """The store of responses that the configuration wants, started. Raises SocketError."""
     kept = config.server.responses
     keep = Keep(count=kept.count, bytes=kept.bytes, age=kept.age_seconds, memory=kept.memory_bytes)
-    return ResponsesStore(kept.path, keep, shared=config.server.workers > 1)
+    store = ResponsesStore(kept.path, keep, shared=config.server.workers > 1)
+    try:
+        await store.start()
+    except Fault as fault:
+        raise SocketError(fault.message) from fault
+    return store
 
 
 def gauges(figures: Metrics, core: Core, fleet: Fleet) -> None:
