@@ -190,8 +190,12 @@ class Gateway(Control):
     async def start(self) -> None:
         """Listens when it returns; engines may still be loading. Raises SocketError. Needs a running loop."""
         config = self.configuration
-        self.store = await _store(config)
         sock = self.sock or listen(config.server.host, config.server.port)
+        try:
+            self.store = await _store(config)
+        except SocketError:
+            sock.close()
+            raise
         self.clients = Clients(asyncio.get_running_loop())
         self.figures = Metrics()
         self.recorder = Recorder(self.figures)
