@@ -32,9 +32,10 @@ def config(site: Site) -> str:
         "anthropic": {"kind": "anthropic", "url": f"{site.upstream}/v1", "key": "sk-mock"},
         "gemini": {"kind": "gemini", "url": f"{site.upstream}/v1beta", "key": "mock"},
     }
-    routes = {f"{wire}-{ms}": {"targets": [{"backend": wire, "model": f"mock-64x{ms}ms"}], "on_unsupported": "drop"} for wire in WIRES for ms in (0, CADENCE_MS)}
+    entries = [(f"{wire}-{ms}", wire, f"mock-64x{ms}ms") for wire in WIRES for ms in (0, CADENCE_MS)]
+    entries += [(model, "relay", model) for model in ("mock", "mock-64x0ms")]
     # The models of a mock are unknown, so not all that the load asks for is sent to them.
-    routes |= {model: {"targets": [{"backend": "relay", "model": model}]} for model in ("mock", "mock-64x0ms")}
+    routes = {name: {"targets": [{"backend": wire, "model": model}], "on_unsupported": "drop"} for name, wire, model in entries}
     server = {"host": "127.0.0.1", "port": site.port, "admin": {"port": None}, "log": {"level": "warning"}}
     return json.dumps({"server": server, "keys": [{"name": "bench", "key": KEY}], "backends": backends, "routes": routes})
 
@@ -55,8 +56,8 @@ def measure(bench: phases.Bench, target: Target, rounds: int, streams: dict[int,
                 meter.drain(target.root)
                 settings = (f"streams={count}", "warmup=0.5", f"measure={bench.seconds}", f"ramp={1.3 if ms else 0}")
                 phase = phases.run_load(bench, target, f"{wire}-{ms}", True, *settings)
-                if not phase["relay_n"]:
-                    raise Broken(f"{wire}: no chunk came through")
+                if not phase["relay_n"] or not phase["gw_cpu"]:
+                    raise Broken(f"{wire}, {load}: too little came through to be measured; give it more seconds or streams")
                 phase["cpu_us"] = phase["gw_cpu"] * 1e6 / phase["relay_n"]  # a chunk of the mock; finish and usage are paid for by those
                 found.setdefault(load, {}).setdefault(wire, []).append(phase)
                 tell(f"[{turn + 1}] {wire}, {load}: {phase['cpu_us']:.1f} us a chunk")
