@@ -14,7 +14,7 @@ from benchmarks.overhead.report import Section, number
 from benchmarks.overhead.stats import Figure, Result, Row, rows
 
 STYLE = (Path(__file__).resolve().parent / "style.css").read_text()
-OURS = ("pointsman", "pointsman-asgi")
+OURS = ("pointsman", "pointsman-log", "pointsman-asgi")
 MOST = PACED_STREAMS[-1]
 
 

@@ -134,12 +134,12 @@ def find_pointsman(given: str | None) -> tuple[str, ...] | None:
     return (found,) if found else None
 
 
-def pointsman_config(site: Site) -> str:
+def pointsman_config(site: Site, log: str = "level: warning") -> str:
     """Two replicas behind every model, a key that is checked, the control plane on a free port; records and metrics are on by default.
-    No line a request in the log, as for the others."""
+    With this `log` there is no line a request, as for the others."""
     url = f"{site.upstream}/v1"
     lines = [
-        f"server: {{port: {site.port}, host: 127.0.0.1, admin: {{port: 0}}, log: {{level: warning}}}}",
+        f"server: {{port: {site.port}, host: 127.0.0.1, admin: {{port: 0}}, log: {{{log}}}}}",
         f'keys: [{{name: bench, key: "{KEY}"}}]',
         "backends:",
         f'  a: {{url: "{url}"}}',
@@ -150,16 +150,17 @@ def pointsman_config(site: Site) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _pointsman(site: Site, *flags: str) -> Peer | str:
+def _pointsman(site: Site, *flags: str, log: str = "") -> Peer | str:
     if site.pointsman is None:
         return "not installed: pip install pointsman, or say how it is called with --pointsman 'COMMAND'"
     config = site.run / "pointsman.yaml"
+    more = ("; every call through the ASGI application" if flags else "") + ("; a line of JSON a request in a file" if log else "")
     return Peer(
         command=(*site.pointsman, "serve", *flags, "--config", str(config), "--port", str(site.port)),
-        files={"pointsman.yaml": pointsman_config(site)},
+        files={"pointsman.yaml": pointsman_config(site, log) if log else pointsman_config(site)},
         headers=(f"Authorization: Bearer {KEY}",),
         version=_pointsman_version(site.pointsman),
-        about="auth, two replicas, metrics and records on" + ("; every call through the ASGI application" if flags else ""),
+        about="auth, two replicas, metrics and records on" + more,
     )
 
 
@@ -231,6 +232,7 @@ def _protocol(site: Site) -> Peer | str:
 _MAKERS: dict[str, Callable[[Site], Peer | str]] = {
     "nginx": _nginx,
     "pointsman": _pointsman,
+    "pointsman-log": lambda site: _pointsman(site, log="level: info, format: json"),
     "pointsman-asgi": lambda site: _pointsman(site, "--asgi"),
     "sglang-router": _sglang,
     "vllm-router": _vllm,

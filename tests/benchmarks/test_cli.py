@@ -108,6 +108,9 @@ def test_pointsman_is_started_with_a_key_two_replicas_and_one_route_a_model(site
         "backends": {"a": url, "b": url},
         "routes": {m: {"targets": [{"backend": b, "model": m} for b in "ab"]} for m in ("mock", "mock-64x0ms", "mock-64x20ms")},
     }
+    logging = peers.make("pointsman-log", site)
+    assert isinstance(logging, Peer) and logging.command == made.command and "a line of JSON a request" in logging.about
+    assert yaml.safe_load(logging.files["pointsman.yaml"])["server"]["log"] == {"level": "info", "format": "json"}
     asgi = peers.make("pointsman-asgi", site)
     assert isinstance(asgi, Peer) and asgi.command[1:3] == ("serve", "--asgi") and asgi.files == made.files
 
