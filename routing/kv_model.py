@@ -1,0 +1,131 @@
+"""How long a prefill takes: three numbers a model, learned from first tokens, and one speed a replica. Plain floats, no clock.
+
+    seconds = speed_i * (b0 + b1 * u + b2 * u * (h + u / 2))
+
+where `u` prompt tokens are computed on top of `h` cached ones: a fixed part, the linear layers, and attention over what came before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+Features = tuple[float, float, float]
+
+KEEP = 0.999  # share of the old sums that a new observation leaves: about the last thousand count
+FLOOR_SECONDS = 0.002  # no prefill is free: keeps ratios finite
+PRIOR: Features = (0.01, 0.5, 0.05)  # seconds; per 10^4 tokens; per 10^8 token pairs: a 70B model on four accelerators, scaled as learned
+_PRIOR_POINTS = ((200.0, 0.0), (4000.0, 0.0), (20000.0, 0.0))  # (u, h) of the pretended observations that stand for the prior
+_SPEED_KEEP, _SPEED_PRIOR = 0.98, 0.2  # a replica's speed is a ratio of two decayed sums; the prior is in seconds of each
+_SPEED_MIN, _SPEED_MAX = 0.1, 10.0
+
+
+def features(u: float, h: float) -> Features:
+    """What the time of a prefill of `u` tokens after `h` cached ones is linear in; scaled to be near one."""
+    return (1.0, u * 1e-4, u * (h + u / 2) * 1e-8)
+
+
+def _dot(a: Sequence[float], b: Sequence[float]) -> float:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+class PrefillModel:
+    """Weighted least squares with forgetting, coefficients not below zero, held by a prior where data say nothing.
+
+    Sums rather than a recursive inverse: a workload that shows only one length leaves two directions free, where a recursive filter with
+    forgetting grows without bound; here the prior's shape, scaled to what was seen, decides them. `learn` takes about 10 us.
+    """
+
+    __slots__ = ("_cov", "_rhs", "_seen", "_told", "_took", "_took_prior", "b", "error", "speed")
+
+    def __init__(self, replicas: int) -> None:
+        self.b: list[float] = list(PRIOR)
+        self.speed = [1.0] * replicas  # relative: their mean over the replicas that answered is one
+        self.error = [0.0] * replicas  # decayed mean of |seen - predicted|, seconds
+        self._cov = [0.0] * 6  # 00 01 02 11 12 22
+        self._rhs = [0.0] * 3
+        self._took, self._took_prior = 0.0, 0.0  # decayed sums of weighted seconds seen and of the prior's prediction of them
+        self._seen = [_SPEED_PRIOR] * replicas
+        self._told = [_SPEED_PRIOR] * replicas
+
+    def predict(self, u: float, h: float) -> float:
+        """Seconds that `u` tokens after `h` cached ones take on a replica of speed one. Never below FLOOR_SECONDS."""
+        b = self.b
+        x = u * 1e-4
+        return FLOOR_SECONDS + b[0] + b[1] * x + b[2] * x * (h + u / 2) * 1e-4
+
+    def learn(self, replica: int, x: Features, seconds: float) -> None:
+        """Takes in that work of features `x` (a sum over requests that were answered together) took `seconds`. Mutates; O(1)."""
+        if not 0.0 < seconds < 600.0:
+            return
+        b, speed = self.b, self.speed[replica]
+        told = _dot(b, x) + FLOOR_SECONDS
+        self.error[replica] += 0.05 * (abs(seconds - speed * told) - self.error[replica])
+        y = seconds / speed
+        weight = 1.0 / (0.05 + told) ** 2  # errors count relative to the time, so that long prompts do not rule alone
+        cov, rhs = self._cov, self._rhs
+        for k, v in enumerate((x[0] * x[0], x[0] * x[1], x[0] * x[2], x[1] * x[1], x[1] * x[2], x[2] * x[2])):
+            cov[k] = KEEP * cov[k] + weight * v
+        for k in range(3):
+            rhs[k] = KEEP * rhs[k] + weight * x[k] * y
+        expected = _dot(PRIOR, x)
+        self._took = KEEP * self._took + weight * expected * y
+        self._took_prior = KEEP * self._took_prior + weight * expected * expected
+        self.b = self._solve()
+        self._seen[replica] = _SPEED_KEEP * self._seen[replica] + (1 - _SPEED_KEEP) * seconds
+        self._told[replica] = _SPEED_KEEP * self._told[replica] + (1 - _SPEED_KEEP) * told
+        self._rate()
+
+    def forget(self, replica: int) -> None:
+        """Another machine may stand there now: its speed starts anew."""
+        self._seen[replica] = self._told[replica] = _SPEED_PRIOR
+        self.speed[replica], self.error[replica] = 1.0, 0.0
+
+    def _rate(self) -> None:
+        ratios = [s / t for s, t in zip(self._seen, self._told, strict=True)]
+        mean = sum(ratios) / len(ratios)  # the common part belongs to b, or both could drift against each other
+        self.speed = [min(_SPEED_MAX, max(_SPEED_MIN, r / mean)) for r in ratios]
+
+    def _solve(self) -> list[float]:
+        cov, rhs = list(self._cov), list(self._rhs)
+        scale = self._took / self._took_prior
+        for u, h in _PRIOR_POINTS:
+            x = features(u, h)
+            expected = scale * _dot(PRIOR, x)
+            weight = 1.0 / (0.05 + expected) ** 2
+            for k, v in enumerate((x[0] * x[0], x[0] * x[1], x[0] * x[2], x[1] * x[1], x[1] * x[2], x[2] * x[2])):
+                cov[k] += weight * v
+            for k in range(3):
+                rhs[k] += weight * x[k] * expected
+        for k in range(3):  # a little of the prior in every direction: never singular
+            cov[(0, 3, 5)[k]] += 1e-3
+            rhs[k] += 1e-3 * scale * PRIOR[k]
+        return _not_negative(cov, rhs)
+
+
+def _not_negative(cov: Sequence[float], rhs: Sequence[float]) -> list[float]:
+    """Solves the 3x3 symmetric system; a coefficient that would be negative is set to zero and the rest solved again."""
+    full = [[cov[0], cov[1], cov[2]], [cov[1], cov[3], cov[4]], [cov[2], cov[4], cov[5]]]
+    free = [0, 1, 2]
+    while True:
+        found = _gauss([[full[i][j] for j in free] for i in free], [rhs[i] for i in free])
+        worst = min(range(len(free)), key=found.__getitem__)
+        if found[worst] >= 0 or len(free) == 1:
+            out = [0.0, 0.0, 0.0]
+            for i, v in zip(free, found, strict=True):
+                out[i] = max(0.0, v)
+            return out
+        free.pop(worst)
+
+
+def _gauss(m: list[list[float]], v: list[float]) -> list[float]:
+    """Solves a symmetric positive definite system in place: no pivoting is needed."""
+    n = len(v)
+    for i in range(n):
+        for j in range(i + 1, n):
+            f = m[j][i] / m[i][i]
+            for k in range(i, n):
+                m[j][k] -= f * m[i][k]
+            v[j] -= f * v[i]
+    for i in reversed(range(n)):
+        v[i] = (v[i] - sum(m[i][k] * v[k] for k in range(i + 1, n))) / m[i][i]
+    return v
