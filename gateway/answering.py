@@ -58,8 +58,7 @@ class Answering:
         self.last_fault: Fault | None = None
         self.upstream_headers: Mapping[bytes, bytes] = NOTHING
         self.attempts = self.status = self.chunks = self.bytes_out = 0
-        self.stream = self.begun = self.ended = False
-        self.watched = False  # not the plainest of calls: it has a guide, or failed before
+        self.stream = self.begun = self.ended = self.watched = False  # watched: it has a guide, or failed before
         self.guide: Guide | None = None  # where its route has a plan
         self.ttft: float | None = None  # seconds from arrival to the first content
         self.parked_at: float | None = None

@@ -157,8 +157,10 @@ class Exchange(Answering):
         health.bad(decision.replica, fault, monotonic(), route.replicas)
         self._release()
         self.last_fault = fault
-        if guide is not None and guide.failed(fault):
-            return
+        if guide is not None:
+            if guide.failed(fault):
+                return
+            fault = guide.cause or fault
         found = verdict(fault)
         tried = self.attempts if guide is None else self.attempts - guide.free
         if self.ttft is None and found in _ELSEWHERE and tried <= route.retries:

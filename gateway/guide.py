@@ -34,8 +34,8 @@ class Guide:
     """The state of one call beyond its attempt. Owned by its exchange."""
 
     __slots__ = (
-        "again_at", "asked", "attempt", "barred", "continued", "exchange", "free", "hedged", "leader", "mode", "plan", "plans", "rival",
-        "round", "shared", "since", "story", "visited", "window",
+        "again_at", "asked", "attempt", "barred", "before", "cause", "continued", "exchange", "free", "hedged", "leader", "mode", "plan",
+        "plans", "rival", "round", "shared", "since", "story", "visited", "window",
     )  # fmt: skip
 
     def __init__(self, exchange: Exchange, plan: Plan) -> None:
@@ -51,6 +51,8 @@ class Guide:
         self.window: tuple[float, int] | None = None  # since when the rate is measured, tokens then
         self.rival: Rival | None = None
         self.story: Story | None = None
+        self.cause: Fault | None = None  # why the first target did not go on with its answer
+        self.before = 0  # tokens that were told when the attempt under way was asked to go on
         self.mode: Continues | None = None  # how the attempt under way was asked to go on with an answer
         self.continued = 0
         self.hedged = False
@@ -150,8 +152,12 @@ class Guide:
     def _goes_on(self, fault: Fault) -> bool:
         """Asks another target for the rest of the answer. False when that cannot be done soundly."""
         exchange, story, heirs = self.exchange, self.story, self.plan.heirs
-        if story is None or heirs is None or verdict(fault) not in (Verdict.AGAIN, Verdict.MOVE):
+        if story is None or heirs is None:
             return False
+        if self.cause is None:  # of what fails from now on the client is told this
+            if verdict(fault) not in (Verdict.AGAIN, Verdict.MOVE):
+                return False
+            self.cause = fault
         if not sound(exchange.call, story) and not (story.sound and story.finished):
             return False
         if story.finished or spent(exchange.call, story):
@@ -176,7 +182,7 @@ class Guide:
             call = onward(exchange.call, story, mode)
             if call is None:
                 return False
-            self.mode = mode
+            self.mode, self.before = mode, story.tokens
             self.free += 1
             try:
                 exchange.attempt_on(decision, call)
@@ -251,13 +257,22 @@ class Guide:
         exchange = self.exchange
         if exchange.paused_at is not None:
             self.window = None  # the client's time, not the backend's
-        elif exchange.ttft is None:
+        elif self._silent():
             if exchange.stream and limits.first_token is not None and now - self.since > limits.first_token:
                 self._give_up(f"said nothing within {limits.first_token:g} s", "first_token_timeout")
-            else:
+            elif exchange.ttft is None:
                 self._hedge(now)
         elif limits.min_rate and self.story is not None:
             self._rate(now, limits, self.story)
+
+    def _silent(self) -> bool:
+        """Whether the attempt under way has said nothing yet."""
+        if self.exchange.ttft is None:
+            return True
+        if self.mode is None or self.story is None:
+            return False
+        self.story.digest()
+        return self.story.tokens == self.before
 
     def _hedge(self, now: float) -> None:
         patience = self.plan.patience(self.exchange.stream)

@@ -199,6 +199,27 @@ def test_a_stream_that_is_too_slow_is_given_up(rate: float) -> None:
     world.check_idle(1)
 
 
+def test_who_goes_on_has_its_own_time_to_begin() -> None:
+    world = Planned(3, mode="flag", timeouts=Timeouts(min_rate=1.0, rate_window=10.0, first_token=25.0))
+    sink, _ = world.ask({"messages": [{"role": "user", "content": "x"}]}, stream=True)
+    world.flight.head(200, SSE)
+    world.flight.data(text("a"))
+    world.flight.fail(lost())
+    second = world.flight
+    world.at(0.1)
+    world.at(20.0)
+    assert not second.cancels  # it reads the prompt
+    world.at(6.0)
+    assert second.cancels
+    world.at(0.1)
+    world.flight.head(200, SSE)
+    world.flight.data(text("b"))
+    world.at(1.0)
+    world.at(11.0)  # begun, and then too slow
+    assert sink.done and sink.error["code"] == "connection_lost"
+    world.check_idle(1)
+
+
 def test_the_clients_own_slowness_is_not_the_backends() -> None:
     world = Planned(timeouts=Timeouts(min_rate=1.0, rate_window=10.0))
     sink, exchange = world.ask(stream=True)
