@@ -245,8 +245,9 @@ class Front(asyncio.Protocol):
                 return
             self.extra = True  # rubbish after a whole request: answer that one, then close
         except httptools.HttpParserUpgrade:
-            self._reply(bad_request("This server does not switch protocols."))
-            return
+            if not self.extra:  # of this request, and not of one behind it
+                self._reply(bad_request("This server does not switch protocols."))
+                return
         if self.state == BUSY and self.exchange is None:
             self._begin()
 

@@ -253,7 +253,7 @@ class Connections(RuleBasedStateMachine):
 
     @invariant()
     def the_pool_agrees(self) -> None:
-        assert [c.transport for c in self.pool.idle] == self.idle
+        assert self.pool.idle == [w.protocol for w in self.idle]
         assert {w.protocol for w in self.asked} == {f.conn for f in self.pool.busy}
         for wire in self.idle:
             conn = wire.protocol

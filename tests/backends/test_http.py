@@ -354,3 +354,32 @@ def test_a_chunk_that_lies_about_its_size_breaks_the_answer() -> None:
         assert seen.fault is not None and seen.fault.code == "bad_framing"
 
     played(work)
+
+
+@pytest.mark.parametrize("tail", [b"H", b"HTTP/1.1 500 No\r\nx-of: another\r\n", OK[:-3]])
+@pytest.mark.parametrize("whole", [True, False])
+def test_the_beginning_of_a_second_answer_does_not_wait_for_the_next_request(tail: bytes, whole: bool) -> None:
+    async def work(pool: Played) -> None:
+        seen, _ = await sent(pool)
+        if not whole:
+            pool.conn().data_received(OK[:-1])
+        pool.conn().data_received(OK + tail if whole else OK[-1:] + tail)
+        assert pool.wires[0].closed and not pool.idle and seen.outcome == "ok"
+        seen, _ = await sent(pool)
+        pool.conn().data_received(OK)
+        assert (seen.outcome, seen.status, seen.body) == ("ok", 200, b"{}") and len(pool.wires) == 2
+
+    played(work)
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_who_answers_early_and_reads_no_more_is_not_waited_for(rounds: int) -> None:
+    async def work(pool: Played) -> None:
+        for n in range(rounds):
+            seen, _ = await sent(pool)
+            pool.wires[0].buffered = int(n == rounds - 1)
+            pool.conn().data_received(OK)
+            assert seen.outcome == "ok"
+        assert pool.wires[0].aborted and not pool.busy
+
+    played(work)
