@@ -84,7 +84,8 @@ def test_a_trailer_says_nothing_of_who_calls() -> None:
 
 def test_options_of_a_stream_that_are_none_are_the_clients_fault() -> None:
     with Engine() as engine, running(config_for([engine])) as gateway:
-        for options in ({"include_usage": "yes"}, {"include_usage": 1}, [], "x"):
+        wrong: list[Any] = [{"include_usage": "yes"}, {"include_usage": 1}, [], "x"]
+        for options in wrong:
             failed(gateway.ask(chat(stream=True, stream_options=options)), 400, origin="client")
         assert not engine.posts() and gateway.ask(chat()).status == 200
 
@@ -132,7 +133,7 @@ def test_a_connection_beyond_the_limit_does_not_stay() -> None:
         one, _ = played.dial()
         refused, pipe = played.dial()
         assert json.loads(pipe.out.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections" and pipe.eof
-        assert refused not in played.state.connections  # so that no tick would ever end it
+        assert cast(Any, refused) not in played.state.connections  # so that no tick would ever end it
         loop = asyncio.get_running_loop()
         (timer,) = [t for t in loop._scheduled]  # type: ignore[attr-defined]
         timer._run()
