@@ -19,25 +19,36 @@ def words(question: str) -> list[str]:
 
 
 class Counter:
-    """A responder. `gate`: where a fresh stream waits, after `held` tokens. `spoil`: what becomes of the script of a fresh answer."""
+    """A responder. `gate`: where a fresh stream waits, after `held` tokens. `spoil`: what becomes of the script of a fresh answer.
+    `prefill`: an assistant's message at the end is gone on with by itself, with an `echo` of it or without."""
 
-    def __init__(self, gate: Gate | None = None, held: int = WORDS // 2, spoil: Callable[[Script], Script] | None = None) -> None:
-        self.gate, self.held, self.spoil = gate, held, spoil
+    def __init__(
+        self,
+        gate: Gate | None = None,
+        held: int = WORDS // 2,
+        spoil: Callable[[Script], Script] | None = None,
+        *,
+        prefill: bool = False,
+        echo: bool = False,
+    ) -> None:
+        self.gate, self.held, self.spoil, self.prefill, self.echo = gate, held, spoil, prefill, echo
 
     def __call__(self, request: Request) -> Script:
         doc = request.doc
         assert isinstance(doc, dict)
         turns = doc["messages"]
         fresh = turns[-1]["role"] != "assistant"
-        if not fresh and not (doc.get("continue_final_message") is True and doc.get("add_generation_prompt") is False):
+        if not fresh and not self.prefill and not (doc.get("continue_final_message") is True and doc.get("add_generation_prompt") is False):
             return openai_error(400, "the last message is the assistant's, and nothing says that it goes on")
         question = turns[-1 if fresh else -2]["content"]
+        question = question if isinstance(question, str) else question[0]["text"]
         whole, sent = words(question), "" if fresh else turns[-1]["content"]
         rest = "".join(whole).removeprefix(sent)
         if not "".join(whole).startswith(sent):
             return openai_error(400, f"this is not how the answer began: {sent!r}")
         tokens = whole[len(whole) - len(tail(whole, rest)) :] if fresh else tail(whole, rest)
-        limit = doc.get("max_tokens")
+        tokens = [sent, *tokens] if self.echo and sent else tokens
+        limit = doc.get("max_completion_tokens") or doc.get("max_tokens")
         finish = "length" if limit is not None and limit < len(tokens) else "stop"
         made = self._answer(doc, tokens[:limit], finish, self.gate if fresh else None)
         return self.spoil(made) if fresh and self.spoil is not None else made
