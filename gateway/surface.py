@@ -159,7 +159,7 @@ class SurfaceExchange(Exchange):
             except Fault as fault:
                 if not natives:
                     raise
-                self.unread, self.excluded = fault, {r for r in replicas if r not in natives}
+                self.unread = fault
         self.call = SurfaceCall(
             call.id, "chat", call.model, call.stream, {**doc, "model": raw["model"]}, call.tenant, call.headers, call.received,
             surface=self.api, raw=self._raw(raw) if natives else raw,
@@ -169,6 +169,8 @@ class SurfaceExchange(Exchange):
             self.out.ended = self._streamed
 
     def dispatch(self) -> None:
+        if self.unread is not None:  # of whatever route it has come to
+            self.excluded = {*self.excluded, *(r for r in self.route.replicas if not speaks(r.link, self.api))}
         try:
             super().dispatch()
         except Fault as fault:

@@ -263,6 +263,14 @@ def test_what_only_one_target_can_read_goes_there() -> None:
             provider.fail(Fault(status=529))
             told = ask(gateway, "messages", tools=[tool])
             assert told.status_code in (400, 503) and not engine.posts()
+        routes = {
+            "m": {"targets": [{**targets[0], "weight": 1}], "fallbacks": ["l"], "retries": 0},
+            "l": {"targets": [{"backend": "chat", "model": "fake"}]},
+        }
+        with running(routed(backends, [], routes=routes)) as gateway:
+            provider.fail(Fault(status=529), Fault(status=529))
+            assert ask(gateway, "messages", tools=[tool]).status_code in (400, 503) and not engine.posts()
+            assert ask(gateway, "messages").headers["x-pointsman-backend"] == "chat"
 
 
 @pytest.mark.parametrize("stream", [False, True])
