@@ -48,7 +48,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stall: float = 0.03  # of its prefill, for each answer being written there
     decode: float = 2e-8  # a token of context there
     target: float = 1.0  # time to the first token that is meant, on top of an idle replica's uncached prefill
-    patience: float = 20.0  # who waits longer goes before others, one in `share`
+    patience: float = 60.0  # who waits longer goes before others, one of `share` placements: nobody starves
     share: int = 4
     window: int = 128  # requests looked at, half of them the oldest and half the newest
     stale: float = 0.05  # how old a match may be
@@ -211,7 +211,7 @@ class Scheduler:
             looked = [*islice(held.values(), half), *islice(reversed(held.values()), most - half)]
         for w in looked:
             w.costed = None
-            if w.version != self.index.version and (w.version < 0 or now - w.matched >= self.set.stale):
+            if w.version != self.index.version + self.expected.version and (w.version < 0 or now - w.matched >= self.set.stale):
                 self._match(w, now)
         return looked
 
@@ -232,7 +232,7 @@ class Scheduler:
             if h not in known:
                 known[h] = predict(tokens - h, h)
         w.prefill = [known[h] * s for h, s in zip(w.hits, self.model.speed, strict=True)]
-        w.version, w.matched = self.index.version, now
+        w.version, w.matched = self.index.version + self.expected.version, now
 
     def _next(self, looked: list[Want], queues: list[float], now: float) -> tuple[Want, int] | None:
         factor = [1.0 + self.set.stall * r for r in self.load.running]

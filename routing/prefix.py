@@ -144,16 +144,18 @@ def walk(masks: dict[Hashable, int], blocks: Sequence[Hashable], replicas: int) 
 class Expected:
     """Blocks that dispatches under way will leave on a replica. One entry a booking; ends with the first token or the failure."""
 
-    __slots__ = ("_counts", "masks", "replicas")
+    __slots__ = ("_counts", "masks", "replicas", "version")
 
     def __init__(self, replicas: int) -> None:
         self.replicas = replicas
+        self.version = 0
         self.masks: dict[Hashable, int] = {}
         self._counts: list[dict[Hashable, int]] = [{} for _ in range(replicas)]
 
     def add(self, replica: int, blocks: Iterable[Hashable]) -> None:
         """A request with these blocks was sent to the replica. O(blocks)."""
         counts, masks, bit = self._counts[replica], self.masks, 1 << replica
+        self.version += 1
         for b in blocks:
             counts[b] = counts.get(b, 0) + 1
             masks[b] = masks.get(b, 0) | bit
@@ -161,6 +163,7 @@ class Expected:
     def drop(self, replica: int, blocks: Iterable[Hashable]) -> None:
         """Takes back one `add` of the same blocks. KeyError when there was none."""
         counts, masks, bit = self._counts[replica], self.masks, 1 << replica
+        self.version += 1
         for b in blocks:
             left = counts[b] - 1
             if left:
