@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httptools
 
-from backends.heads import TRIES, Known, learn
+from backends.heads import PAUSE, Known, learn
 from backends.types import Fault, Receiver, Timeouts
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "answered", "between", "complete", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim", "known",
-        "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "transport", "tries",
+        "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "taught", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -114,7 +114,7 @@ class Connection(asyncio.Protocol):
         self.reused = False
         self.idle_since = 0.0
         self.known: Known | None = None  # the head of the last whole answer
-        self.tries = TRIES
+        self.taught = -PAUSE  # when a head was learned last
         self._reset()
 
     def _reset(self) -> None:
@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
             receiver = flight.receiver
             if receiver is not None:
                 status, self.head_told = self.head, True
-                if status == 200 and self.reused and broken is None and self.tries:
+                if status == 200 and self.reused and broken is None and self.pool.clients.now - self.taught >= PAUSE:
                     self._learn(data, len(body))
                 self._retire(flight, broken is None)
                 receiver.on_whole(status, self.fields, body)
@@ -191,7 +191,7 @@ class Connection(asyncio.Protocol):
 
     def _learn(self, data: bytes, size: int) -> None:
         """Keeps the head of a whole answer that came in one read."""
-        self.tries -= 1
+        self.taught = self.pool.clients.now
         head = data[: len(data) - size]
         if data.find(b"\r\n\r\n") + 4 == len(head) and b"content-length" in self.fields:
             self.known = learn(head, self.fields)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 
 MAX_LEARNED = 8 * 1024  # bytes of a head that is kept
-TRIES = 4  # heads of one connection that are learned; where each differs there is nothing to learn
+PAUSE = 0.5  # seconds from one head that is learned to the next of a connection: a `date` makes another one each second, an id each time
 _LENGTH = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]+)[ \t]*\r\n")
 _CHANGES = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"content-encoding"})
 

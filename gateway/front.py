@@ -20,7 +20,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from backends.heads import TRIES, Known, learn
+from backends.heads import PAUSE, Known, learn
 from backends.types import Fault
 from gateway.answers import CLOSE, refusal
 from gateway.auth import Door, Tenant
@@ -49,7 +49,7 @@ class Front(asyncio.Protocol):
 
     __slots__ = (
         "api", "body", "buffer", "config", "core", "door", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep",
-        "known", "on_body", "on_header", "parser", "parts", "paused", "server_state", "since", "state", "tenant", "transport", "tries",
+        "known", "on_body", "on_header", "parser", "parts", "paused", "server_state", "since", "state", "taught", "tenant", "transport",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +74,7 @@ class Front(asyncio.Protocol):
         self.known: Known | None = None  # the head of an earlier request, for `api`
         self.tenant: Tenant | None = None  # who `door` said sent that head
         self.door: Door | None = None
-        self.tries = TRIES
+        self.taught = -PAUSE  # when a head was learned last
 
     # --- asyncio's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -158,7 +158,7 @@ class Front(asyncio.Protocol):
                 self._hot(data)
                 if self.state == READING:  # the body is still to come: what the head says can be checked before
                     self._early()
-                elif self.state in (BUSY, IDLE) and self.keep and self.tries:
+                elif self.state in (BUSY, IDLE) and self.keep and self.core.clients.now - self.taught >= PAUSE:
                     self._learn(data[: end + 4])
                 return
         self.state, self.fed = COLD, 0
@@ -192,7 +192,7 @@ class Front(asyncio.Protocol):
 
     def _learn(self, head: bytes) -> None:
         """Keeps the head of a request that came whole, and who sent it."""
-        self.tries -= 1
+        self.taught = self.core.clients.now
         self.known = learn(head, self.fields)
         self.door = None
 

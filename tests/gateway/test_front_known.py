@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.heads import MAX_LEARNED, TRIES, learn
+from backends.heads import MAX_LEARNED, learn
 from gateway.auth import Door
 from gateway.config import KeyConfig
 from gateway.front import Front
@@ -17,7 +17,10 @@ from tests.faults.check import failed
 from tests.faults.test_requests import BODY, SMUGGLING
 from tests.harness import Client, Running, chat, config_for, encoded, request, running
 
-KEYS = {"routes": {"other": {"targets": [{"backend": "fake", "model": "fake"}]}}, "keys": [{"name": "one", "key": "sk-one"}, {"name": "two", "key": "sk-two", "routes": ["other"]}]}  # fmt: skip
+KEYS = {
+    "routes": {"other": {"targets": [{"backend": "fake", "model": "fake"}]}},
+    "keys": [{"name": "one", "key": "sk-one"}, {"name": "two", "key": "sk-two", "routes": ["other"]}],
+}
 BEARER = {"authorization": "Bearer sk-one"}
 
 
@@ -122,11 +125,16 @@ def test_the_body_limit_and_the_drain_hold() -> None:
             failed(client.ask(chat()), 503, origin="gateway")
 
 
-def test_a_client_whose_heads_differ_is_not_learned_for_ever() -> None:
+def test_a_client_whose_heads_differ_is_not_learned_each_time() -> None:
     with Engine() as engine, running(config_for([engine])) as gateway, gateway.dial() as client:
-        for n in range(TRIES + 3):
+        core = gateway.gateway.core
+        gateway.call(lambda: setattr(core.clients, "tick", lambda: None))  # the coarse clock stands
+        for n in range(7):
             assert client.ask(chat(), headers={"x-request-id": f"id-{n}"}).headers["x-request-id"] == f"id-{n}"
-        assert front(gateway).tries == 0 and front(gateway).known is None
+        assert front(gateway).known is None, "the first was learned, and forgotten with the second"
+        gateway.call(lambda: setattr(core.clients, "now", core.clients.now + 1.0))
+        assert client.ask(chat(), headers={"x-request-id": "later"}).status == 200
+        assert front(gateway).known is not None
 
 
 def test_a_request_id_of_the_clients_own_is_kept() -> None:
