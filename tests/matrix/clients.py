@@ -21,7 +21,9 @@ from tests.fakes.providers.media import Media
 Doc = dict[str, Any]
 HEADER = "x-pointsman-parameters"
 TIMEOUT, LIMIT = 60, 4096  # seconds; tokens of an answer
-PLAIN = {"role", "content", "refusal", "tool_calls"}  # what OpenAI's own type of an assistant's message carries from an answer
+# What OpenAI's own types of an assistant's message have; the SDK's reader of streams puts more into its calls, and so do we.
+PLAIN: Any = {"role": True, "content": True, "refusal": True,
+              "tool_calls": {"__all__": {"id": True, "type": True, "function": {"name", "arguments"}}}}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,11 +108,7 @@ class Chat(Client):
             form = {"name": "report", "strict": True, "schema": step.schema}
             doc["response_format"] = {"type": "json_schema", "json_schema": form}
         message = self._message(doc)
-        kept = message.model_dump(include=PLAIN, exclude_none=True)
-        for call in kept.get("tool_calls", ()):
-            call["function"].pop("parsed_arguments", None)  # of the SDK's own reader of streams
-            call.pop("index", None)
-        self.history.append(kept)
+        self.history.append(message.model_dump(include=PLAIN, exclude_none=True))
         calls = tuple(Call(c.function.name, json.loads(c.function.arguments), c.id) for c in message.tool_calls or ())
         return Said(message.content or "", calls, (message.model_extra or {}).get("reasoning_content") or "")
 
