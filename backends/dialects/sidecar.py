@@ -34,10 +34,10 @@ _UNREADABLE = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 class Sidecar:
     """See the module. `mode`: where state waits: `sidecar` (here), `id` (in tool-call ids), or `both`. One event loop owns it."""
 
-    __slots__ = ("_entries", "_size", "bytes", "count", "mode")
+    __slots__ = ("_entries", "_size", "count", "mode", "size")
 
-    def __init__(self, count: int = MOST, bytes: int = MOST_BYTES, mode: str = "sidecar") -> None:
-        self.count, self.bytes, self.mode = count, bytes, mode
+    def __init__(self, count: int = MOST, size: int = MOST_BYTES, mode: str = "sidecar") -> None:
+        self.count, self.size, self.mode = count, size, mode
         self._entries: OrderedDict[Key, bytes] = OrderedDict()
         self._size = 0
 
@@ -71,7 +71,7 @@ class Sidecar:
             self._size -= _cost(key, old)
         self._entries[key] = data
         self._size += _cost(key, data)
-        while self._entries and (len(self._entries) > self.count or self._size > self.bytes):
+        while self._entries and (len(self._entries) > self.count or self._size > self.size):
             gone, what = self._entries.popitem(last=False)
             self._size -= _cost(gone, what)
 

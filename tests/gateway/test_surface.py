@@ -380,3 +380,18 @@ def test_an_answer_that_goes_on_elsewhere_is_one_answer(api: str) -> None:
     else:
         assert kinds[-1] == "message_stop" and kinds.count("message_start") == kinds.count("content_block_start") == 1
         assert "".join(e["delta"]["text"] for e in found if e["type"] == "content_block_delta") == "Hello"
+
+
+@pytest.mark.parametrize("api", ["messages", "responses"])
+def test_an_engine_that_counts_is_asked(api: str) -> None:
+    """Where the engine has a tokeniser its count holds; where it cannot say, as of an image, an estimate does."""
+    path = "messages/count_tokens" if api == "messages" else "responses/input_tokens"
+    doc = {"model": "m", "messages": SAY} if api == "messages" else ASK
+    counts = [{"count": 42, "tokens": []}, {"count": "many"}, {"odd": 1}]
+    queue = iter([*(reply(count) for count in counts), openai_error(400)])
+    with Engine(responder=lambda request: next(queue)) as engine:
+        with running(config_for([engine], backend={"kind": "vllm"})) as gateway:
+            told = [httpx.post(f"{gateway.url}/{path}", json=doc).json()["input_tokens"] for _ in range(4)]
+        assert [request.path for request in engine.requests] == ["/tokenize"] * 4
+        assert engine.requests[0].doc["messages"] == SAY and engine.requests[0].doc["model"] == "fake"
+    assert told[0] == 42 and told[1] == told[2] == told[3] > 0 and told[1] != 42

@@ -106,11 +106,11 @@ def test_it_is_bounded() -> None:
     for i in range(5):
         small.keep("t", "gemini", "", said(call(f"c{i}", extra_content=SIGN)))
     assert len(small) == 3
-    few = Sidecar(bytes=3 * (OVERHEAD + 200))
+    few = Sidecar(size=3 * (OVERHEAD + 200))
     for i in range(50):
         few.keep("t", "gemini", "", said(call(f"c{i}", extra_content=SIGN)))
     assert 1 <= len(few) <= 5
-    huge = Sidecar(bytes=1000)
+    huge = Sidecar(size=1000)
     huge.keep("t", "gemini", "", said(call("c", extra_content={"google": {"thought_signature": "x" * 2000}})))
     assert len(huge) == 0 and repr(huge) == "<Sidecar 0 entries, 0 bytes>"
     assert Sidecar().count == MOST
