@@ -65,7 +65,7 @@ class Upload(Sent):
     from the end of the body; while that is on its way the backend may take nothing for `Timeouts.idle` seconds at most.
     """
 
-    __slots__ = ("blocked", "chunked", "left", "room", "started", "whole", "wrote")
+    __slots__ = ("blocked", "chunked", "left", "room", "started", "whole")
 
     def __init__(self, pool: Pool, head: bytes, length: int | None, receiver: Receiver, timeouts: Timeouts) -> None:
         framing = b"transfer-encoding: chunked\r\n\r\n" if length is None else b"content-length: %d\r\n\r\n" % length
@@ -74,7 +74,7 @@ class Upload(Sent):
         self.room = asyncio.Event()  # there is room to write, or it is over
         self.started = self.begun
         self.blocked: float | None = None  # since when the backend takes nothing
-        self.whole = self.wrote = False
+        self.whole = False
         self.pool.busy.add(self)
         self.pool.connect(self)
 
@@ -90,7 +90,6 @@ class Upload(Sent):
             return False
         if not data:
             return True
-        self.wrote = True
         if self.chunked:
             conn.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
             return True

@@ -56,7 +56,7 @@ def can(replica: Replica, need: str) -> bool:
 class Passage(Exchange):
     """One relayed request. Set `route` and `sends` and call `begin`; a form calls `upload` instead of setting `sends`."""
 
-    __slots__ = ("cannot", "error", "is_events", "moved", "need", "once", "sends", "sized", "tail_seen", "unread")
+    __slots__ = ("cannot", "error", "is_events", "moved", "need", "once", "sends", "sized", "spent", "tail_seen", "unread")
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes], need: str) -> None:
         super().__init__(core, sink, api, headers)
@@ -67,6 +67,7 @@ class Passage(Exchange):
         self.moved = asyncio.Event()  # there is a flight to write to, or the request is over
         self.unread: Callable[[], bool] = bool  # whether a part of the request has not been read yet
         self.error: list[bytes] | None = None  # an error answer, as far as it has come
+        self.spent = False  # a part of the body has gone out and is not kept
         self.is_events = False
         self.sized = True  # the client is told the length of a streamed answer where the backend tells it
         self.tail_seen = b""
@@ -116,12 +117,8 @@ class Passage(Exchange):
         target, link = decision.target, decision.replica.link
         if not isinstance(link, OpenAILink) or self.sends is None:
             raise Fault("unavailable", f"Backend '{target.backend}' cannot be asked now.", origin="backend", code="no_replica")
+        self.flight = self.sends(link, target, route.timeouts.get(target.backend) or link.timeouts, self)
         self.held = take(decision.replica)
-        try:
-            self.flight = self.sends(link, target, route.timeouts.get(target.backend) or link.timeouts, self)
-        except Fault:
-            self._release()
-            raise
         self.moved.set()
 
     def whole(self, method: str, path: str, kind: bytes, body: Callable[[Target], bytes | None]) -> None:
@@ -151,6 +148,7 @@ class Passage(Exchange):
             if upload is None:
                 return False
             if await upload.write(data(self.decision.target)):
+                self.spent = True
                 return True
             if self.flight is upload:  # answered early; who answers will end it
                 return False
@@ -246,13 +244,12 @@ class Passage(Exchange):
     # --- ends
     def _failed(self, fault: Fault) -> None:
         """An attempt failed: elsewhere when the request can be sent again and nothing was promised, else told."""
-        decision, route, flight = self.decision, self.route, self.flight
+        decision, route = self.decision, self.route
         health.bad(decision.replica, fault, monotonic())
-        spent = isinstance(flight, Upload) and flight.wrote
         self.moved.clear()
         self._release()
         self.flight, self.last_fault = None, fault
-        may = not self.begun and not spent and fault.retry and self.attempts <= route.retries
+        may = not self.begun and not self.spent and fault.retry and self.attempts <= route.retries
         if may and (not self.once or fault.code in _UNSENT):
             self.excluded = {*self.excluded, decision.replica}
             try:
