@@ -19,7 +19,8 @@ from routing import prefix
 from routing.prefix import TOKEN_BLOCK, PrefixIndex, salted
 
 BlockHash = int | bytes
-Link = tuple[int, bytes]  # our chain hash up to the last whole block of ours, and the tokens since, as raw bytes
+# Our chain hash up to the last whole block of ours, the tokens since as raw bytes, and the blocks of ours that this one made whole.
+Link = tuple[int, bytes, tuple[int, ...]]
 
 END_OF_REPLAY = -1
 PAYLOAD_MAX = 64 << 20  # bytes of one batch
@@ -204,26 +205,27 @@ def _text(raw: Any) -> str:
 class _Tier:
     """One replica's blocks on one medium: engine hash -> our chain, and into the index."""
 
-    __slots__ = ("index", "links", "replica", "size", "step")
+    __slots__ = ("index", "links", "replica", "size")
 
     def __init__(self, replica: int, index: PrefixIndex, size: int) -> None:
         self.replica, self.index, self.size = replica, index, size * _ITEM
-        self.step = _ITEM  # bytes of the engine's blocks
         self.links: dict[BlockHash, Link] = {}
 
     def store(self, e: Stored, link: Link) -> None:
-        h, tail = link
+        h, tail, _ = link
         raw = array("I", e.tokens[: len(e.hashes) * e.size]).tobytes()
-        self.step = step = e.size * _ITEM
-        size, links, whole = self.size, self.links, []
+        step, size, links = e.size * _ITEM, self.size, self.links
+        whole: list[int] = []
         for k, name in enumerate(e.hashes):
             if k < len(e.extra) and e.extra[k]:
                 h = prefix.digest(e.extra[k], h)
             tail += raw[k * step : (k + 1) * step]
+            made: tuple[int, ...] = ()
             while len(tail) >= size:
                 h, tail = prefix.digest(tail[:size], h), tail[size:]
-                whole.append(h)
-            links[name] = (h, tail)
+                made = (*made, h)
+            links[name] = (h, tail, made)
+            whole += made
         self.index.add(self.replica, whole)
         over = len(links) - LINKS_MAX
         if over > 0:
@@ -231,8 +233,7 @@ class _Tier:
 
     def remove(self, hashes: Sequence[BlockHash]) -> None:
         gone = [self.links.pop(name, None) for name in hashes]
-        step = self.step  # what is left over is less than the block itself: this block made one of ours whole
-        self.index.remove(self.replica, [link[0] for link in gone if link is not None and len(link[1]) < step])
+        self.index.remove(self.replica, [h for link in gone if link is not None for h in link[2]])
 
     def clear(self) -> None:
         self.links.clear()
@@ -371,7 +372,7 @@ class Feed:
             return
         tier, other = (self.device, self.lower) if e.device else (self.lower, self.device)
         if e.parent is None:
-            link: Link | None = (salted(self.model, e.lora, e.salt), b"")
+            link: Link | None = (salted(self.model, e.lora, e.salt), b"", ())
         else:
             link = tier.links.get(e.parent) or other.links.get(e.parent)
         if link is None:

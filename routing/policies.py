@@ -282,7 +282,7 @@ def _among(
 
 
 class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds when all of its parts do. Lengths in tokens; `hours`: from and to, minutes of the day, over midnight when the first is later."""
+    """Holds when all of its parts do. Lengths in tokens; `hours`: from and to, in minutes of the day, also over midnight."""
 
     longer: int | None = None
     shorter: int | None = None
