@@ -11,6 +11,7 @@ from backends import wire
 from backends.types import Fault
 from gateway.exchange import Exchange
 from gateway.limits import too_large, too_slow
+from gateway.logs import conceal
 from gateway.serve import Core
 from gateway.surface import SurfaceExchange
 
@@ -221,6 +222,8 @@ async def reply(send: Send, status: int, body: bytes, lines: bytes = b"", kind: 
 
 async def reply_fault(core: Core, headers: Mapping[bytes, bytes], send: Send, fault: Fault) -> None:
     """Sends a fault as an OpenAI error."""
+    if fault.origin == "backend":
+        fault.message = conceal(fault.message)  # a server may quote the key that it was sent
     lines = b"x-request-id: %b\r\n" % core.request_id(headers) + core.door.cors(headers)
     if fault.retry_after is not None:
         lines += b"retry-after: %d\r\n" % max(1, round(fault.retry_after + 0.49))

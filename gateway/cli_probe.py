@@ -124,9 +124,6 @@ def price(asked: Plan) -> str:
 
 def run(config: Config, asked: Plan, told: Callable[[Result], None]) -> Survey:
     """Asks. Blocks until all checks are done. Raises ProbeError when the backend cannot be reached at all."""
-    for secret in (asked.backend.key, asked.backend.proxy, *asked.backend.headers.values(), *asked.backend.env.values()):
-        if secret:
-            logs.hide(str(secret))
     return asyncio.run(_run(config, asked, told))
 
 

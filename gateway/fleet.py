@@ -25,7 +25,7 @@ from backends.native import ProviderLink
 from backends.openai import OpenAILink
 from backends.translate import TranslatedLink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
-from gateway import links, logs
+from gateway import hidden, links, logs
 from gateway.config import BackendConfig, Config
 from routing.types import Health, Link, Replica
 
@@ -130,6 +130,7 @@ class Fleet:
 
     def _add(self, name: str, backend: BackendConfig) -> None:
         if backend.engine is not None:
+            hidden.hide(backend)
             self.replicas[name] = tuple(
                 Replica(f"{name}#{i}", name, "", NoLink(), health="loading", managed=True) for i in range(backend.replicas)
             )

@@ -12,11 +12,9 @@ from backends.http import Clients
 from backends.native import NativeMixin, ProviderLink, natives
 from backends.openai import OpenAILink
 from backends.types import Fault
-from gateway import logs
+from gateway import hidden
 from gateway.config import BackendConfig
 from routing.types import Health, Link
-
-_AUTHORISING = frozenset({"authorization", "proxy-authorization", "x-api-key", "api-key", "x-goog-api-key", "cookie"})
 
 
 class NativeLink(NativeMixin, PricedLink):
@@ -33,7 +31,7 @@ def made(
 
     Raises ValueError, in one sentence and without a secret, for what cannot be set up: a missing setting or package.
     """
-    _hide(backend)
+    hidden.hide(backend)
     settings = _settings(url, backend)
     carried = carry(backend.kind, settings)
     spoken = dialect(carried)
@@ -52,13 +50,6 @@ def made(
         link = ProviderLink(pool, spoken, signs, about, headers=backend.headers, timeouts=backend.timeouts)
     link.others = carriers.others(carried)
     return link, signs
-
-
-def _hide(backend: BackendConfig) -> None:
-    """Makes sure that what authorises us shows in no log and in no error."""
-    sent = [value for name, value in backend.headers.items() if name.lower() in _AUTHORISING]
-    for value in (*sent, backend.key or ""):
-        logs.hide(str(value).rpartition(" ")[2])  # without its scheme
 
 
 def _settings(url: str, backend: BackendConfig) -> Settings:

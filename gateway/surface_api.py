@@ -23,6 +23,7 @@ from backends.wire import Doc
 from gateway import surfaces
 from gateway.asgi import Make, Receive, Scope, Send, headers_of, read_body, reply
 from gateway.auth import Tenant
+from gateway.logs import conceal
 from gateway.responses_store import Kept, ResponsesStore
 from gateway.serve import Core
 from gateway.surface_messages import MessagesExchange
@@ -65,6 +66,7 @@ class SurfaceApi:
             if api != "messages":
                 raise
             lines += b"request-id: %b\r\n" % id
+            fault.message = conceal(fault.message)
             await reply(send, fault.status, error(fault, id.decode("latin-1")), lines)
             return
         await reply(send, 200, body, lines)

@@ -10,6 +10,7 @@ from gateway import surfaces
 from gateway.admin import state
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet
+from gateway.logs import conceal
 from gateway.serve import Core
 from gateway.version import VERSION
 from routing.types import Replica, Route
@@ -38,7 +39,7 @@ def model(name: str, route: Route) -> state.ModelView:
     targets = [state.TargetView(a.target.backend, a.target.model, a.target.weight, [r.name for r in a.replicas]) for a in route.arms]
     return state.ModelView(
         name, api=apis(route), state=kind, targets=targets, context=surfaces.context(route),  # type: ignore[arg-type]
-        owned_by=route.arms[0].target.backend if route.arms else "", reason=surfaces.reason(route) if kind != "ready" else "",
+        owned_by=route.arms[0].target.backend if route.arms else "", reason=conceal(surfaces.reason(route)) if kind != "ready" else "",
     )  # fmt: skip
 
 
@@ -51,14 +52,15 @@ def apis(route: Route) -> list[str]:
 def replica(r: Replica, now: float) -> state.ReplicaView:
     """One server address."""
     kind = "resting" if r.health == "ready" and r.down_until > now else r.health
-    return state.ReplicaView(r.name, r.backend, r.url, "up" if kind == "ready" else kind, r.inflight, r.total, r.failures, r.reason)
+    shown = "up" if kind == "ready" else kind
+    return state.ReplicaView(r.name, r.backend, r.url, shown, r.inflight, r.total, r.failures, conceal(r.reason))
 
 
 def engine(i: Instance) -> state.EngineView:
     """One engine process."""
     return state.EngineView(
         name=i.name, kind=i.spec.kind, model=i.spec.model, state=i.state, progress=None,
-        reason=i.reason or (i.progress if i.state != "ready" else ""),
+        reason=conceal(i.reason or (i.progress if i.state != "ready" else "")),
         pid=i.pid, restarts=i.restarts, since=i.since, base_url=i.base_url, rss_bytes=_rss(i.pid), slots=i.spec.slots, memory=i.spec.memory,
     )  # fmt: skip
 

@@ -24,10 +24,11 @@ from gateway.app import App, safely
 from gateway.auth import digest
 from gateway.checks import Checks
 from gateway.cli_banner import origin
-from gateway.config import Config, ConfigError
+from gateway.config import Config, ConfigError, Secret
 from gateway.config_check import is_loopback
 from gateway.fleet import Fleet
 from gateway.front import Front
+from gateway.logs import HIDDEN
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
@@ -79,7 +80,9 @@ class Control(ABC):
         tls = config.server.tls
         data = DataPort(self.base_url.removesuffix("/v1"), tls.cert if tls is not None else "")
         plane = create(self, access=self._access(), loopback=is_loopback(place.host), data=data)
-        self._plane = Server(settings(config.server, plane, tls=False), sock)
+        how = settings(config.server, plane, tls=False)
+        how.lifespan = "on"  # it holds a client of the data port, which must be closed
+        self._plane = Server(how, sock)
         self.admin_port = self._plane.port
         await self._plane.start()
 
@@ -157,7 +160,7 @@ class Control(ABC):
         return instance.log.tail(lines)
 
     def config(self) -> dict[str, object]:
-        built: dict[str, object] = msgspec.to_builtins(self.configuration, enc_hook=str)
+        built: dict[str, object] = msgspec.to_builtins(self.configuration, enc_hook=_shown)
         return built
 
     def metrics(self) -> str:
@@ -173,6 +176,11 @@ class Control(ABC):
     @abstractmethod
     async def stop(self) -> None:
         """Lets what is under way finish, bounded, and takes everything down."""
+
+
+def _shown(value: object) -> str:
+    """A value of the configuration as anybody may see it."""
+    return HIDDEN if isinstance(value, Secret) and value else str(value)
 
 
 class Gateway(Control):
