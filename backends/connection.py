@@ -8,6 +8,8 @@ and body comes around the parser (see `backends.heads`).
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import httptools
@@ -18,6 +20,7 @@ from backends.types import Fault, Receiver, Timeouts
 if TYPE_CHECKING:
     from backends.http import Pool
 
+log = logging.getLogger("pointsman.upstream")
 MAX_HEAD = 64 * 1024  # bytes of an answer's head, and of framing between two bytes of its body
 Payload = tuple[bytes, bytes]  # a request: head, body; a short body stands in the head's piece already
 _lower = bytes.lower
@@ -181,7 +184,7 @@ class Connection(asyncio.Protocol):
                 if status == 200 and self.reused and broken is None and self.pool.clients.now - self.taught >= PAUSE:
                     self._learn(data, len(body))
                 self._retire(flight, broken is None)
-                receiver.on_whole(status, self.fields, body)
+                _tell(receiver, status, self.fields, body)
             return
         if self.extra:
             broken, self.complete, body = "it sent a second answer", False, b""  # none of that one may pass as part of the first
@@ -212,7 +215,7 @@ class Connection(asyncio.Protocol):
         else:
             self._shut()
         if receiver is not None:
-            receiver.on_whole(200, known.fields, body)
+            _tell(receiver, 200, known.fields, body)
 
     def _deliver(self, flight: Sent, body: bytes, broken: str | None) -> None:
         """Hands on what one read brought, in order; any callback may end the flight."""
@@ -314,6 +317,15 @@ class Connection(asyncio.Protocol):
         else:
             what = "closed the connection in the middle of its answer" if self.answered else "closed the connection without an answer"
             flight.fail(_upstream(f"Backend {self.pool.name} {what}.", "connection_lost"))
+
+
+def _tell(receiver: Receiver, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
+    """Hands a whole answer on. Its flight is over: what a bug there leaves undone nobody else would end."""
+    try:
+        receiver.on_whole(status, headers, body)
+    except Exception:
+        log.exception("a bug: a whole answer")
+        receiver.on_fault(Fault("upstream", "The gateway failed; its log says why.", status=500, code="internal_error"))
 
 
 def _upstream(message: str, code: str) -> Fault:

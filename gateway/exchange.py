@@ -8,6 +8,7 @@ excludes the replica and dispatches again; after it the client gets an error eve
 
 from __future__ import annotations
 
+import logging
 from time import monotonic
 
 import msgspec
@@ -27,6 +28,7 @@ from routing.retry import Verdict, verdict
 from routing.types import Decision, Replica, Route
 
 WAITING = b": waiting\n\n"
+log = logging.getLogger("pointsman.exchange")
 _ELSEWHERE = (Verdict.AGAIN, Verdict.MOVE)
 
 
@@ -54,6 +56,9 @@ class Exchange(Answering):
             self.refuse(fault)
         except Joined:
             return
+        except Exception:
+            log.exception("a bug: request %s", self.id.decode())
+            self.refuse(Fault("upstream", "The gateway failed; its log says why.", status=500, code="internal_error"))
 
     def _read(self, body: bytes) -> None:
         doc = wire.parse(body)
