@@ -315,7 +315,7 @@ class KVAware:
 
     def __init__(self, n: int, block_tokens: int, seed: int = 0, mode: str = "precise", blocks: str = "1024", **args: str) -> None:
         self.wants_kv_events = mode == "precise"
-        settings = msgspec.convert(args, Settings, strict=False)
+        settings = msgspec.convert({k: float(v) for k, v in args.items()}, Settings, strict=False)
         size = 0 if self.wants_kv_events else int(blocks)
         self.scheduler = Scheduler(n, block_tokens, random.Random(seed), settings, size)
         self._out: list[tuple[Hashable, int]] = []
