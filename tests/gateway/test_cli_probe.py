@@ -49,7 +49,8 @@ def probed(file: Path, capsys: pytest.CaptureFixture[str], *flags: str) -> Doc:
     return found
 
 
-BESIDE = {"models", "completions", "embeddings", "dimensions", "abort", "tokenize"}  # some of the scripted servers break off where they have no path
+# Some of the scripted servers break off where they have no path.
+BESIDE = {"models", "completions", "embeddings", "dimensions", "abort", "tokenize"}
 # What must come out whatever else does: verdicts by check, and facts. The scripted servers refuse what the real ones refuse.
 WANTED: dict[str, tuple[Doc, Doc]] = {
     "openai": ({"n": "pass", "logprobs": "pass", "usage-unasked": "pass", "unknown-parameter": "unsupported"}, {"many": True}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from quant.builtin import MODEL_NAME
@@ -88,8 +89,6 @@ def _cell(good: str, failed: Iterable[str], tell: Callable[[str], None]) -> str:
 
 def _failure(act: Callable[..., None], *given: Any) -> str:
     """Why `act` failed; empty when it did not."""
-    try:
-        act(*given)
-    except Exception as e:  # noqa: BLE001 - whatever it is, it goes into the report
-        return f"{type(e).__name__}: {e}"
-    return ""
+    with ThreadPoolExecutor(1) as pool:  # whatever it is, it goes into the report
+        error = pool.submit(act, *given).exception()
+    return "" if error is None else f"{type(error).__name__}: {error}"
