@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import httptools
@@ -28,16 +28,34 @@ _lower = bytes.lower
 _SIZES = {b"%x" % size: size for size in range(1, 2048)}
 
 
+class Splice:
+    """Lets chunks of a stream pass from its connection to the client's as they are, framing and all: whole events that are like
+    the last one but for their text (see `gateway.relay.StreamRelay`). `write` is the client's; the counters are of what passed."""
+
+    __slots__ = ("after", "before", "chunks", "head", "size", "tail", "write")
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self.write = write
+        self.before = self.after = b""
+        self.head = self.tail = self.chunks = self.size = 0
+
+    def teach(self, before: bytes, after: bytes) -> None:
+        """What stands around the text of an event that may pass."""
+        self.before, self.after = before, after + b"\r\n"
+        self.head, self.tail = len(before) + 2, len(self.after)
+
+
 class Sent:
     """One request under way (a `Flight`): where its bytes go and how long it may take."""
 
-    __slots__ = ("begun", "conn", "last", "paused", "payload", "pool", "receiver", "task", "timeouts")
+    __slots__ = ("begun", "conn", "last", "paused", "payload", "pool", "receiver", "splice", "task", "timeouts")
 
     def __init__(self, pool: Pool, payload: Payload, receiver: Receiver, timeouts: Timeouts) -> None:
         self.pool, self.payload, self.timeouts = pool, payload, timeouts
         self.receiver: Receiver | None = receiver
         self.conn: Connection | None = None
         self.task: asyncio.Task[None] | None = None
+        self.splice: Splice | None = None
         self.begun = self.last = pool.clients.now
         self.paused = False
 
@@ -148,6 +166,15 @@ class Connection(asyncio.Protocol):
             if _SIZES.get(data[:at]) == len(data) - at - 4 and data[at + 1] == 10 and data.endswith(b"\r\n"):
                 # One whole chunk, as most reads of a stream are: the parser need not see it, it ends where it began.
                 flight.last = self.pool.clients.now
+                splice = flight.splice
+                if splice is not None:
+                    start, end = at + splice.head, -splice.tail
+                    if data[at + 2 : start] == splice.before and data[end:] == splice.after and data.find(b'"', start, end) < 0:
+                        splice.chunks += 1
+                        splice.size += len(data) - at - 4
+                        splice.write(data)
+                        return
+                    flight.splice = None
                 flight.receiver.on_data(data[at + 2 : -2])  # type: ignore[union-attr]
                 return
         elif self.known is not None and not self.answered:
@@ -159,6 +186,7 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, flight: Sent, data: bytes) -> None:
         self.answered = True
+        flight.splice = None  # the relay must see what is not one whole chunk, and may set another
         flight.last = self.pool.clients.now
         broken = None
         try:

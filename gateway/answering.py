@@ -13,6 +13,7 @@ from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from backends import wire
+from backends.connection import Sent, Splice
 from backends.faults import from_answer
 from backends.types import Call, Fault, Flight
 from gateway.answers import JSON_HEAD, PASSED, SSE_HEAD, header_lines
@@ -39,7 +40,7 @@ class Answering:
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended",
         "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "received", "relay", "route",
-        "sink", "status", "stream", "tail", "tenant", "ttft", "upstream_headers", "watched",
+        "sink", "splice", "status", "stream", "tail", "tenant", "ttft", "upstream_headers", "watched",
     )  # fmt: skip
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
@@ -54,6 +55,7 @@ class Answering:
         self.flight: Flight | None = None
         self.relay: StreamRelay | None = None
         self.answer: WholeAnswer | None = None
+        self.splice: Splice | None = None
         self.excluded: set[Replica] | tuple[()] = ()
         self.last_fault: Fault | None = None
         self.upstream_headers: Mapping[bytes, bytes] = NOTHING
@@ -145,10 +147,22 @@ class Answering:
             self.chunks += 1
             self.bytes_out += len(out)
             self.sink.send(out)
+            if relay.before:
+                self._splice(relay)
         elif out:
             self._send(out)
         if relay.fault is not None:
             self._over(relay.fault)
+
+    def _splice(self, relay: StreamRelay) -> None:
+        """Lets what is like the last event pass without us, where nobody else needs to see it."""
+        flight, write = self.flight, getattr(self.sink, "raw", None)
+        if write is None or self.guide is not None or not isinstance(flight, Sent) or flight.receiver is not self:
+            return
+        if self.splice is None:
+            self.splice = Splice(write)
+        self.splice.teach(relay.before, relay.after)
+        flight.splice = self.splice
 
     def _over(self, fault: Fault) -> None:
         """The answer is over before its end, by what it holds: the connection is of no more use."""

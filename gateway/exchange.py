@@ -332,5 +332,8 @@ class Exchange(Answering):
         self.core.ended(self)
         if self.relay is not None:
             self.tail = self.relay.usage_event
+            if self.splice is not None:  # what passed without us
+                self.chunks += self.splice.chunks
+                self.bytes_out += self.splice.size
         # The recorder reads the usage off the request's own path; it gets the few bytes that it needs, never the exchange.
         self.core.recorder.put(record_of_exchange(self, status), self.tail, self.decision.target)

@@ -38,10 +38,8 @@ HOT = {
     b"POST /v1/completions HTTP/1.1\r\n": "completions",
     b"POST /v1/embeddings HTTP/1.1\r\n": "embeddings",
 }
-_HOT = tuple(HOT.items())
-MAX_EARLY = 64 * 1024
+MAX_EARLY = _JOIN = 64 * 1024
 MAX_LINGER, LINGER_SECONDS = 64 << 20, 5.0
-_JOIN = 64 * 1024
 
 
 class Front(asyncio.Protocol):
@@ -152,7 +150,7 @@ class Front(asyncio.Protocol):
         if b"upgrade" in data[:end].lower():
             head = without_h2c(data[: end + 4])
             data, end = head + data[end + 4 :], len(head) - 4
-        for line, api in _HOT:
+        for line, api in HOT.items():
             if data.startswith(line):
                 self.api, self.known = api, None
                 self._hot(data)
@@ -301,6 +299,11 @@ class Front(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    @property
+    def raw(self) -> Any:
+        """Writes what is a chunk of a begun answer already, framing and all."""
+        return self.transport.write
 
     def finish(self, last: bytes) -> None:
         self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
