@@ -26,6 +26,7 @@ class EventRelay:
     `usage_event` is a chat usage document (`backends.wire.usage` reads it) with the counts told so far; None: none were.
     """
 
+    before = b""  # nothing of these streams passes unread from connection to connection (see `backends.connection.Splice`)
     __slots__ = ("committed", "done", "fault", "finished", "held", "held_size", "limit", "rest", "usage_event", "where")
 
     def __init__(self, where: str, limit: int) -> None:
