@@ -18,6 +18,7 @@ import pytest
 import uvloop
 
 from gateway.config import Config, parse
+from gateway.record import Record
 from gateway.wiring import Gateway
 from tests.fakes.engine import DEADLINE, Engine
 from tests.fakes.reader import Answer, AnswerReader
@@ -134,6 +135,16 @@ class Running:
             return snapshot.inflight_total == 0 and all(replica.inflight == 0 for replica in snapshot.replicas)
 
         self.until(idle, "all counters at zero")
+
+    def records(self) -> list[Record]:
+        """The records of all requests so far, newest first, also of those that the recorder would only get to in a moment."""
+
+        def read() -> list[Record]:
+            while self.gateway.recorder.drain():
+                pass
+            return self.gateway.recent(10_000)
+
+        return self.call(read)
 
     def dial(self, **options: Any) -> Client:
         return Client(self.port, **options)

@@ -186,7 +186,7 @@ def test_a_replica_killed_under_200_streams(going_on: bool) -> None:
             for client in clients:
                 client.sock.close()
             gateway.settled()
-            records = gateway.call(lambda: gateway.gateway.recent(1000))
+            records = gateway.records()
     wanted = [("".join(words(f"count {at}")), True) for at in range(200)]
     if going_on:
         assert seen == wanted

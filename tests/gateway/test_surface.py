@@ -77,8 +77,7 @@ def native(provider: Provider, kind: str, key: str, model: str, **more: Any) -> 
 
 def records(gateway: Running) -> list[Any]:
     """What was recorded so far, the latest first."""
-    found: list[Any] = gateway.call(lambda: gateway.gateway.recent(50))
-    return found
+    return [*gateway.records()]
 
 
 # --- failures
