@@ -156,7 +156,7 @@ class Answering:
 
     def _splice(self, relay: StreamRelay) -> None:
         """Lets what is like the last event pass without us, where nobody else needs to see it."""
-        flight, write = self.flight, getattr(self.sink, "raw", None)
+        flight, write = self.flight, self.sink.raw
         if write is None or self.guide is not None or not isinstance(flight, Sent) or flight.receiver is not self:
             return
         if self.splice is None:

@@ -69,6 +69,8 @@ async def read_body(core: Core, headers: Mapping[bytes, bytes], receive: Receive
 class AsgiSink:
     """The client's side of an exchange as a short list of ASGI messages that one coroutine sends on."""
 
+    raw = None  # framing is the server's
+
     def __init__(self, *, whole: bool = False) -> None:
         """`whole`: the client speaks HTTP/1.0, which knows no chunks: a stream is gathered and sent as one answer."""
         self.whole = whole

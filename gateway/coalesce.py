@@ -45,6 +45,7 @@ def _deterministic(doc: wire.Doc) -> bool:
 class Shared:
     """The `Sink` of a leader: its own client's and, through their exchanges, the followers'."""
 
+    raw = None  # followers see every event
     __slots__ = ("begun", "behind", "followers", "kept", "key", "leader", "open", "own", "size")
 
     def __init__(self, leader: Exchange, own: Sink, key: bytes) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import httptools
@@ -301,8 +302,7 @@ class Front(asyncio.Protocol):
         self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     @property
-    def raw(self) -> Any:
-        """Writes what is a chunk of a begun answer already, framing and all."""
+    def raw(self) -> Callable[[bytes], None]:
         return self.transport.write
 
     def finish(self, last: bytes) -> None:

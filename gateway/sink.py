@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 
 class Sink(Protocol):
     """The client's side. `lines` are header lines, each ended by CRLF, without length or framing. After `respond` or `finish` the
-    sink is done; `break_off` closes the connection so that the client sees a cut answer."""
+    sink is done; `break_off` closes the connection so that the client sees a cut answer. `raw` writes what is a chunk of a begun answer
+    already, framing and all; None where every event must pass `send`."""
+
+    @property
+    def raw(self) -> Callable[[bytes], None] | None: ...
 
     def respond(self, status: int, lines: bytes, body: bytes) -> None: ...
 

@@ -44,6 +44,7 @@ class SurfaceSink:
     with the end of a good stream before it is sent; `later` sends it. `report` makes the event of a fault in a native stream.
     """
 
+    raw = None  # each event is translated, or kept as the last one
     __slots__ = ("begun", "ended", "fault", "inner", "last", "later", "native", "relays", "report", "stream")
 
     def __init__(self, inner: Sink, relays: Callable[[], bool], report: Callable[[Fault, bytes], bytes]) -> None:

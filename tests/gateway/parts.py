@@ -24,6 +24,8 @@ JSON = {b"content-type": b"application/json", b"content-length": b"1"}
 class FakeSink:
     """What a client would see. Any call out of order is an assertion."""
 
+    raw = None
+
     def __init__(self) -> None:
         self.status, self.lines, self.body = 0, b"", b""
         self.begun = self.done = self.broken = False
