@@ -40,7 +40,7 @@ class Splice:
         self.head = self.tail = self.chunks = self.size = 0
 
     def teach(self, before: bytes, after: bytes) -> None:
-        """What stands around the text of an event that may pass."""
+        """What stands around the text of an event that may pass: `before` ends and `after` begins with the text's quotation mark."""
         self.before, self.after = before, after + b"\r\n"
         self.head, self.tail = len(before) + 2, len(self.after)
 
@@ -168,8 +168,9 @@ class Connection(asyncio.Protocol):
                 flight.last = self.pool.clients.now
                 splice = flight.splice
                 if splice is not None:
-                    start, end = at + splice.head, -splice.tail
-                    if data[at + 2 : start] == splice.before and data[end:] == splice.after and data.find(b'"', start, end) < 0:
+                    start, end = at + splice.head, len(data) - splice.tail
+                    # The first quotation mark after `before` must be that of `after`: the text has none, and the two do not overlap.
+                    if data[at + 2 : start] == splice.before and data[end:] == splice.after and data.find(b'"', start) == end:
                         splice.chunks += 1
                         splice.size += len(data) - at - 4
                         splice.write(data)

@@ -64,11 +64,17 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 
 def events(data: bytes) -> list[bytes]:
-    """Whole events one by one, each with the empty line that ends it."""
+    """Whole events one by one, each with the empty line that ends it; what has none comes last. Linear."""
     out: list[bytes] = []
-    while data:
-        event, data = first(data)
-        out.append(event)
+    at, lf, crlf = 0, data.find(b"\n\n"), data.find(b"\n\r\n")
+    while at < len(data):
+        if 0 <= lf < at:
+            lf = data.find(b"\n\n", at)
+        if 0 <= crlf < at:
+            crlf = data.find(b"\n\r\n", at)
+        end = min(lf + 2 if lf >= 0 else len(data), crlf + 3 if crlf >= 0 else len(data))
+        out.append(data[at:end])
+        at = end
     return out
 
 
@@ -89,13 +95,6 @@ def plain_prefix(data: bytes) -> int:
     if not hits:
         return len(data)
     return len(split(data[: min(hits)])[0])
-
-
-def first(data: bytes) -> tuple[bytes, bytes]:
-    """The first event of `data` (whole events, not empty), and what follows it."""
-    lf, crlf = data.find(b"\n\n"), data.find(b"\n\r\n")
-    end = crlf + 3 if crlf >= 0 and (lf < 0 or crlf < lf) else lf + 2
-    return data[:end], data[end:]
 
 
 def payload(event: bytes) -> tuple[bytes, bytes]:

@@ -50,9 +50,11 @@ class StreamRelay:
         """What may go to the client now. Sets `committed` with the first content and `fault` when the upstream reports an error."""
         before = self.before
         if before:
-            if data.startswith(before) and data.endswith(self.after) and data.find(b'"', len(before), -len(self.after)) < 0:
+            after = self.after
+            # One event like the last but for its text: the first quotation mark in it is the one that ends it, where `after` begins.
+            if data.startswith(before) and data.endswith(after) and data.find(b'"', len(before)) == len(data) - len(after):
                 self.last = data
-                return data  # one event like the last but for its text, which has no quotation mark and so cannot end before its end
+                return data
             self.before = b""
         if self.committed and not self.finished and not self.rest and data.endswith(b"\n\n") and sse.plain(data):
             self.last = data
@@ -75,23 +77,33 @@ class StreamRelay:
             if at > 0:
                 start = at + len(key)
                 end = event.find(b'"', start)
-                if event.find(b"\\", start, end) < 0 and event.count(b"\n\n") == 1:
+                if end > 0 and event.find(b"\\", start, end) < 0 and event.count(b"\n\n") == 1:
                     self.before, self.after = event[:start], event[end:]
                 return
 
     def _whole(self, data: bytes) -> bytes:
         out: list[bytes] = []
-        while data and self.fault is None:
-            if self.committed and not self.finished:
-                plain = sse.plain_prefix(data)
-                if plain:
-                    out.append(data[:plain])
-                    self.last = data[:plain]
-                    data = data[plain:]
-                    continue
-            event, data = sse.first(data)
+        if self.committed and not self.finished:
+            self._run([data[: sse.plain_prefix(data)]], out)
+            data = data[len(out[0]) :] if out else data
+        run: list[bytes] = []  # plain events one after the other
+        for event in sse.events(data):
+            if self.committed and not self.finished and sse.plain(event):
+                run.append(event)
+                continue
+            self._run(run, out)
+            run.clear()
             self._event(event, out)
+            if self.fault is not None:
+                break
+        self._run(run, out)
         return b"".join(out)
+
+    def _run(self, events: list[bytes], out: list[bytes]) -> None:
+        """Lets plain events pass."""
+        if data := b"".join(events):
+            out.append(data)
+            self.last = data
 
     def _event(self, event: bytes, out: list[bytes]) -> None:
         """Takes one event: appended to `out` when it may be sent, else held, kept or dropped."""

@@ -29,6 +29,7 @@ def test_events_are_found_whole(events: list[bytes], rest: bytes) -> None:
     assert sse.events(data) == events
     partial = b"data: " + rest.replace(b"\n", b"").replace(b"\r", b"")
     assert sse.split(data + partial) == (data, partial)
+    assert sse.events(data + partial) == [*events, partial]
 
 
 @given(st.lists(st.sampled_from([b"\n", b"\r\n", b"\r", b"data: x", b":"]), max_size=12).map(b"".join))

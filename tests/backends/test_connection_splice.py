@@ -1,0 +1,75 @@
+"""A chunk passes unread when it is one event with what was taught around a text, and nothing else: by every rule that says so."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from backends.connection import Connection, Splice
+from backends.http import Clients
+from gateway.relay import StreamRelay
+from tests.backends.played import REQUEST, Played, T, Wire
+from tests.backends.seen import Seen
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+pieces = st.text(alphabet='ab"', max_size=6).map(str.encode)
+
+
+def like(before: bytes, after: bytes, event: bytes) -> bool:
+    """The rule in the long way: what was taught, around a text without a quotation mark."""
+    size = len(event) - len(before) - len(after)
+    text = event[len(before) : len(before) + size]
+    return size >= 0 and event == before + text + after and b'"' not in text
+
+
+def frame(event: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(event), event)
+
+
+def streaming() -> tuple[Played, Connection, Seen]:
+    """A pool with one stream under way, which stands between two chunks."""
+    pool, seen, wire = Played(Clients(cast(Any, None))), Seen(), Wire()
+    conn = Connection(pool)
+    conn.connection_made(cast(Any, wire))
+    pool.put(conn)
+    assert pool.send(REQUEST, seen, T).conn is conn
+    conn.data_received(HEAD + frame(b"data: first\n\n"))
+    return pool, conn, seen
+
+
+@given(pieces, pieces, st.one_of(pieces, st.none()), pieces)
+@example(b"a", b"b", None, b'a"b')  # shorter than both that stand around together: they overlap
+@example(b'"b', b'b"', None, b'"b"b"')
+def test_only_what_was_taught_around_a_text_passes(start: bytes, end: bytes, text: bytes | None, other: bytes) -> None:
+    before, after = start + b'"', b'"' + end + b"\n\n"
+    event = other + b"\n\n" if text is None else before + text + after
+    _, conn, seen = streaming()
+    assert conn.flight is not None
+    passed: list[bytes] = []
+    conn.flight.splice = splice = Splice(passed.append)
+    splice.teach(before, after)
+    conn.data_received(frame(event))
+    assert (passed == [frame(event)]) is like(before, after, event)
+    assert (splice.chunks, splice.size) == ((1, len(event)) if passed else (0, 0))
+    assert seen.body.endswith(event) is not bool(passed)
+
+    relay = StreamRelay("gpu", True, 4096)
+    relay.committed, relay.before, relay.after = True, before, after
+    relay.feed(event)
+    assert bool(relay.before) is like(before, after, event) or relay.tries < 64  # it was read, and perhaps learned from
+
+
+def test_what_passes_unread_keeps_the_idle_clock_going() -> None:
+    pool, conn, seen = streaming()
+    assert conn.flight is not None
+    conn.flight.splice = splice = Splice(lambda data: None)
+    splice.teach(b'data: {"content":"', b'"}\n\n')
+    for _ in range(3):
+        pool.clients.now += T.idle * 0.9
+        conn.data_received(frame(b'data: {"content":"word"}\n\n'))
+        pool.tick(pool.clients.now)
+    assert splice.chunks == 3 and seen.fault is None
+    pool.tick(pool.clients.now + T.idle * 1.1)
+    assert seen.fault is not None and seen.fault.code == "idle_timeout"
