@@ -121,6 +121,8 @@ def decode(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     inner, optional = _unwrap(kind)
     if value is None and optional:
         return None
+    if isinstance(value, dict):
+        inner = _of_fields(inner)
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
         return _struct(inner, value, path, problems)
     origin = typing.get_origin(inner)
@@ -138,6 +140,14 @@ def _unwrap(kind: Any) -> tuple[Any, bool]:
     rest = [arm for arm in typing.get_args(kind) if arm is not types.NoneType]
     optional = len(rest) < len(typing.get_args(kind))
     return (rest[0], optional) if len(rest) == 1 else (kind, optional)
+
+
+def _of_fields(kind: Any) -> Any:
+    """Of several kinds the one struct, which is what a mapping must be meant for; else `kind`."""
+    if typing.get_origin(kind) not in (types.UnionType, typing.Union):
+        return kind
+    structs = [arm for arm in typing.get_args(kind) if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
+    return structs[0] if len(structs) == 1 else kind
 
 
 def _struct(kind: type[msgspec.Struct], value: Any, path: str, problems: list[Problem]) -> Any:
@@ -184,7 +194,7 @@ def _list(shape: type, kind: Any, value: Any, path: str, problems: list[Problem]
 
 def _leaf(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     inner = _unwrap(kind)[0]
-    words = typing.get_args(inner) if typing.get_origin(inner) is typing.Literal else ()
+    words = _words(inner)
     if words and value not in words:
         hint = did_you_mean(str(value), words)
         listed = f"one of {', '.join(words)}" if len(words) <= _LISTED or not hint else "known here"
@@ -199,6 +209,14 @@ def _leaf(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     except (ValueError, OverflowError) as error:
         hint = "; put it in quotes" if isinstance(value, int | float) and "`str" in str(error).split(", got")[0] else ""
         return _fail(path, re.sub(r" - at `.*`$", "", str(error)).replace("Expected", "expected") + hint, problems)
+
+
+def _words(kind: Any) -> tuple[Any, ...]:
+    """The words that a text must be one of; empty where any will do."""
+    arms = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+    if any(arm in (str, int, float) or typing.get_origin(arm) is typing.Annotated for arm in arms):
+        return ()
+    return tuple(word for arm in arms if typing.get_origin(arm) is typing.Literal for word in typing.get_args(arm))
 
 
 def _is_size(kind: Any) -> bool:

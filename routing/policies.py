@@ -16,6 +16,18 @@ from math import inf
 import msgspec
 
 
+class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Holds when all of its parts do. Lengths in tokens; `hours`: from and to, in minutes of the day, also over midnight."""
+
+    longer: int | None = None
+    shorter: int | None = None
+    needs: frozenset[str] = frozenset()
+    private: bool | None = None
+    keys: frozenset[str] = frozenset()
+    headers: Mapping[str, str] = {}
+    hours: tuple[int, int] | None = None
+
+
 class Candidate(msgspec.Struct, frozen=True):
     """One replica as policies see it. Times in seconds, prices in dollars a million tokens; None where nothing is known."""
 
@@ -33,6 +45,7 @@ class Candidate(msgspec.Struct, frozen=True):
     price_in: float = 0.0
     price_out: float = 0.0
     scheduled: float | None = None  # what the KV-aware scheduler says it costs
+    when: Condition | None = None  # the requests that it takes; None: all
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -93,17 +106,25 @@ def keeps_private(asked: Asked, c: Candidate) -> bool:
     return c.local or not asked.private
 
 
+def takes(asked: Asked, c: Candidate) -> bool:
+    """The target's own condition holds, if it has one."""
+    return c.when is None or holds(c.when, asked)
+
+
 def always(asked: Asked, c: Candidate) -> bool:
     """No condition."""
     return True
 
 
-HARD: tuple[Filter, ...] = (keeps_private, is_ready, fits, supports)
+HARD: tuple[Filter, ...] = (keeps_private, takes, is_ready)
+# Of what is only estimated or looked at from afar: who passes goes first, and where nobody does the backend may judge.
+SOFT: tuple[Filter, ...] = (fits, supports)
 
 
-def allowed(asked: Asked, candidates: Sequence[Candidate], filters: Sequence[Filter] = HARD) -> list[int]:
-    """Places of those that pass every filter. `keeps_private` is applied whatever `filters` says."""
-    return [i for i, c in enumerate(candidates) if keeps_private(asked, c) and all(f(asked, c) for f in filters)]
+def allowed(asked: Asked, candidates: Sequence[Candidate], filters: Sequence[Filter] = HARD, wishes: Sequence[Filter] = SOFT) -> list[int]:
+    """Places of those that pass every filter, and every wish too where some do. `keeps_private` is applied whatever `filters` says."""
+    passing = [i for i, c in enumerate(candidates) if keeps_private(asked, c) and all(f(asked, c) for f in filters)]
+    return [i for i in passing if all(wish(asked, candidates[i]) for wish in wishes)] or passing
 
 
 # Costs, in seconds.
@@ -145,9 +166,8 @@ def _speed(c: Candidate) -> tuple[float, float]:
 
 
 def meets(goal: Goal, asked: Asked, c: Candidate) -> bool:
-    """Whether the replica is predicted to keep the route's promise."""
-    ttft, tpot = _speed(c)
-    return ttft <= goal.ttft and tpot <= goal.tpot
+    """Whether the replica is predicted to keep the route's promise. One of which nothing is known gets its chance."""
+    return (c.ttft is None or c.ttft <= goal.ttft) and (c.tpot is None or c.tpot <= goal.tpot)
 
 
 # Picks.
@@ -278,19 +298,7 @@ def _among(
     return Choice(usable[picked.index], seconds, reason)
 
 
-# Conditions on the request, as a route's rules use them.
-
-
-class Condition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Holds when all of its parts do. Lengths in tokens; `hours`: from and to, in minutes of the day, also over midnight."""
-
-    longer: int | None = None
-    shorter: int | None = None
-    needs: frozenset[str] = frozenset()
-    private: bool | None = None
-    keys: frozenset[str] = frozenset()
-    headers: Mapping[str, str] = {}
-    hours: tuple[int, int] | None = None
+# Conditions on the request.
 
 
 def holds(condition: Condition, asked: Asked) -> bool:
