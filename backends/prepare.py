@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 import msgspec
 
+from backends.batched import BatchedLink
 from backends.dialects.types import Note
 from backends.fetch import Carrier
 from backends.openai import OpenAILink
@@ -98,6 +99,8 @@ def prepare(link: object, call: Call, target: Target) -> Prepared:
 def _prepared(link: AnyLink, call: Call, target: Target) -> Prepared:
     dry, keeper = copy.copy(link), _Keeper(link.pool.name, link.pool.origin)
     dry.pool = cast(Carrier, keeper)
+    if isinstance(dry, BatchedLink):
+        dry.gather = None  # what it gathers it would send later
     send = cast(Callable[..., Any], dry.send)
     flight = send(call, target, None, _Deaf())
     return Prepared(tuple(keeper.kept), tuple(getattr(flight, "notes", ())), isinstance(link, TranslatedLink))

@@ -15,6 +15,7 @@ from typing import TypeVar
 
 import httpx
 
+from backends.batched import BatchedLink
 from backends.costed import PricedLink
 from backends.dialects.types import Dialect, Facts
 from backends.native import NativeMixin, ProviderLink
@@ -31,7 +32,7 @@ _BREAKS = (b"\r", b"\n", b"\0")
 class TwinLink(NativeMixin, PricedLink):
     """An `OpenAILink` whose requests go out through httpx. Raises ValueError for what cannot be set up, in one sentence."""
 
-    __slots__ = ("twin",)
+    __slots__ = ()
 
     def __init__(
         self,
@@ -46,12 +47,23 @@ class TwinLink(NativeMixin, PricedLink):
         http2: bool = False,
         verify: bool | str = True,
     ) -> None:
-        self.twin = TwinPool(url, name, proxy, http2, verify)
-        super().__init__(self.twin, kind=kind, key=key, headers=headers, timeouts=timeouts)
+        super().__init__(TwinPool(url, name, proxy, http2, verify), kind=kind, key=key, headers=headers, timeouts=timeouts)
+
+    @property
+    def twin(self) -> TwinPool:
+        """Its pool."""
+        assert isinstance(self.pool, TwinPool)
+        return self.pool
 
     async def stop(self) -> None:
         """Closes everything, at the gateway's end. Returns when it is done."""
         await self.twin.stop()
+
+
+class BatchedTwin(TwinLink, BatchedLink):
+    """A `TwinLink` that gathers calls for embeddings; see `backends.batched.batching`."""
+
+    __slots__ = ()
 
 
 class TwinTranslated(ProviderLink):

@@ -162,6 +162,8 @@ def _kind(path: str, backend: BackendConfig) -> Iterator[Problem]:
             yield join(path, name), f"is not used by `kind: {backend.kind}`"
     if backend.credentials is not None and not Path(backend.credentials).is_file():
         yield join(path, "credentials"), f"there is no file {backend.credentials}"
+    if backend.batch_embeddings and entry.carrier != "openai":
+        yield join(path, "batch_embeddings"), f"is only for servers that speak OpenAI's own format, which `kind: {backend.kind}` does not"
     if backend.health_seconds and not entry.lists:
         yield join(path, "health_seconds"), f"`kind: {backend.kind}` has nothing that could be asked without a charge"
     if backend.discover and not entry.lists:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from backends.embeddings import BatchLimits
 from backends.engines.spec import EngineSpec
 from backends.prices import Prices
 from backends.types import Target, Timeouts
@@ -181,6 +182,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     facts: FactsOverride = FactsOverride()
     prices: Prices | None = None
     probed: str | None = None  # a file of `pointsman probe --write`; see `gateway.config_probed`
+    batch_embeddings: BatchLimits | bool | None = None  # how calls for embeddings are joined; null: see `gateway.links.batches`
     # an engine of ours
     engine: Engine | None = None
     model: str | None = None

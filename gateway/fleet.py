@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from backends.batched import BatchedLink, batching
 from backends.carriers import Signs
 from backends.dialects.sidecar import Sidecar
 from backends.engines import gguf, guards
@@ -262,7 +263,10 @@ class Fleet:
         pool = self.clients.pool(state.base_url, state.replica)
         kind = backend.engine or "command"
         guard = partial(guards.refuse, vocab=state.vocab) if kind in LLAMA else None
-        return OpenAILink(pool, kind=kind, key=state.api_key or None, timeouts=backend.timeouts, guard=guard)
+        key, limits = state.api_key or None, links.batches(backend)
+        if limits is None:
+            return OpenAILink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard)
+        return batching(BatchedLink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard), limits)
 
     def follow(self, states: Iterable[EngineState], found: Mapping[str, tuple[Found, ...]]) -> None:
         """Takes over what the parent process knows."""

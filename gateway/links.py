@@ -6,8 +6,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from backends import carriers, catalog, facts
+from backends.batched import BatchedLink, PricedBatchedLink, batching
 from backends.carriers import Carried, Settings, Signs, carry, dialect, signer
 from backends.costed import PricedLink
+from backends.embeddings import BatchLimits
 from backends.http import Clients
 from backends.native import NativeMixin, ProviderLink, natives
 from backends.openai import OpenAILink
@@ -21,6 +23,28 @@ class NativeLink(NativeMixin, PricedLink):
     """A relay to a provider that takes calls of other surfaces as they come, too."""
 
     __slots__ = ()
+
+
+class NativeBatchedLink(NativeLink, BatchedLink):
+    """The same, with calls for embeddings gathered."""
+
+    __slots__ = ()
+
+
+def batches(backend: BackendConfig) -> BatchLimits | None:
+    """How a backend's calls for embeddings are gathered; None: they are not.
+
+    Where the file says nothing they are for engines and servers of one's own whose kind is known: there a call costs what it occupies, and
+    a usage that is divided by bytes bills nobody. A provider bills by its own counts and batches behind its own door; a server or
+    program of unknown kind may bound a list, or stand for a provider.
+    """
+    told = backend.batch_embeddings
+    if told is None:
+        row = catalog.find(backend.engine or backend.kind)
+        told = row is not None and row.local
+    if isinstance(told, bool):
+        return BatchLimits() if told else None
+    return told
 
 
 def made(
@@ -71,18 +95,40 @@ def _relay(name: str, carried: Carried, backend: BackendConfig, clients: Clients
     if key is not None and carried.auth != "bearer":
         headers, key = {carried.auth: key, **headers}, None
     if _twin(backend):
-        from backends.twin import TwinLink  # httpx: only where a proxy or HTTP/2 is needed
-
-        return TwinLink(
-            carried.url, name, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts, proxy=backend.proxy,
-            http2=backend.http2, verify=backend.verify,
-        )  # fmt: skip
-    row = catalog.find(backend.kind)
-    link = PricedLink if backend.prices is not None or (row is not None and row.prices) else OpenAILink
-    if natives(backend.kind):
-        link = NativeLink
+        return _twin_relay(name, carried.url, backend, key, headers)
+    limits = batches(backend)
     pool = clients.pool(carried.url, name, backend.verify)
-    return link(pool, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts)
+    if limits is None:
+        return _plain(backend)(pool, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts)
+    return batching(_batched(backend)(pool, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts), limits)
+
+
+def _twin_relay(name: str, url: str, backend: BackendConfig, key: str | None, headers: Mapping[str, str]) -> OpenAILink:
+    from backends.twin import BatchedTwin, TwinLink  # httpx: only where a proxy or HTTP/2 is needed
+
+    limits = batches(backend)
+    link = (TwinLink if limits is None else BatchedTwin)(
+        url, name, kind=backend.kind, key=key, headers=headers, timeouts=backend.timeouts, proxy=backend.proxy, http2=backend.http2,
+        verify=backend.verify,
+    )  # fmt: skip
+    return batching(link, limits) if isinstance(link, BatchedTwin) and limits is not None else link
+
+
+def _priced(backend: BackendConfig) -> bool:
+    row = catalog.find(backend.kind)
+    return backend.prices is not None or (row is not None and bool(row.prices))
+
+
+def _plain(backend: BackendConfig) -> type[OpenAILink]:
+    if natives(backend.kind):
+        return NativeLink
+    return PricedLink if _priced(backend) else OpenAILink
+
+
+def _batched(backend: BackendConfig) -> type[BatchedLink]:
+    if natives(backend.kind):
+        return NativeBatchedLink
+    return PricedBatchedLink if _priced(backend) else BatchedLink
 
 
 def credentials(signs: Signs) -> tuple[Health, str]:
