@@ -19,7 +19,48 @@ TRIES = 64  # events of one stream that are learned from; where each differs in 
 _TEXTS = (b'"content":"', b'"reasoning_content":"', b'"text":"')
 
 
-class StreamRelay:
+class Relay:
+    """What relays of every dialect share: what is held before the first content, the beginning of an event, the limit of both.
+
+    `limit`: bytes of one event, and of all that is held. `usage_event` is what the recorder reads the usage from; None: none was told.
+    """
+
+    __slots__ = ("committed", "done", "fault", "finished", "held", "held_size", "limit", "rest", "usage_event", "where")
+
+    def __init__(self, where: str, limit: int) -> None:
+        self.where, self.limit = where, limit
+        self.committed = self.finished = False
+        self.done = b""
+        self.held: list[bytes] = []
+        self.held_size = 0
+        self.rest = b""
+        self.usage_event: bytes | None = None
+        self.fault: Fault | None = None
+
+    def _read(self, data: bytes) -> bytes:
+        """The long way of every `feed`: whole events are looked at, the beginning of one waits for its rest."""
+        if self.rest:
+            data = self.rest + data
+        whole, self.rest = sse.split(data)
+        out = self._whole(whole) if whole else b""
+        if len(self.rest) > self.limit and self.fault is None:
+            self.fault = cut(f"Backend '{self.where}' sent an event of more than {self.limit} bytes.", "event_too_large")
+        return out
+
+    def _whole(self, data: bytes) -> bytes:
+        raise NotImplementedError
+
+    def _hold(self, event: bytes) -> None:
+        """Keeps an event that comes before the content; a comment is dropped."""
+        if event.startswith(b":") and event.find(b"data:") < 0:
+            return
+        self.held.append(event)
+        self.held_size += len(event)
+        if self.held_size > self.limit:
+            self.fault = cut(f"Backend '{self.where}' sent {self.limit} bytes without any content.", "event_too_large")
+
+
+class StreamRelay(Relay):
     """One SSE answer in the OpenAI dialect.
 
     1. Before the first content event everything is held; comments are dropped. An error here leaves the client untouched.
@@ -28,21 +69,12 @@ class StreamRelay:
     4. `close` at the clean end of the upstream gives the terminal event; without a finish the answer was cut and is a fault.
     """
 
-    __slots__ = (
-        "after", "before", "committed", "done", "fault", "finished", "held", "held_size", "last", "limit", "rest", "strip_usage", "tries",
-        "usage_event", "where",
-    )  # fmt: skip
+    __slots__ = ("after", "before", "last", "strip_usage", "tries")
 
     def __init__(self, where: str, strip_usage: bool, limit: int) -> None:
-        self.where, self.strip_usage, self.limit = where, strip_usage, limit
-        self.committed = self.finished = False
-        self.done = b""
-        self.held: list[bytes] = []
-        self.held_size = 0
-        self.rest = b""
+        super().__init__(where, limit)
+        self.strip_usage = strip_usage
         self.last = b""
-        self.usage_event: bytes | None = None
-        self.fault: Fault | None = None
         self.before = self.after = b""  # of the last plain event: what stood around its text; set only while all may pass unread
         self.tries = TRIES
 
@@ -61,13 +93,7 @@ class StreamRelay:
             if self.tries:
                 self._learn(data)
             return data
-        if self.rest:
-            data = self.rest + data
-        whole, self.rest = sse.split(data)
-        out = self._whole(whole) if whole else b""
-        if len(self.rest) > self.limit and self.fault is None:
-            self.fault = _cut(f"Backend '{self.where}' sent an event of more than {self.limit} bytes.", "event_too_large")
-        return out
+        return self._read(data)
 
     def _learn(self, event: bytes) -> None:
         """Keeps what stands around the text of a plain event."""
@@ -126,15 +152,9 @@ class StreamRelay:
             out += [*self.held, event]
             self.held.clear()
             self.committed = True
-        elif not event.startswith(b":") or b"data:" in event:
+        else:
             self._hold(event)
         self.finished = self.finished or what is What.FINISH
-
-    def _hold(self, event: bytes) -> None:
-        self.held.append(event)
-        self.held_size += len(event)
-        if self.held_size > self.limit:
-            self.fault = _cut(f"Backend '{self.where}' sent {self.limit} bytes without any content.", "event_too_large")
 
     def close(self) -> bytes:
         """The clean end of the upstream's bytes: what is still to be sent. Sets `fault` when the answer is not whole."""
@@ -144,10 +164,10 @@ class StreamRelay:
         if not self.finished and not self.done:
             self.finished = any(sse.look(e).what is What.FINISH for e in sse.events(self.last))
         if not self.finished and not self.done:
-            self.fault = _cut(f"Backend '{self.where}' ended the stream before the answer was finished.", "stream_cut")
+            self.fault = cut(f"Backend '{self.where}' ended the stream before the answer was finished.", "stream_cut")
             return out
         if not self.committed:
-            self.fault = _cut(f"Backend '{self.where}' ended the stream without saying anything.", "stream_empty")
+            self.fault = cut(f"Backend '{self.where}' ended the stream without saying anything.", "stream_empty")
             return out
         return out + (self.done or DONE)
 
@@ -161,7 +181,8 @@ class StreamRelay:
         return b"".join(out)
 
 
-def _cut(message: str, code: str) -> Fault:
+def cut(message: str, code: str) -> Fault:
+    """The fault of an upstream that ended or wrote its answer in a way that it must not."""
     return Fault("upstream", message, origin="backend", code=code, retry=True)
 
 
@@ -195,7 +216,7 @@ class WholeAnswer:
         try:
             _json.decode(self.body())
         except (msgspec.DecodeError, RecursionError):
-            return _cut(f"Backend '{self.where}' closed the connection in the middle of its answer.", "connection_lost")
+            return cut(f"Backend '{self.where}' closed the connection in the middle of its answer.", "connection_lost")
         return None
 
 
@@ -204,9 +225,9 @@ def check_whole(body: bytes, where: str) -> Fault | None:
     if body[:1] not in _OPEN or body[-1:] not in _SHUT:
         body = body.strip()
         if body[:1] not in _OPEN or body[-1:] not in _SHUT:
-            return _cut(f"Backend '{where}' answered 200 with something that is not JSON.", "not_json")
+            return cut(f"Backend '{where}' answered 200 with something that is not JSON.", "not_json")
     # An error object names itself at its start; a search through all of a long answer would cost more than the rest of this.
-    if body.find(b'"error"', 0, 512) >= 0 and b'"choices"' not in body:
+    if body.find(b'"error"', 0, 512) >= 0 and body.find(b'"choices"') < 0:
         seen = sse.look(b"data: " + body.translate(_ONE_LINE) + b"\n\n")
         if seen.what is What.ERROR:
             return from_event(seen.error, where)

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from backends import sse
 from backends.sse import What
 from backends.types import Usage
-from gateway.relay_events import EventRelay, chat_usage, count, may_be_error, text_error
+from gateway.relay_events import EventRelay, chat_usage, count, told
 
 
 class _Details(msgspec.Struct):
@@ -40,7 +39,6 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_event = msgspec.json.Decoder(_Event)
 _message = msgspec.json.Decoder(_Message)
 _EMPTY: tuple[Any, ...] = ("", None, [], {})
 # Blocks that begin empty, and deltas that may be.
@@ -51,30 +49,18 @@ class MessagesRelay(EventRelay):
     """`EventRelay` of Anthropic Messages: `message_stop` is the end, `message_delta` with a reason the finish. Counts of
     `message_start` and `message_delta` are merged: the later one is cumulative and may leave out what has not changed."""
 
+    mark = b'"message_'  # quotation marks inside JSON strings are escaped: it begins a key or a whole value
+    events = msgspec.json.Decoder(_Event)
     __slots__ = ("_usage",)
 
     def __init__(self, where: str, limit: int) -> None:
         super().__init__(where, limit)
         self._usage = _Usage()
 
-    def plain(self, data: bytes) -> bool:
-        """See `EventRelay.plain`. Quotation marks inside JSON strings are escaped, so `"message_` begins a key or a whole value."""
-        return not (b'"message_' in data or (b"error" in data and may_be_error(data)))
-
-    def look(self, event: bytes) -> What:
-        """See `EventRelay.look`."""
-        name, data = sse.payload(event)
-        if not data and name != b"error":
-            return What.OTHER
-        try:
-            seen = _event.decode(data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return self.failed(text_error(data)) if name == b"error" else What.OTHER
-        if name == b"error" or seen.type == "error" or seen.error is not None:
+    def _kind(self, seen: _Event, event: bytes, error: bool) -> What:
+        """See `EventRelay._kind`."""
+        if error or seen.type == "error" or seen.error is not None:
             return self.failed(seen.error if seen.error is not None else {})
-        return self._kind(seen)
-
-    def _kind(self, seen: _Event) -> What:
         kind = seen.type
         if kind == "message_stop":
             return What.DONE
@@ -115,9 +101,5 @@ def _disjoint(u: _Usage) -> Usage:
 
 
 def usage_of(body: bytes) -> bytes | None:
-    """The counts of a whole answer as a chat usage document, like `usage_event`; None when it tells none. Parses the answer once."""
-    try:
-        usage = _message.decode(body).usage
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
-    return None if usage is None else chat_usage(_disjoint(usage))
+    """See `relay_events.told`."""
+    return told(body, _message, _disjoint)

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from backends import sse
 from backends.sse import What
 from backends.types import Usage
-from gateway.relay_events import EventRelay, chat_usage, count, may_be_error, text_error
+from gateway.relay_events import EventRelay, chat_usage, count, told
 
 
 class _InputDetails(msgspec.Struct):
@@ -47,7 +46,6 @@ class _Event(msgspec.Struct):
     param: Any = None
 
 
-_event = msgspec.json.Decoder(_Event)
 _response = msgspec.json.Decoder(_Response)
 _ENDS = frozenset({"response.completed", "response.incomplete"})
 _FAILS = frozenset({"response.failed", "response.cancelled"})
@@ -61,28 +59,19 @@ class ResponsesRelay(EventRelay):
     more than an error event of ours.
     """
 
+    # Quotation marks inside JSON strings are escaped, so this is a key; all events that tell of the response as a whole have it.
+    mark = b'"response":'
+    events = msgspec.json.Decoder(_Event)
     __slots__ = ()
 
-    def plain(self, data: bytes) -> bool:
-        """See `EventRelay.plain`. Quotation marks inside JSON strings are escaped, so `"response":` is a key; all events that tell
-        of the response as a whole have it, and no others."""
-        return not (b'"response":' in data or (b"error" in data and may_be_error(data)))
-
-    def look(self, event: bytes) -> What:
-        """See `EventRelay.look`."""
-        name, data = sse.payload(event)
-        if not data and name != b"error":
-            return What.OTHER
-        try:
-            seen = _event.decode(data)
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-            return self.failed(text_error(data)) if name == b"error" else What.OTHER
+    def _kind(self, seen: _Event, event: bytes, error: bool) -> What:
+        """See `EventRelay._kind`."""
         if seen.type in _ENDS or seen.type in _FAILS:
             return self._end(seen, event)
-        if name == b"error" or seen.type == "error" or seen.error is not None:
+        if error or seen.type == "error" or seen.error is not None:
             flat = {"message": seen.message, "code": seen.code, "param": seen.param}
             return self.failed(seen.error if seen.error is not None else flat)
-        return _kind(seen)
+        return _shows(seen)
 
     def _end(self, seen: _Event, event: bytes) -> What:
         try:
@@ -97,7 +86,7 @@ class ResponsesRelay(EventRelay):
         return self.failed(response.error if response.error is not None else {"message": "The response failed without a reason."})
 
 
-def _kind(seen: _Event) -> What:
+def _shows(seen: _Event) -> What:
     """Whether an event that is neither an end nor an error shows content: a delta that says something, or an item that is more
     than the beginning of a text."""
     kind = seen.type
@@ -122,9 +111,5 @@ def _disjoint(u: _Usage) -> Usage:
 
 
 def usage_of(body: bytes) -> bytes | None:
-    """The counts of a whole answer as a chat usage document, like `usage_event`; None when it tells none. Parses the answer once."""
-    try:
-        usage = _response.decode(body).usage
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
-        return None
-    return None if usage is None else chat_usage(_disjoint(usage))
+    """See `relay_events.told`."""
+    return told(body, _response, _disjoint)

@@ -14,7 +14,7 @@ from backends.auth.sigv4 import AwsKeys, SigV4
 
 BEARER_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
 _AHEAD = 600.0  # seconds: from then on botocore itself insists on renewing
-_TODO = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, or set AWS_BEARER_TOKEN_BEDROCK to a Bedrock API key"
+_HOW = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, name a profile, or set AWS_BEARER_TOKEN_BEDROCK to a Bedrock API key"
 
 
 def bedrock(
@@ -53,14 +53,14 @@ class Chain:
         try:
             return self._keys()
         except (errors.BotoCoreError, errors.ClientError, OSError, ValueError, RuntimeError) as e:
-            raise Unobtainable(f"The AWS keys of backend '{self._name}' could not be obtained ({type(e).__name__}); {_TODO}.") from None
+            raise Unobtainable(f"The AWS keys of backend '{self._name}' could not be obtained ({type(e).__name__}); {_HOW}.") from None
 
     def _keys(self) -> tuple[AwsKeys, float | None]:
         if self._found is None:
             session = import_module("botocore.session").Session(profile=self._profile)
             self._found = session.get_credentials()
         if self._found is None:
-            raise Unobtainable(f"Backend '{self._name}' has no AWS keys; {_TODO}.")
+            raise Unobtainable(f"Backend '{self._name}' has no AWS keys; {_HOW}.")
         frozen = self._found.get_frozen_credentials()  # renews them when they end soon
         expires = getattr(self._found, "_expiry_time", None)
         if not isinstance(expires, datetime):

@@ -15,7 +15,7 @@ from backends.auth.keys import line
 from backends.auth.renewed import Renewed, Unobtainable
 
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
-_TODO = "run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
+_HOW = "run 'gcloud auth application-default login', or set GOOGLE_APPLICATION_CREDENTIALS to the file of a service account"
 _MOST = 1 << 20  # bytes of a credentials file
 _info = msgspec.json.Decoder(dict[str, Any])
 
@@ -86,7 +86,7 @@ class GoogleADC:
             self._credentials.refresh(request)
             return self._lines(), self._expiry()
         except (errors.GoogleAuthError, OSError, ValueError) as e:
-            raise Unobtainable(f"The Google credentials of backend '{self._name}' cannot be used ({_why(e)}); {_TODO}.") from None
+            raise Unobtainable(f"The Google credentials of backend '{self._name}' cannot be used ({_why(e)}); {_HOW}.") from None
 
     def _load(self, request: Any) -> Any:
         if self._file is None:
