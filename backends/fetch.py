@@ -23,15 +23,19 @@ class Carrier(Protocol):
     def drop(self) -> None: ...
 
 
-class Whole:
-    """A `Receiver` that gathers a whole answer of at most `limit` bytes and resolves a future: for probes and small calls."""
+class Gather:
+    """A `Receiver` that keeps an answer in memory. A subclass says when there is enough (`_grown`, after every piece) and what is told of
+    the end (`on_end`, `on_fault`)."""
 
-    def __init__(self, future: asyncio.Future[Answer], limit: int) -> None:
-        self.future, self.limit = future, limit
-        self.status, self.size = 0, 0
+    def __init__(self) -> None:
+        self.status = self.size = 0
         self.headers: Mapping[bytes, bytes] = {}
         self.parts: list[bytes] = []
-        self.flight: Flight | None = None
+
+    @property
+    def body(self) -> bytes:
+        """All bytes so far."""
+        return b"".join(self.parts)
 
     def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         self.on_head(status, headers)
@@ -44,6 +48,24 @@ class Whole:
     def on_data(self, data: bytes) -> None:
         self.parts.append(data)
         self.size += len(data)
+        self._grown()
+
+    def _grown(self) -> None:
+        raise NotImplementedError
+
+    def on_end(self) -> None:
+        raise NotImplementedError
+
+
+class Whole(Gather):
+    """Gathers a whole answer of at most `limit` bytes and resolves a future: for probes and small calls."""
+
+    def __init__(self, future: asyncio.Future[Answer], limit: int) -> None:
+        super().__init__()
+        self.future, self.limit = future, limit
+        self.flight: Flight | None = None
+
+    def _grown(self) -> None:
         if self.size > self.limit and self.flight is not None:
             self.flight.cancel()
             message = f"The answer exceeds {self.limit} bytes."
@@ -51,7 +73,7 @@ class Whole:
 
     def on_end(self) -> None:
         if not self.future.done():
-            self.future.set_result((self.status, self.headers, b"".join(self.parts)))
+            self.future.set_result((self.status, self.headers, self.body))
 
     def on_fault(self, fault: Fault) -> None:
         if not self.future.done():

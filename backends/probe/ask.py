@@ -12,6 +12,7 @@ import msgspec
 
 from backends import sse, wire
 from backends.faults import from_answer
+from backends.fetch import Gather
 from backends.openai import OpenAILink
 from backends.probe.types import Absent, Refused, Unclear
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
@@ -33,27 +34,15 @@ class Sends(Protocol):
     def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight: ...
 
 
-class Gather:
-    """A `Receiver` of one answer, bounded. `leave`: after that many bytes of a good one its reader is gone."""
+class Reading(Gather):
+    """Gathers one answer, bounded. `leave`: after that many bytes of it its reader is gone."""
 
     def __init__(self, over: asyncio.Future[None], leave: int) -> None:
+        super().__init__()
         self.over, self.leave = over, leave
-        self.status, self.size = 0, 0
-        self.headers: Mapping[bytes, bytes] = {}
-        self.parts: list[bytes] = []
         self.fault: Fault | None = None
 
-    def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
-        self.on_head(status, headers)
-        self.on_data(body)
-        self.on_end()
-
-    def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
-        self.status, self.headers = status, headers
-
-    def on_data(self, data: bytes) -> None:
-        self.parts.append(data)
-        self.size += len(data)
+    def _grown(self) -> None:
         if self.size >= self.leave:
             self.on_end()
 
@@ -201,10 +190,10 @@ class Asker:
         """One call, whole or streamed as `doc` says. Raises `Refused` for a clear no, `Unclear` for any other failure. A backend that has
         no room is asked again, up to `TRIES` times."""
         for left in reversed(range(TRIES)):
-            gather = await self._once(doc, api, model, MAX_ANSWER)
-            fault = self._fault(gather)
+            reading = await self._once(doc, api, model, MAX_ANSWER)
+            fault = self._fault(reading)
             if fault is None:
-                heard = Heard(b"".join(gather.parts), gather.headers)
+                heard = Heard(reading.body, reading.headers)
                 _whole(heard)
                 return heard
             if refuses(fault):
@@ -219,33 +208,33 @@ class Asker:
 
     async def leave(self, doc: Doc, size: int) -> bool:
         """Begins a call and leaves it when `size` bytes have come. False: it had ended before. Raises as `ask` does."""
-        gather = await self._once(doc, "chat", None, size)
-        if (fault := self._fault(gather)) is not None:
+        reading = await self._once(doc, "chat", None, size)
+        if (fault := self._fault(reading)) is not None:
             raise Refused(fault) if refuses(fault) else Unclear(fault.message)
-        return b"[DONE]" not in b"".join(gather.parts)
+        return b"[DONE]" not in reading.body
 
-    async def _once(self, doc: Doc, api: str, model: str | None, leave: int) -> Gather:
-        gather = Gather(asyncio.get_running_loop().create_future(), leave)
+    async def _once(self, doc: Doc, api: str, model: str | None, leave: int) -> Reading:
+        reading = Reading(asyncio.get_running_loop().create_future(), leave)
         target = self.target if model is None else msgspec.structs.replace(self.target, model=model)
         stream = bool(doc.get("stream"))
         body = wire.parse(wire.encode({"model": target.model, **doc}))
         id = b"probe-%d" % next(self._ids)
         self.calls += 1
         try:
-            flight = self.link.send(Call(id, api, target.model, stream, body, "", {}, time.monotonic()), target, self.timeouts, gather)
+            flight = self.link.send(Call(id, api, target.model, stream, body, "", {}, time.monotonic()), target, self.timeouts, reading)
         except Fault as fault:
-            gather.on_fault(fault)
-            return gather
+            reading.on_fault(fault)
+            return reading
         try:
-            await gather.over
+            await reading.over
         finally:
             flight.cancel()
-        return gather
+        return reading
 
-    def _fault(self, gather: Gather) -> Fault | None:
-        if gather.fault is not None or gather.status == 200:
-            return gather.fault
-        return from_answer(gather.status, gather.headers, b"".join(gather.parts), self.target.backend, time.time())
+    def _fault(self, reading: Reading) -> Fault | None:
+        if reading.fault is not None or reading.status == 200:
+            return reading.fault
+        return from_answer(reading.status, reading.headers, reading.body, self.target.backend, time.time())
 
 
 def refuses(fault: Fault) -> bool:
