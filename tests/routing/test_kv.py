@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from routing.kv import KVAware, Scheduler, Settings, Want
 from routing.kv_load import Booking, Load
 from routing.kv_model import PrefillModel, features
-from routing.kv_peers import BEAT_SECONDS, SILENT_SECONDS, Peers
+from routing.kv_peers import BEAT_SECONDS, SILENT_SECONDS, Message, Peers
 
 BLOCK = 64
 
@@ -268,7 +268,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(i=st.integers(0, 2), kind=st.sampled_from(["booked", "answered", "ended", "nonsense"]), k=st.integers(0, 3))
     def hear(self, i: int, kind: str, k: int) -> None:
-        self.s.peers.hear([(7, kind, k, i, self.now, 0.5, 1000)], self.now)
+        self.s.peers.hear([Message(7, kind, k, i, self.now, 0.5, 1000)], self.now)
 
     @invariant()
     def adds_up(self) -> None:
@@ -354,13 +354,6 @@ def test_a_turn_comes_after_the_delay_that_was_measured() -> None:
     assert where(late.place(10.0 + late.peers.delay + 0.013)) == {"x": 0}
 
 
-def test_own_echoes_unknown_replicas_and_beats() -> None:
-    p = Peers(3, Load(1))
-    p.hear([(3, "booked", "k", 0, 0.0, 1.0, 1), (4, "booked", "k", 9, 0.0, 1.0, 1), (4, "answered", "k", -1, 0.0, 1.0, 1)], 0.0)
-    assert not p.seen and p.fetch(1.0) == []
-    assert [m[1] for m in p.fetch(BEAT_SECONDS)] == ["here"] and p.fetch(BEAT_SECONDS + 1) == []
-
-
 # The simulator's interface
 
 
@@ -374,13 +367,14 @@ def test_the_policy_behind_the_simulators_interface() -> None:
     assert policy.wants_kv_events and policy.scheduler.set.stall == 0.05
     policy.on_kv(0, [1, 2], [2])
     assert policy.scheduler.index.match([1, 2]) == [1]
+    assert [m.kind for m in policy.outbox()] == ["anew", "told"]
     assert policy.choose(Ask(0, 9000, ()), 0.0, None) == 0
     assert policy.choose(Ask(1, 9000, ()), 0.0, None) is None
     policy.on_first_token(0, 0, 1.0, 0)
     assert policy.choose(Ask(2, 20_000, ()), 1.0, None) is None  # the one held before goes first
     assert policy.release(1.0, None) == [(1, 0)]
     policy.on_finish(0, 0, 1.5, 10)
-    assert [m[1] for m in policy.outbox()][:2] == ["booked", "answered"]
-    policy.on_peer([(9, "here", None, 0, 1.5, 0.0, 0)], 1.6)
+    assert [m.kind for m in policy.outbox()][:2] == ["booked", "answered"]
+    policy.on_peer([Message(9, "here", at=1.5)], 1.6)
     assert policy.scheduler.peers.gateways == 2
     assert not KVAware(1, BLOCK, mode="approx").wants_kv_events
