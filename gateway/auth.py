@@ -16,14 +16,23 @@ LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 class Tenant(msgspec.Struct, frozen=True, eq=False):
-    """Who a key belongs to and which routes it may call (None: all)."""
+    """Who a key belongs to and which routes it may call (None: all). `private`: what is called now must stay on local backends."""
 
     name: str
     routes: frozenset[str] | None = None
     admin: bool = False
+    private: bool = False
+    limited: bool = False  # it may not simply have any route: one look for the hot path
+
+
+def _tenant(name: str, routes: frozenset[str] | None, admin: bool, private: bool) -> Tenant:
+    return Tenant(name, routes, admin, private, private or routes is not None)
 
 
 ANYONE = Tenant("")
+_ANYONE_PRIVATE = _tenant("", None, False, True)
+PRIVATE_HEADER = "x-pointsman-private"
+_NOT = frozenset({b"false", b"0", b"no", b"off"})
 
 
 def digest(key: str) -> bytes:
@@ -32,14 +41,19 @@ def digest(key: str) -> bytes:
 
 
 class Door:
-    """Checks a request's headers (names in lower case) before anything else is done for it."""
+    """Checks a request's headers (names in lower case) before anything else is done for it. The header `private` makes a call private,
+    whatever it says but a plain no; it never makes one less so."""
 
-    def __init__(self, keys: Iterable[KeyConfig], hosts: Iterable[str], origins: Iterable[str]) -> None:
+    def __init__(self, keys: Iterable[KeyConfig], hosts: Iterable[str], origins: Iterable[str], private: str = PRIVATE_HEADER) -> None:
+        self.private = private.lower().encode()
         self.tenants: dict[bytes, Tenant] = {}
+        self._kept: dict[bytes, Tenant] = {}  # the same for private calls
         for k in keys:
             assert k.hash is not None  # the loader leaves only hashes
             routes = None if k.routes is None else frozenset(k.routes)
-            self.tenants[bytes.fromhex(k.hash.removeprefix("sha256:"))] = Tenant(k.name, routes, k.admin)
+            hashed = bytes.fromhex(k.hash.removeprefix("sha256:"))
+            self.tenants[hashed] = _tenant(k.name, routes, k.admin, k.private)
+            self._kept[hashed] = _tenant(k.name, routes, k.admin, True)
         self.hosts = frozenset(h.lower() for h in (*hosts, *LOOPBACK))
         self.origins = frozenset(o.encode() for o in origins)
 
@@ -61,12 +75,16 @@ class Door:
                 raise Fault("auth", "No API key: send 'Authorization: Bearer KEY'.", origin="client", code="missing_api_key")
             hashed = _EMPTY.copy()  # cheaper than a new one: OpenSSL looks the algorithm up only once
             hashed.update(key)
-            tenant = self.tenants.get(hashed.digest())
+            tenants = self._kept if self.private in headers and self._says_private(headers) else self.tenants
+            tenant = tenants.get(hashed.digest())
             if tenant is None:
                 raise Fault("auth", "Unknown API key.", origin="client", code="invalid_api_key")
             return tenant
         self.local(headers)
-        return ANYONE
+        return _ANYONE_PRIVATE if self.private in headers and self._says_private(headers) else ANYONE
+
+    def _says_private(self, headers: Mapping[bytes, bytes]) -> bool:
+        return headers[self.private].strip().lower() not in _NOT
 
     def local(self, headers: Mapping[bytes, bytes]) -> None:
         """Raises Fault `forbidden` when Host or Origin say that a web page of elsewhere sent this."""

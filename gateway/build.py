@@ -14,6 +14,7 @@ from gateway.auth import Door
 from gateway.config import Config, RouteConfig, TargetConfig
 from gateway.fleet import Fleet
 from gateway.serve import Generation
+from routing.private import near
 from routing.types import Arm, Route
 
 
@@ -25,9 +26,14 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     for name, route in wanted.items():
         routes[name] = _route(name, route, config, fleet)
     plans.attach(routes, wanted, config)
+    parts = near(routes, lambda arm: config.backends[arm.target.backend].is_local)
+    for name, route in wanted.items():
+        if route.private:
+            routes[name] = parts[name]
     for name, route in wanted.items():
         routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
-    return Generation(number, server, Door(config.keys, (server.host, *server.hosts), server.cors_origins), routes)
+    door = Door(config.keys, (server.host, *server.hosts), server.cors_origins, server.private_header)
+    return Generation(number, server, door, routes, parts)
 
 
 def discovered(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:

@@ -24,12 +24,13 @@ _float = msgspec.json.Decoder(float | None)
 
 
 def same(exchange: Exchange) -> bytes | None:
-    """What identical calls have in common: a digest of tenant, surface, route and body. None for a call whose answers may differ."""
+    """What identical calls have in common: a digest of tenant, privacy, surface, route and body. None for a call whose answers may
+    differ."""
     call = exchange.call
     if exchange.api not in _UNSAMPLED and not (exchange.api in _SAMPLED and _deterministic(call.doc)):
         return None
     # `repr` keeps the parts apart: none may flow into the next
-    parts = repr((call.api, exchange.route.name, call.tenant)).encode()
+    parts = repr((call.api, exchange.route.name, call.tenant, exchange.tenant.private)).encode()
     return hashlib.blake2b(parts + wire.encode(dict(sorted(call.doc.items()))), digest_size=32).digest()
 
 

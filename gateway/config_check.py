@@ -12,6 +12,7 @@ import msgspec
 
 from backends.catalog import row
 from gateway.config_decode import Problem, did_you_mean, join
+from gateway.config_policy_check import policies
 from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig, TargetConfig
 
 _SETTINGS = ("project", "location", "region", "api_version", "deployment", "profile", "credentials")
@@ -38,6 +39,9 @@ def check(config: Config) -> list[Problem]:
     problems += _fallbacks(config)
     problems += _aliases(config)
     problems += _keys(config)
+    problems += policies(config)
+    if not _TOKEN.fullmatch(config.server.private_header):
+        problems.append(("$.server.private_header", "is not a name that a header can have"))
     return problems
 
 
@@ -57,7 +61,11 @@ def url_problem(url: str) -> str:
     except ValueError:
         return "is not a URL; write http://HOST:PORT/v1"
     if parts.scheme == "unix":
-        return "" if parts.path.startswith("/") and not parts.netloc else "must name a socket by its whole path: unix:///PATH.sock or unix:///PATH.sock:/v1"
+        return (
+            ""
+            if parts.path.startswith("/") and not parts.netloc
+            else "must name a socket by its whole path: unix:///PATH.sock or unix:///PATH.sock:/v1"
+        )
     if parts.scheme not in ("http", "https"):
         return "must start with http://, https:// or unix:///"
     if not parts.hostname or port == 0:

@@ -14,6 +14,7 @@ from backends.embeddings import BatchLimits
 from backends.engines.spec import EngineSpec
 from backends.prices import Prices
 from backends.types import Target, Timeouts
+from gateway.config_policy import PolicyConfig, Preset, WhenConfig
 
 DEFAULT_SLOTS = 4
 KIB, MIB = 1024, 1024 * 1024
@@ -124,6 +125,7 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     responses: ResponsesConfig = ResponsesConfig()
     tool_state: ToolState = "sidecar"
+    private_header: str = "x-pointsman-private"  # a call that has it (unless it says `false`) stays on local backends
 
 
 class FactsOverride(_Noun, frozen=True, kw_only=True):
@@ -177,6 +179,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     verify: bool | str = True
     discover: bool = False
     # both
+    local: bool | None = None  # whether private calls may go there; null: engines of ours are local, nothing else is
     slots: Count | None = None
     unsupported: frozenset[str] = frozenset()
     facts: FactsOverride = FactsOverride()
@@ -208,6 +211,12 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
         """The base URLs of a remote backend as written, `url` or `urls`; empty for an engine."""
         return (self.url,) if self.url is not None else self.urls
 
+    @property
+    def is_local(self) -> bool:
+        """Whether private calls may go there. An address says nothing of it: behind a loopback port may be a tunnel, or a proxy to a
+        provider. So only an engine of ours is local by itself; anything else must be said to be."""
+        return self.local if self.local is not None else self.engine is not None
+
     def engine_spec(self, name: str, model: str | None = None) -> EngineSpec:
         """The engine to start for the backend `name`; `model` stands in for the configured one once `hf:...` or `builtin` is a path.
 
@@ -231,6 +240,7 @@ class TargetConfig(_Noun, frozen=True, kw_only=True):
     backend: str
     model: str = ""
     weight: Weight = 1.0
+    when: WhenConfig | None = None  # the calls that it takes; null: all
     unsupported: frozenset[str] = frozenset()
     context: Count | None = None
     facts: FactsOverride = FactsOverride()
@@ -294,6 +304,8 @@ class RouteConfig(_Noun, frozen=True, kw_only=True):
     continue_: bool = msgspec.field(name="continue", default=False)
     timeouts: TimeoutsOverride | None = None
     concurrency: Count | None = None
+    policy: Preset | PolicyConfig = "weighted"
+    private: bool = False  # every call of it stays on local backends
 
 
 class KeyConfig(_Noun, frozen=True, kw_only=True):
@@ -304,6 +316,7 @@ class KeyConfig(_Noun, frozen=True, kw_only=True):
     hash: str | None = None
     routes: tuple[str, ...] | None = None
     admin: bool = False
+    private: bool = False  # every call with it stays on local backends
 
 
 class Config(_Noun, frozen=True, kw_only=True):

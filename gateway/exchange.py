@@ -67,8 +67,8 @@ class Exchange(Answering):
             model, route = self.core.named[bytes(doc["model"])]  # as most clients write it
         except KeyError:
             model, route = self._named(doc)
-        if tenant.routes is not None and route.name not in tenant.routes:
-            raise self.core.unknown(model, tenant)
+        if tenant.limited:
+            route = self.core.permitted(model, route, tenant)
         self.stream = stream = "stream" in doc and wire.flag(doc, "stream")
         route.inflight += 1
         self.route = route

@@ -18,7 +18,6 @@ from backends.openai import OpenAILink, target_raw
 from backends.types import Fault, Target
 from gateway import multipart
 from gateway.asgi import AsgiSink, Gone, Receive, Scope, Send, headers_of, pump, read_body, until_gone
-from gateway.auth import allowed
 from gateway.limits import too_large, too_slow
 from gateway.passage import Passage, can
 from gateway.serve import Core
@@ -262,12 +261,8 @@ class Run:
 
     def _having(self) -> list[Route]:
         """The caller's routes with a backend that has this surface, each once, by name."""
-        found = {
-            id(route): route
-            for _, route in sorted(self.core.generation.routes.items())
-            if allowed(self.passage.tenant, route.name) and any(can(r, self.found.surface.need) for r in route.replicas)
-        }
-        return [*found.values()]
+        routes = self.core.routes_of(self.passage.tenant)
+        return [route for route in routes if any(can(r, self.found.surface.need) for r in route.replicas)]
 
 
 class _Around:

@@ -23,6 +23,7 @@ from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
 from gateway.recorder import Recorder
 from routing import pool
+from routing.private import Near, no_local_target
 from routing.types import Replica, Route
 
 MAX_PARKED = 4096
@@ -31,12 +32,15 @@ _ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
 class Generation:
-    """What one configuration gives: the door, the routes by name and alias. Never changed after it was made."""
+    """What one configuration gives: the door, the routes by name and alias, and by name what private calls see of them. Never changed
+    after it was made."""
 
-    __slots__ = ("door", "number", "routes", "server")
+    __slots__ = ("door", "near", "number", "routes", "server")
 
-    def __init__(self, number: int, server: ServerConfig, door: Door, routes: Mapping[str, Route]) -> None:
-        self.number, self.server, self.door, self.routes = number, server, door, dict(routes)
+    def __init__(
+        self, number: int, server: ServerConfig, door: Door, routes: Mapping[str, Route], near: Mapping[str, Near] | None = None
+    ) -> None:
+        self.number, self.server, self.door, self.routes, self.near = number, server, door, dict(routes), dict(near or {})
 
 
 class Core:
@@ -62,9 +66,12 @@ class Core:
         """Makes `generation` the one that new requests see. What a route has learned goes over to the next of its name."""
         old = self.generation.routes if hasattr(self, "generation") else {}
         for name, route in generation.routes.items():
-            older = old[name].plan if name in old else None
-            if route.plan is not None and older is not None:
-                route.plan.learn(older)
+            plan, older = _whole(route).plan, _whole(old[name]).plan if name in old else None
+            if plan is not None and older is not None:
+                plan.learn(older)
+        for part in generation.near.values():
+            if part.plan is not None and part.whole.plan is not None:
+                part.plan.learn(part.whole.plan)
         self.generation = generation
         self.server: ServerConfig = generation.server
         self.limits: Limits = generation.server.limits
@@ -98,9 +105,29 @@ class Core:
     def route(self, model: str, tenant: Tenant) -> Route:
         """The route of a model name. Raises Fault `not_found`; of a route that the key may not use it says the same."""
         found = self.generation.routes.get(model)
-        if found is None or not allowed(tenant, found.name):
+        if found is None:
             raise self.unknown(model, tenant)
-        return found
+        return self.permitted(model, found, tenant) if tenant.limited else found
+
+    def permitted(self, model: str, route: Route, tenant: Tenant) -> Route:
+        """What the caller may use of a route: all of it, or for a private call its local part. Raises Fault: `not_found` where the key
+        may not use it, `forbidden` where a private call can never be answered."""
+        if not allowed(tenant, route.name):
+            raise self.unknown(model, tenant)
+        if not tenant.private:
+            return route
+        part = self.generation.near.get(route.name)
+        if part is None or not part.reaches:
+            raise no_local_target(model)
+        return part
+
+    def routes_of(self, tenant: Tenant) -> list[Route]:
+        """What the caller may use, each once, by name."""
+        generation = self.generation
+        mine = {route.name: route for route in generation.routes.values() if allowed(tenant, route.name)}
+        if tenant.private:
+            return [generation.near[name] for name in sorted(mine) if name in generation.near]
+        return [mine[name] for name in sorted(mine)]
 
     def unknown(self, model: str, tenant: Tenant) -> Fault:
         """There is no such model for this caller; names what there is."""
@@ -187,8 +214,14 @@ class Core:
             exchange.shut()
 
 
+def _whole(route: Route) -> Route:
+    return route.whole if isinstance(route, Near) else route
+
+
 def _nobody(route: Route) -> Fault:
     reasons = [r.reason for r in route.replicas if r.reason]
     why = f": {reasons[0]}" if reasons else "."
+    if isinstance(route, Near):
+        why = f" on a local backend, and this call is private{why}"
     origin = "backend" if route.replicas else "gateway"
     return Fault("unavailable", f"No replica of '{route.name}' can answer now{why}", origin=origin, retry_after=5.0, code="no_replica")  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ class Line:
         return self.a + self.b * x
 
     def least(self, x: float, now: float) -> float:
-        """The least that is likely: a standard deviation of what is not known below the mean. `now`: seconds of the clock that `learn` has."""
+        """The least that is likely: a standard deviation of what is not known below the mean. `now`: on the clock that `learn` has."""
         aa, ab, bb = self._grown(now)
         return max(0.0, self.mean(x) - sqrt(max(0.0, aa + 2 * x * ab + x * x * bb)))
 
