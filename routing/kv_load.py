@@ -6,12 +6,27 @@ A booking belongs to a request and ends with it, however it ends; no health chec
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from routing.kv_observe import Pending
+    from routing.kv_want import Want
+
+KEEP = 0.9  # share of the old mean that a new answer leaves
+WRITING_SECONDS = 10.0  # of an answer from its first token to its end, until some have shown it
 
 
 class Booking:
-    """One request on one replica: `prefill` predicted seconds, `tokens` of prompt, `cached` predicted of them, dispatched at `at`."""
+    """One request on one replica: `prefill` predicted seconds, `tokens` of prompt, `cached` predicted of them, dispatched at `at`.
 
-    __slots__ = ("answered", "at", "blocks", "cached", "key", "prefill", "replica", "tokens")
+    `want`: the request itself where it is ours; `first`: when its first token came; `load`: the part of `prefill` that loads `tier` tokens
+    from a slower tier; `ahead`: predicted seconds from dispatch to first token; `charged`: what its tenant was, in tokens.
+    """
+
+    __slots__ = (
+        "ahead", "answered", "at", "blocks", "cached", "charged", "first", "inflight", "key", "load", "pending", "prefill", "replica",
+        "tier", "tokens", "told", "want",
+    )  # fmt: skip
 
     def __init__(
         self, key: Hashable, replica: int, prefill: float, tokens: int, cached: int, blocks: Sequence[Hashable], at: float
@@ -19,24 +34,60 @@ class Booking:
         self.key, self.replica, self.at, self.blocks = key, replica, at, blocks
         self.prefill, self.tokens, self.cached = prefill, tokens, cached
         self.answered = False
+        self.first = at
+        self.want: Want | None = None
+        self.load, self.tier, self.ahead, self.charged = 0.0, 0, prefill, 0.0
+        self.inflight = 0  # requests on the replica when its first token came
+        self.told: int | None = None  # cached tokens as the engine told them
+        self.pending: Pending | None = None  # what the model learned or has still to learn from it
 
 
 class Load:
-    """Bookings by replica. Owner of all of them; every method is O(1) except `behind` and `drop`."""
+    """Bookings by replica. Owner of all of them; every method is O(1) except `behind`, `drop` and `check`."""
 
-    __slots__ = ("bookings", "changed", "context", "heads", "running", "sums", "waiting")
+    __slots__ = ("bookings", "changed", "context", "heads", "limits", "running", "sums", "waiting", "writing")
 
     def __init__(self, replicas: int) -> None:
         self.bookings: dict[Hashable, Booking] = {}
-        self.waiting: list[dict[Hashable, Booking]] = [{} for _ in range(replicas)]  # dispatched, no first token yet; in order
-        self.heads = [0.0] * replicas  # when the oldest of them began: its dispatch or the first token before it
-        self.sums = [0.0] * replicas  # their predicted seconds
-        self.running = [0] * replicas  # answered, not finished: requests
-        self.context = [0] * replicas  # and their prompt tokens
-        self.changed = [0.0] * replicas  # the last time a request came to it or was answered by it
+        self.waiting: list[dict[Hashable, Booking]] = []  # dispatched, no first token yet; in order
+        self.heads: list[float] = []  # when the oldest of them began: its dispatch or the first token before it
+        self.sums: list[float] = []  # their predicted seconds
+        self.running: list[int] = []  # answered, not finished: requests
+        self.context: list[int] = []  # and their prompt tokens
+        self.changed: list[float] = []  # the last time a request came to it or was answered by it
+        self.limits: list[int | None] = []  # requests it takes at once, waiting and running
+        self.writing: list[float] = []  # seconds from a first token to the end, decayed mean
+        for _ in range(replicas):
+            self.join(len(self.waiting))
 
     def __len__(self) -> int:
         return len(self.bookings)
+
+    def join(self, i: int) -> None:
+        """Replica `i` is another engine from now on; grows when `i` is the next number. Nothing may be booked on it."""
+        if i == len(self.waiting):
+            self.waiting.append({})
+            self.running.append(0)
+            self.context.append(0)
+            self.sums.append(0.0)
+            self.heads.append(0.0)
+            self.changed.append(0.0)
+            self.limits.append(None)
+            self.writing.append(WRITING_SECONDS)
+        self.heads[i], self.changed[i], self.limits[i], self.writing[i] = 0.0, 0.0, None, WRITING_SECONDS
+
+    def inflight(self, i: int) -> int:
+        """Requests on replica `i`, answered or not."""
+        return len(self.waiting[i]) + self.running[i]
+
+    def full(self, i: int) -> bool:
+        """Whether replica `i` has as many requests as it takes."""
+        limit = self.limits[i]
+        return limit is not None and len(self.waiting[i]) + self.running[i] >= limit
+
+    def slot(self, i: int) -> float:
+        """Seconds until one of replica `i`'s requests ends, predicted, when it is full; else 0.0. Ends are taken to come at random."""
+        return self.writing[i] / self.inflight(i) if self.full(i) else 0.0
 
     def book(self, b: Booking) -> None:
         """Counts a dispatched request in. ValueError when its key is booked already."""
@@ -57,10 +108,11 @@ class Load:
             return None
         i = b.replica
         began = max(b.at, self.heads[i])
+        b.inflight = self.inflight(i)
         self._leave(b)
         self.heads[i] = max(self.heads[i], t)
         self.changed[i] = max(self.changed[i], t)
-        b.answered = True
+        b.answered, b.first = True, t
         self.running[i] += 1
         self.context[i] += b.tokens
         return b, began
@@ -74,12 +126,28 @@ class Load:
         if b.answered:
             self.running[i] -= 1
             self.context[i] -= b.tokens
+            self.writing[i] = KEEP * self.writing[i] + (1 - KEEP) * max(0.0, t - b.first)
         else:
             if next(iter(self.waiting[i].values())) is b:
                 self.heads[i] = max(self.heads[i], t)
             self._leave(b)
             self.changed[i] = max(self.changed[i], t)
         return b
+
+    def due(self, b: Booking) -> float:
+        """When its first token comes by prediction: as soon as those before it and itself are computed. O(requests before it)."""
+        at = self.heads[b.replica]
+        for other in self.waiting[b.replica].values():
+            at = max(at, other.at) + other.prefill
+            if other is b:
+                break
+        return at
+
+    def served(self, b: Booking, t: float) -> float:
+        """Which share of its predicted prefill an unanswered request has had: 0.0 to 1.0, and 0.0 while others are before it."""
+        if next(iter(self.waiting[b.replica].values()), None) is not b:
+            return 0.0
+        return min(1.0, max(0.0, t - self.heads[b.replica]) / b.prefill)
 
     def drop(self, keys: Iterable[Hashable], t: float) -> None:
         """Ends many bookings at once, as of a peer that is gone."""

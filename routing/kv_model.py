@@ -28,6 +28,15 @@ def _dot(a: Sequence[float], b: Sequence[float]) -> float:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
+class Receipt:
+    """One observation as it was learned, so that it can be corrected. Opaque to others."""
+
+    __slots__ = ("number", "replica", "turn", "weight", "x", "y")
+
+    def __init__(self, replica: int, x: Features, y: float, weight: float, number: int, turn: int) -> None:
+        self.replica, self.x, self.y, self.weight, self.number, self.turn = replica, x, y, weight, number, turn
+
+
 class PrefillModel:
     """Weighted least squares with forgetting, coefficients not below zero, held by a prior where data say nothing.
 
@@ -35,17 +44,19 @@ class PrefillModel:
     forgetting grows without bound; here the prior's shape, scaled to what was seen, decides them. `learn` takes about 10 us.
     """
 
-    __slots__ = ("_cov", "_rhs", "_seen", "_told", "_took", "_took_prior", "b", "error", "speed")
+    __slots__ = ("_count", "_counts", "_cov", "_here", "_rhs", "_seen", "_told", "_took", "_took_prior", "b", "error", "speed")
 
     def __init__(self, replicas: int) -> None:
         self.b: list[float] = list(PRIOR)
-        self.speed = [1.0] * replicas  # relative: their mean over the replicas that answered is one
+        self.speed = [1.0] * replicas  # relative: their mean over the replicas that are there is one
         self.error = [0.0] * replicas  # decayed mean of |seen - predicted|, seconds
         self._cov = [0.0] * 6  # 00 01 02 11 12 22
         self._rhs = [0.0] * 3
         self._took, self._took_prior = 0.0, 0.0  # decayed sums of weighted seconds seen and of the prior's prediction of them
         self._seen = [_SPEED_PRIOR] * replicas
         self._told = [_SPEED_PRIOR] * replicas
+        self._here = [True] * replicas
+        self._count, self._counts = 0, [0] * replicas  # observations, in all and of each replica
 
     def predict(self, u: float, h: float) -> float:
         """Seconds that `u` tokens after `h` cached ones take on a replica of speed one. Never below FLOOR_SECONDS."""
@@ -53,41 +64,85 @@ class PrefillModel:
         x = u * 1e-4
         return FLOOR_SECONDS + b[0] + b[1] * x + b[2] * x * (h + u / 2) * 1e-4
 
-    def learn(self, replica: int, x: Features, seconds: float) -> None:
-        """Takes in that work of features `x` (a sum over requests that were answered together) took `seconds`. Mutates; O(1)."""
+    def learn(self, replica: int, x: Features, seconds: float) -> Receipt | None:
+        """Takes in that work of features `x` (a sum over requests that were answered together) took `seconds`. Mutates; O(1).
+
+        Returns what `correct` needs; None when the time is no prefill's (none at all, or ten minutes and more) and nothing was learned.
+        """
         if not 0.0 < seconds < 600.0:
-            return
-        b, speed = self.b, self.speed[replica]
-        told = _dot(b, x) + FLOOR_SECONDS
+            return None
+        speed, told = self.speed[replica], _dot(self.b, x) + FLOOR_SECONDS
         self.error[replica] += 0.05 * (abs(seconds - speed * told) - self.error[replica])
         y = seconds / speed
         weight = 1.0 / (0.05 + told) ** 2  # errors count relative to the time, so that long prompts do not rule alone
-        cov, rhs = self._cov, self._rhs
-        for k, v in enumerate((x[0] * x[0], x[0] * x[1], x[0] * x[2], x[1] * x[1], x[1] * x[2], x[2] * x[2])):
-            cov[k] = KEEP * cov[k] + weight * v
-        for k in range(3):
-            rhs[k] = KEEP * rhs[k] + weight * x[k] * y
-        expected = _dot(PRIOR, x)
-        self._took = KEEP * self._took + weight * expected * y
-        self._took_prior = KEEP * self._took_prior + weight * expected * expected
-        self.b = self._solve()
+        self._cov = [KEEP * v for v in self._cov]
+        self._rhs = [KEEP * v for v in self._rhs]
+        self._took, self._took_prior = KEEP * self._took, KEEP * self._took_prior
+        self._take(x, y, weight)
         self._seen[replica] = _SPEED_KEEP * self._seen[replica] + (1 - _SPEED_KEEP) * seconds
         self._told[replica] = _SPEED_KEEP * self._told[replica] + (1 - _SPEED_KEEP) * told
+        self._count += 1
+        self._counts[replica] += 1
+        self.b = self._solve()
         self._rate()
+        return Receipt(replica, x, y, weight, self._count, self._counts[replica])
+
+    def correct(self, receipt: Receipt, x: Features) -> None:
+        """An observation's features were `x` in truth: as if it had been learned so. What has nearly faded stays. O(1)."""
+        left = KEEP ** (self._count - receipt.number)
+        if left < 0.05:
+            return
+        self._take(receipt.x, receipt.y, -left * receipt.weight)
+        self._take(x, receipt.y, left * receipt.weight)
+        i, change = receipt.replica, _dot(self.b, x) - _dot(self.b, receipt.x)
+        faded: float = _SPEED_KEEP ** (self._counts[i] - receipt.turn)
+        self._told[i] = max(0.01 * _SPEED_PRIOR, self._told[i] + (1 - _SPEED_KEEP) * faded * change)
+        receipt.x = x
+        self.b = self._solve()
+        self._rate()
+
+    def join(self, replica: int) -> None:
+        """Another machine has this number, of which nothing is known; grows when it is the next number."""
+        if replica == len(self.speed):
+            self.speed.append(1.0)
+            self.error.append(0.0)
+            self._seen.append(_SPEED_PRIOR)
+            self._told.append(_SPEED_PRIOR)
+            self._here.append(True)
+            self._counts.append(0)
+        self.forget(replica)
+        self._here[replica] = True
+
+    def leave(self, replica: int) -> None:
+        """The machine is gone: it no longer counts in what is usual."""
+        self.forget(replica)
+        self._here[replica] = False
 
     def forget(self, replica: int) -> None:
         """Another machine may stand there now: its speed starts anew."""
         self._seen[replica] = self._told[replica] = _SPEED_PRIOR
         self.speed[replica], self.error[replica] = 1.0, 0.0
+        self._counts[replica] += 1000  # what was seen before has faded from its speed
+
+    def _take(self, x: Features, y: float, weight: float) -> None:
+        cov, rhs = self._cov, self._rhs
+        for k, v in enumerate((x[0] * x[0], x[0] * x[1], x[0] * x[2], x[1] * x[1], x[1] * x[2], x[2] * x[2])):
+            cov[k] += weight * v
+        for k in range(3):
+            rhs[k] += weight * x[k] * y
+        expected = _dot(PRIOR, x)
+        self._took += weight * expected * y
+        self._took_prior += weight * expected * expected
 
     def _rate(self) -> None:
         ratios = [s / t for s, t in zip(self._seen, self._told, strict=True)]
-        mean = sum(ratios) / len(ratios)  # the common part belongs to b, or both could drift against each other
+        here = [r for r, is_here in zip(ratios, self._here, strict=True) if is_here] or [1.0]
+        mean = sum(here) / len(here)  # the common part belongs to b, or both could drift against each other
         self.speed = [min(_SPEED_MAX, max(_SPEED_MIN, r / mean)) for r in ratios]
 
     def _solve(self) -> list[float]:
         cov, rhs = list(self._cov), list(self._rhs)
-        scale = self._took / self._took_prior
+        scale = self._took / self._took_prior if self._took_prior > 1e-12 else 1.0
         for u, h in _PRIOR_POINTS:
             x = features(u, h)
             expected = scale * _dot(PRIOR, x)

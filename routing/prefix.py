@@ -1,18 +1,18 @@
 """Which replica has which prompt prefix in its KV cache, as far as we can know. Pure state: no clock, no I/O.
 
 A block stands for the whole prefix up to and including it (a chained hash), so a path needs no tree: `dict[block, bitmask of replicas]` is
-the index, a match is one walk. Three things write to it: exact events of engines (`add`, `remove`), our own dispatches where an engine
-tells nothing (`Approximate`), and dispatches under way (`Expected`).
+the index, a match is one walk. Three things know of blocks: exact events of engines (`PrefixIndex.add`, `remove`), our own dispatches where
+an engine tells nothing (`Approximate`), and dispatches under way (`Expected`).
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
-from itertools import islice
+from itertools import islice, takewhile
 
 Digest = Callable[[bytes, int], int]
 
@@ -74,6 +74,11 @@ class PrefixIndex:
     def __len__(self) -> int:
         return len(self.masks)
 
+    def grow(self, replicas: int) -> None:
+        """There are so many replicas now, not fewer than before."""
+        self.counts += [0] * (replicas - self.replicas)
+        self.replicas = replicas
+
     def add(self, replica: int, blocks: Iterable[Hashable]) -> None:
         """The replica has these blocks now. O(blocks), 0.1 us each."""
         bit, masks, new = 1 << replica, self.masks, 0
@@ -118,13 +123,16 @@ class PrefixIndex:
         assert all(0 < m < 1 << self.replicas for m in self.masks.values()), "a mask is empty or names a replica that is not there"
 
 
-def walk(masks: dict[Hashable, int], blocks: Sequence[Hashable], replicas: int) -> list[int]:
-    """The leading blocks each replica has: follows all replicas at once, until none is left."""
+def walk(masks: Mapping[Hashable, int], blocks: Sequence[Hashable], replicas: int, *more: Mapping[Hashable, int]) -> list[int]:
+    """The leading blocks each replica has in `masks` or in any of `more`: follows all replicas at once, until none is left."""
     out = [0] * replicas
     mask = (1 << replicas) - 1
     get, depth = masks.get, 0
     for b in blocks:
-        kept = get(b, 0) & mask
+        kept = get(b, 0)
+        for other in more:
+            kept |= other.get(b, 0)
+        kept &= mask
         if kept != mask:
             lost = mask ^ kept
             while lost:
@@ -151,6 +159,11 @@ class Expected:
         self.version = 0
         self.masks: dict[Hashable, int] = {}
         self._counts: list[dict[Hashable, int]] = [{} for _ in range(replicas)]
+
+    def grow(self, replicas: int) -> None:
+        """There are so many replicas now, not fewer than before."""
+        self._counts += [{} for _ in range(replicas - self.replicas)]
+        self.replicas = replicas
 
     def add(self, replica: int, blocks: Iterable[Hashable]) -> None:
         """A request with these blocks was sent to the replica. O(blocks)."""
@@ -182,38 +195,80 @@ class Expected:
 
 
 class Approximate:
-    """A replica's cache as our own dispatches imply it: an LRU of blocks whose capacity is learned from `cached_tokens`.
+    """Replicas' caches as our own dispatches imply them: for each an LRU of blocks whose capacity is learned from `cached_tokens`.
 
     Reported fewer cached tokens than predicted: its cache is smaller than thought, so the capacity shrinks by 2 %, and what was claimed
     beyond the report is taken back. Reported more: it grows by 1 %. Between `least` and `most` blocks, which bound memory as well.
+    Where a replica's entries have a time to live (hosted APIs), `expire` drops what was not used for so long.
     """
 
-    __slots__ = ("_lru", "capacity", "index", "least", "most")
+    __slots__ = ("_lru", "capacity", "first", "index", "least", "most", "ttl")
 
     def __init__(self, index: PrefixIndex, capacity: int, least: int = 64, most: int = 1 << 20) -> None:
         if not 0 < least <= capacity <= most:
             raise ValueError(f"an approximate cache of {capacity} blocks must lie between {least} (at least 1) and {most}")
-        self.index, self.least, self.most = index, least, most
+        self.index, self.first, self.least, self.most = index, capacity, least, most
         self.capacity = [float(capacity)] * index.replicas
-        self._lru: list[OrderedDict[Hashable, None]] = [OrderedDict() for _ in range(index.replicas)]
+        self.ttl: list[float | None] = [None] * index.replicas  # seconds
+        self._lru: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in range(index.replicas)]  # block -> when last used
 
-    def touch(self, replica: int, blocks: Sequence[Hashable]) -> None:
+    def grow(self, replicas: int) -> None:
+        """There are so many replicas now, not fewer than before. Grows the index too."""
+        new = replicas - len(self._lru)
+        self.capacity += [float(self.first)] * new
+        self.ttl += [None] * new
+        self._lru += [OrderedDict() for _ in range(new)]
+        self.index.grow(replicas)
+
+    def begin(self, replica: int, capacity: int | None = None, ttl: float | None = None) -> None:
+        """Another engine has this number: an empty cache of `capacity` blocks (None: the usual first guess), held within the bounds."""
+        self.clear(replica)
+        self.capacity[replica] = float(min(self.most, max(self.least, self.first if capacity is None else capacity)))
+        self.ttl[replica] = ttl
+
+    def touch(self, replica: int, blocks: Sequence[Hashable], now: float = 0.0) -> None:
         """The replica computes or reuses these now. The tail of the chain is the first to go, as in the engines. O(blocks)."""
         lru = self._lru[replica]
         for b in reversed(blocks):
-            lru[b] = None
+            lru[b] = now
             lru.move_to_end(b)
         self.index.add(replica, blocks)
         self._trim(replica)
 
-    def report(self, replica: int, blocks: Sequence[Hashable], predicted: int, reported: int) -> None:
-        """The engine says that `reported` leading blocks were cached where we thought `predicted`. Call it before `touch`."""
+    def expire(self, replica: int, now: float) -> None:
+        """Drops what the replica's time to live has passed for. O(what goes)."""
+        ttl, lru = self.ttl[replica], self._lru[replica]
+        if ttl is not None:
+            self._forget(replica, list(takewhile(lambda b: lru[b] <= now - ttl, lru)))
+
+    def report(self, replica: int, blocks: Sequence[Hashable], predicted: int, reported: int, late: bool = False) -> None:
+        """The engine says that `reported` leading blocks were cached where we thought `predicted`. Call it before `touch`; `late`: that
+        was called already, so the blocks are there now and only the capacity is learned."""
         if reported < predicted:
             self.capacity[replica] = max(float(self.least), self.capacity[replica] * 0.98)
-            self._forget(replica, blocks[reported:predicted])
+            if not late:
+                self._forget(replica, blocks[reported:predicted])
             self._trim(replica)
         elif reported > predicted:
             self.capacity[replica] = min(float(self.most), self.capacity[replica] * 1.01)
+
+    def kept(self, replica: int) -> list[Hashable]:
+        """The replica's blocks, used last first. O(blocks)."""
+        return list(reversed(self._lru[replica]))
+
+    def seed(self, replica: int, blocks: Iterable[Hashable], capacity: int, t: float) -> None:
+        """What another gateway thinks is there, used last first: taken to be older than all that we know, as far as there is room. Its
+        `capacity` is believed where we have not learned one. O(blocks)."""
+        if self.capacity[replica] == self.first:
+            self.capacity[replica] = float(min(self.most, max(self.least, capacity)))
+        lru = self._lru[replica]
+        at = min(t, next(iter(lru.values()), t))
+        new = [b for b in dict.fromkeys(blocks) if b not in lru][: max(0, int(self.capacity[replica]) - len(lru))]
+        for b in new:
+            lru[b] = at
+            lru.move_to_end(b, last=False)
+        self.index.add(replica, new)
+        self._trim(replica)
 
     def clear(self, replica: int) -> None:
         """The engine was restarted. What was learned of its size stays."""

@@ -257,7 +257,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from([*sorted(self.out), *sorted(map(str, self.s.held)), "unknown"]))
+        key = data.draw(st.sampled_from([*sorted(self.out), *sorted(map(str, self.s.held.all)), "unknown"]))
         self.s.ended(key, self.now)
         self.s.answered(key, self.now, 0)
         self.out.pop(key, None)
@@ -277,7 +277,7 @@ class Life(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "s"):
             return
-        for key in [*self.out, *self.s.held]:
+        for key in [*self.out, *self.s.held.all]:
             self.s.ended(key, self.now)
         self.s.peers.sweep(self.now + SILENT_SECONDS + 1)
         self.s.check()
@@ -295,14 +295,14 @@ def test_approximate_mode_learns_from_reports() -> None:
     s.ask(w, 0.0)
     s.answered("a", 0.1, 0)
     s.ended("a", 0.2)
-    assert s.index.match(w.blocks) == [10]
+    assert s.caches.match(w.blocks)[0] == [10]
     s.ask(want("b", 640, blocks=w.blocks), 1.0)
     s.answered("b", 1.1, 128)  # it had evicted the rest
-    assert s.approximate is not None and s.approximate.capacity[0] == 64  # not below the least
+    assert s.caches.guesses.capacity[0] == 64  # not below the least
     s.ask(want("c", 640, blocks=w.blocks), 2.0)
     s.answered("c", 2.1, None)
     s.restarted(0)
-    assert s.index.match(w.blocks) == [0]
+    assert s.caches.match(w.blocks)[0] == [0]
     s.check()
 
 

@@ -1,0 +1,238 @@
+"""The scheduler itself; see routing/kv.py for what it does and how it is called."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Hashable, Sequence
+
+from routing.fair import OUTPUT_WEIGHT, Fair
+from routing.kv_admit import Outlook
+from routing.kv_choice import Choice
+from routing.kv_fleet import GUESS_BLOCKS, Fleet
+from routing.kv_heard import HeardCaches
+from routing.kv_held import Held
+from routing.kv_load import Booking
+from routing.kv_peers import Peers
+from routing.kv_want import OUTPUT_TOKENS, Caps, Place, Quote, Refusal, Settings, Want
+
+
+class Scheduler(Fleet):
+    """Holds what is to be placed and what is under way on numbered replicas, whose cache blocks have `block_tokens` tokens.
+
+    `replicas` of them are there from the start: precise ones, or with `approximate` such whose caches are inferred from our own
+    dispatches, of this many blocks at first. `caps`: what `admit` refuses by; may be replaced at any time. No method blocks.
+    """
+
+    def __init__(
+        self,
+        replicas: int,
+        block_tokens: int,
+        rng: random.Random,
+        settings: Settings | None = None,
+        approximate: int = 0,
+        caps: Caps | None = None,
+    ) -> None:
+        self.set, self.caps, self.rng = settings or Settings(), caps or Caps(), rng
+        super().__init__(block_tokens, approximate or GUESS_BLOCKS, self.set.fresh)
+        self.peers = Peers(rng.getrandbits(48), self.load, HeardCaches(self.caches))
+        self.fair = Fair(self.set.quantum)
+        self.held = Held(self.fair)
+        self.choice = Choice(self.set, self.load, self.model, self.peers, rng)
+        self.outlook = Outlook(self.held, self.load, self.model)
+        self._output = OUTPUT_TOKENS  # of an answer, decayed mean
+        self._silent: dict[Hashable, Booking] = {}  # dispatched, and nothing will show their first token
+        for _ in range(replicas):
+            self.join(precise=not approximate)
+
+    def admit(self, want: Want, now: float) -> Refusal | None:
+        """Why the request should not be taken in, None when it may be. To be asked before `ask`. No cap refuses what can go
+        at once."""
+        self.matched(want, now)
+        replicas = self.usable(want)
+        refusal = self.outlook.late(want, replicas, now)
+        if refusal is None and not self.outlook.free(replicas, self.set.hold, now):
+            refusal = self.outlook.capped(want, self.caps, replicas, now)
+        return refusal
+
+    def position(self, key: Hashable, now: float) -> Place | None:
+        """Where a held request stands and how long it will wait, as far as can be said; None when it is not held."""
+        w = self.held.all.get(key)
+        if w is None:
+            return None
+        replicas = self.usable(w)
+        ahead = self.outlook.ahead(w, True)
+        return Place(int(ahead[0]) + 1, len(self.held), self.outlook.ttft(w, replicas, ahead, now))
+
+    def ask(self, want: Want, now: float) -> list[tuple[Want, int]]:
+        """Takes a request in. Returns what can be dispatched now and where: this one, others, or none. ValueError when a request of
+        this key is held or under way."""
+        if want.key in self.load.bookings:
+            raise ValueError(f"request {want.key!r} is under way already; end it before it is asked for again")
+        self.matched(want, now)
+        self.held.add(want)
+        return self.place(now)
+
+    def place(self, now: float) -> list[tuple[Want, int]]:
+        """Dispatches what can be: books it and returns it. Costs nothing while no replica is free; else O(window * replicas)."""
+        out: list[tuple[Want, int]] = []
+        self._tidy(now)
+        if not self.held:
+            return out
+        queues = self.choice.queues(self.alive, now)
+        reach = max(self.set.hold, self.set.near)
+        looked: list[Want] | None = None
+        rounds: dict[str, int] = {}
+        while self.held and min(queues, default=reach + 1) <= reach:
+            if looked is None:
+                looked = self._window(now)
+                rounds = {w.tenant: self.fair.round(w.tenant) for w in looked}
+            found = self.choice.next(looked, queues, self.alive, rounds, now)
+            if found is None:
+                break
+            want, i = found
+            self._book(want, i, now)
+            out.append(found)
+            rounds[want.tenant] = self.fair.round(want.tenant)
+            queues[i] = self.choice.queue(i, now)
+            looked.remove(want)
+            for w in looked:
+                if w.costed is not None and (w.costed[1] == i or w.soon):  # others got no dearer
+                    w.costed = None
+        return out
+
+    def force(self, want: Want, replica: int, now: float) -> None:
+        """Books what somebody else decided, past limits and queue, so that load and caches stay right. ValueError for a replica that is not
+        there or a key that is under way. A held request of the key no longer waits."""
+        if not 0 <= replica < self.n or not self.alive >> replica & 1:
+            raise ValueError(f"request {want.key!r} cannot be on replica {replica}: there is none of that number")
+        if want.key in self.load.bookings:
+            raise ValueError(f"request {want.key!r} is under way already; end it, or give the second attempt a key of its own")
+        self._tidy(now)
+        self.matched(want, now)
+        self.held.remove(want.key)
+        self.held.add(want)
+        self._book(want, replica, now)
+
+    def answered(self, key: Hashable, now: float, cached: int | None = None) -> Booking | None:
+        """The first token of a request came; the engine found `cached` prompt tokens (None: not told yet). Learns from it. Returns its
+        booking, None when it is not under way or was answered before."""
+        found = self.load.answer(key, now)
+        if found is None:
+            return None
+        b, began = found
+        self._silent.pop(key, None)
+        if self.alive >> b.replica & 1:
+            self._tell(b, cached, False)
+            self._learn_first(b, began, now)
+        self._computed(b, now)
+        return b
+
+    def ended(
+        self, key: Hashable, now: float, cached: int | None = None, output: int | None = None, blocks: Sequence[Hashable] | None = None
+    ) -> Booking | None:
+        """A request is over, however it ended, also one that is still held. Idempotent. Returns its booking, None when it had none.
+
+        `cached`: prompt tokens the engine found in its cache, `output`: tokens it wrote, where it told; with one of them the request was
+        served. `blocks`: the chain of prompt and answer, where known: the engine has that now.
+        """
+        self.held.remove(key)
+        b = self.load.bookings.get(key)
+        if b is None:
+            return None
+        if not b.answered and (cached is not None or output is not None):  # it came all at once
+            self.load.answer(key, now)
+            self._computed(b, now)
+        served = 1.0 if b.answered else self.load.served(b, now)
+        self.load.end(key, now)
+        self._silent.pop(key, None)
+        if b.answered:
+            self._over(b, now, cached, output, blocks)
+        else:
+            self.caches.expected.drop(b.replica, b.blocks)
+        self._settle(b, output, served)
+        self.peers.ended(b, now)
+        return b
+
+    def quote(self, want: Want, now: float) -> list[Quote]:
+        """What each usable replica would cost now, cheapest first: the explanation of a decision."""
+        self.match(want, now)
+        return self.choice.quote(want, self.alive, now)
+
+    def check(self) -> None:
+        """AssertionError when any count is not what the bookings say. For tests."""
+        self.load.check()
+        self.held.check()
+        self.caches.check()
+        under_way = self.load.bookings.values()
+        self.caches.check_expected((b.replica, b.blocks) for b in under_way if not b.answered)
+        presumed = {b.key: b for b in under_way if not b.answered and b.want is not None and not b.want.streamed}
+        assert self._silent == presumed, "presumed first tokens are of other requests"
+        assert not any(w.key in self.load.bookings for w in self.held.all.values()), "a request waits and is under way"
+
+    def _tidy(self, now: float) -> None:
+        """What time alone changes: beliefs that expire, and first tokens that nothing shows."""
+        self.caches.tidy(now)
+        for b in list(self._silent.values()):
+            at = self.load.due(b)
+            if at <= now:
+                self.load.answer(b.key, at)
+                del self._silent[b.key]
+                self._computed(b, now)
+
+    def _window(self, now: float) -> list[Want]:
+        """The requests that are looked at in this round, with fresh matches."""
+        looked, version = self.held.window(int(self.set.window)), self.caches.version
+        for w in looked:
+            w.costed = None
+            if self.stale(w, version, now, self.set.stale):
+                self.match(w, now)
+        return looked
+
+    def _book(self, w: Want, i: int, now: float) -> None:
+        b = Booking(w.key, i, w.prefill[i], w.tokens, w.hits[i], w.blocks if w.tokens >= self.caches.least[i] else (), now)
+        b.want, b.ahead = w, self.load.backlog(i, now) + w.prefill[i]
+        if w.tier:
+            b.tier, b.load = w.tier[i], w.load[i]
+        b.charged = w.tokens - w.hits[i] + OUTPUT_WEIGHT * self._expected(w)
+        self.fair.charge(w.tenant, b.charged)
+        self.held.remove(w.key)
+        self.load.book(b)
+        self.caches.expected.add(i, b.blocks)
+        if not w.streamed:
+            self._silent[w.key] = b
+        self.peers.booked(b)
+
+    def _computed(self, b: Booking, now: float) -> None:
+        """Its prompt is in the replica's cache now."""
+        self.caches.expected.drop(b.replica, b.blocks)
+        if self.alive >> b.replica & 1:
+            self.caches.answered(b.replica, b.blocks, now)
+        self.peers.answered(b, now)
+
+    def _over(self, b: Booking, now: float, cached: int | None, output: int | None, blocks: Sequence[Hashable] | None) -> None:
+        """An answered request is over: what it tells of its replica and of answers."""
+        here = bool(self.alive >> b.replica & 1)
+        if here:
+            self._tell(b, cached, True)
+            self._learn_pace(b, output, now)
+            if blocks:
+                self.caches.wrote(b.replica, blocks, now)
+        self.observer.over(b, here)
+        if output is not None:
+            self._output += 0.01 * (max(0, output) - self._output)
+
+    def _settle(self, b: Booking, output: int | None, served: float) -> None:
+        """Charges the tenant what the request cost in truth, where that is known; one that was never answered, its share of a prefill."""
+        w = b.want
+        if w is None:
+            return
+        computed = b.tokens - (b.cached if b.told is None else b.told)
+        if not b.answered:
+            cost = served * computed
+        else:
+            cost = computed + OUTPUT_WEIGHT * (self._expected(w) if output is None else max(0, output))
+        self.fair.charge(w.tenant, cost - b.charged)
+
+    def _expected(self, w: Want) -> float:
+        """Tokens of its answer, expected."""
+        return self._output if w.output is None else float(w.output)
