@@ -1,0 +1,55 @@
+"""How many tokens text has at one model, learned from what its engine reports. Plain state: no clock."""
+
+from __future__ import annotations
+
+from backends.prompts.cache import Cache
+from backends.prompts.types import Prompt
+
+DECAY = 0.98  # of what was seen, with each further prompt: about the last 50 count
+START = 4096.0  # tokens that the fixed rules weigh at first
+SESSIONS = 8192  # conversations whose last prompt is remembered
+BYTES_PER_TOKEN = 4.0  # until something was seen
+LOW, HIGH = 0.1, 10.0  # of the factor
+
+
+class Learned:
+    """`factor`: reported tokens a token estimated by the fixed rules. A long prompt counts for more than a short one.
+
+    A conversation grows at its end, so the last report about it is truer than any mean: what is new is estimated, the rest is known.
+    """
+
+    __slots__ = ("_bytes", "_estimated", "_last", "_tokens", "_used")
+
+    def __init__(self) -> None:
+        self._tokens = self._estimated = START
+        self._bytes, self._used = START * BYTES_PER_TOKEN, START  # bytes and tokens of text, for the size of a block
+        self._last: Cache[str, tuple[int, int]] = Cache(SESSIONS)
+
+    @property
+    def factor(self) -> float:
+        """Reported tokens a token estimated by the fixed rules."""
+        return min(HIGH, max(LOW, self._tokens / self._estimated))
+
+    @property
+    def tokens_per_byte(self) -> float:
+        """Of rendered text."""
+        return self._used / self._bytes
+
+    def tokens(self, estimate: int, media: int, session: str) -> int:
+        """Tokens of a prompt, at least 1: `estimate` by the fixed rules and `media` besides."""
+        factor = self.factor
+        last = self._last.get(session) if session else None
+        if last is not None and last[0] <= estimate:
+            return max(1, last[1] + round((estimate - last[0]) * factor) + media)
+        return max(1, round(estimate * factor) + media)
+
+    def told(self, prompt: Prompt, tokens: int) -> None:
+        """The engine counted `tokens` of this prompt. Media teach nothing: their share is a guess. O(1)."""
+        if prompt.estimate < 1 or tokens < 1 or prompt.media or not LOW < tokens / prompt.estimate < HIGH:
+            return
+        self._tokens = self._tokens * DECAY + tokens
+        self._estimated = self._estimated * DECAY + prompt.estimate
+        self._used = self._used * DECAY + tokens
+        self._bytes = self._bytes * DECAY + prompt.bytes
+        if prompt.session:
+            self._last.put(prompt.session, (prompt.estimate, tokens), 1)

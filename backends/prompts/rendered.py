@@ -1,0 +1,133 @@
+"""Token mode: a call's prompt as its engine will see it, in token ids."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from datetime import datetime
+from itertools import chain
+from typing import Any, Literal
+
+import msgspec
+
+from backends.prompts import body, media
+from backends.prompts.engines import ENGINES, Form, without_developer
+from backends.prompts.sources import Source
+from backends.prompts.template import Template
+from backends.prompts.tokens import Tokens
+from backends.prompts.types import Unreadable
+from backends.types import Call
+
+Feature = Literal["tools", "parts", "completions", "developer"]
+PSEUDO = 1 << 31  # ids from here on stand for media: no vocabulary is that large
+
+
+class Ids(msgspec.Struct, frozen=True):
+    """Token ids of a prompt and bytes of its text. `media`: how many of the ids are guessed, as images have no text."""
+
+    ids: array[int]
+    bytes: int
+    media: int = 0
+
+
+class Rendered:
+    """Renders and tokenises for one engine. `refused`: what it does otherwise than we, and what is therefore left to text mode.
+
+    Raises `Unreadable` in every method where it cannot say. Mutates only its tokenizer's memory; `adapted` gives another one.
+    """
+
+    def __init__(
+        self, tokens: Tokens, source: Source, engine: str, now: Callable[[], datetime], digest: Callable[[bytes, int], int]
+    ) -> None:
+        self.tokens = tokens
+        self._templates = {
+            name: Template(text, source.specials, now) for name, text in source.templates.items() if name in ("default", "tool_use")
+        }
+        if not self._templates:
+            raise Unreadable("the model's folder has no chat template.")
+        self._arrange, self._tools = ENGINES.get(engine, ENGINES[""])
+        self.engine, self._digest = engine, digest
+        self.form: Form = self._default.content
+        self.refused: frozenset[Feature] = frozenset()
+
+    def adapted(self, form: Form, refused: frozenset[Feature] = frozenset()) -> Rendered:
+        """One over the same tokenizer and templates that gives contents in this form and leaves these to text mode."""
+        made = copy(self)
+        made.form, made.refused = form, refused
+        return made
+
+    @property
+    def _default(self) -> Template:
+        return self._templates.get("default") or next(iter(self._templates.values()))
+
+    def chat(self, call: Call, messages: list[dict[str, Any]]) -> Ids:
+        """The prompt of a chat call with these messages."""
+        text = self.text(call, messages)
+        found = [[seen for p in body.parts(m) if (seen := media.read(p, self._digest)) is not None] for m in messages]
+        if not any(found):
+            return Ids(self.tokens.ids(text), _bytes(text))
+        return self._with_media(call, messages, text, found)
+
+    def text(self, call: Call, messages: list[dict[str, Any]], *, answer: bool | None = None) -> str:
+        """The prompt's text, as the template renders it; media are placeholders."""
+        self._check(call, messages)
+        tools, options = self._given(call)
+        arranged = self._arrange(messages, self.form)
+        template = self._templates.get("tool_use", self._default) if tools else self._default
+        if self.engine == "vllm" and not template.developer:
+            arranged = without_developer(arranged)
+        wanted = body.flag(call, "add_generation_prompt", True) if answer is None else answer
+        return template.render(arranged, tools, options, answer=wanted)
+
+    def completion(self, prompt: str, specials: bool) -> Ids:
+        """The prompt of a completion."""
+        if "completions" in self.refused:
+            raise Unreadable("the engine tokenises plain prompts otherwise.")
+        return Ids(self.tokens.whole(prompt, specials), _bytes(prompt))
+
+    def _with_media(self, call: Call, messages: list[dict[str, Any]], text: str, found: Sequence[Sequence[media.Media]]) -> Ids:
+        """What stands before the first message with media is exact; theirs are as many ids that stand for their content."""
+        at = next(i for i, seen in enumerate(found) if seen)
+        cut = self.tokens.boundary(text, _shared(text, self.text(call, messages[:at], answer=False))) if at else 0
+        ids = array("I", self.tokens.ids(text[:cut]))
+        count = 0
+        for seen in chain.from_iterable(found):
+            ids.extend(array("I", [PSEUDO | (seen.hash & (PSEUDO - 1))]) * seen.tokens)
+            count += seen.tokens
+        ids.extend(self.tokens.ids(text[cut:]))
+        return Ids(ids, _bytes(text), count)
+
+    def _given(self, call: Call) -> tuple[list[Any] | None, dict[str, Any]]:
+        found = body.tools(call)
+        tools = self._tools(found, body.value(call, "tool_choice")) if found is not None else None
+        options = body.value(call, "chat_template_kwargs")
+        out: dict[str, Any] = dict(options) if isinstance(options, dict) else {}
+        for key in ("reasoning_effort", "documents"):
+            if (value := body.value(call, key)) is not None:
+                out[key] = value
+        return tools, out
+
+    def _check(self, call: Call, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Refuses what is rendered in ways of the engine's own."""
+        if body.given(call, "chat_template") or body.flag(call, "continue_final_message", False):
+            raise Unreadable("the call brings its own template, or has an answer continued.")
+        if "tools" in self.refused and (body.given(call, "tools") or any(m.get("tool_calls") or m.get("role") == "tool" for m in messages)):
+            raise Unreadable("the engine renders tools otherwise.")
+        if "parts" in self.refused and any(isinstance(m.get("content"), list) for m in messages):
+            raise Unreadable("the engine renders lists of parts otherwise.")
+        if "developer" in self.refused and any(m.get("role") == "developer" for m in messages):
+            raise Unreadable("the engine renders developers' messages otherwise.")
+
+
+def _shared(a: str, b: str) -> int:
+    """How many characters two texts begin with in common. O(n) comparisons of slices, halved each time."""
+    low, high = 0, min(len(a), len(b))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if a[low:middle] == b[low:middle] else (low, middle - 1)
+    return low
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
