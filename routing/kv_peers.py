@@ -171,9 +171,8 @@ class Peers:
 
     def lost_all(self, t: float) -> None:
         """To be told: we were deaf for a while. As `lost`, of every peer."""
-        if self.seen:
-            self._again.update(dict.fromkeys(self.seen, t))
-            self._say("again", 0, t)
+        self._again.update(dict.fromkeys(self.seen, t))
+        self._say("again", 0, t)
 
     def gone(self, gateway: int, t: float) -> bool:
         """To be told: this peer is dead. Ends its bookings. True when there was one."""
