@@ -1,337 +1,211 @@
-"""KV-cache events of vLLM and SGLang: decoding, and the state that follows one publisher. Pure: no socket, no clock.
+"""Follows one publisher of KV-cache events (`kvformat`) into the index. Pure: no socket, no clock.
 
-Source of the format: vLLM `distributed/kv_events.py` and SGLang `disaggregation/kv_events.py`. A PUB message is [topic, sequence number
-(8 bytes, big-endian), msgpack batch]; a batch is `[ts, events, rank]` or a map of these; an event a map with `type`, or, before mid 2026,
-an array whose first item is the type and whose fields follow in order. Block hashes are opaque: bytes, or integers, signed or not. We
-never compute theirs: each block's tokens extend a chain of our own hashes from its parent's.
+Batches are numbered from 0 by each life of a publisher. What was missed is asked for (`Need`) where there is a replay endpoint, which has
+the last 10,000 batches or so, never the state: who joins later than that does not know the roots of what is cached, and sees blocks whose
+parents it does not know (*orphans*). A publisher that has restarted counts from 0 again; after a connection was lost we ask for the last
+batch that we know once more, and one that does not have it, or another by that number, is a new one.
 """
 
 from __future__ import annotations
 
-from array import array
-from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import msgspec
 
-from routing import prefix
-from routing.prefix import TOKEN_BLOCK, PrefixIndex, salted
+from routing.kvformat import END_OF_REPLAY, BadEvents, Batch, Removed, Stored, decode
+from routing.kvtier import Blocks, Link, Tier
+from routing.prefix import TOKEN_BLOCK, salted
 
-BlockHash = int | bytes
-# Our chain hash up to the last whole block of ours, the tokens since as raw bytes, and the blocks of ours that this one made whole.
-Link = tuple[int, bytes, tuple[int, ...]]
-
-END_OF_REPLAY = -1
-PAYLOAD_MAX = 64 << 20  # bytes of one batch
-EVENTS_MAX = 1 << 16  # of one batch
-LINKS_MAX = 1 << 19  # engine blocks remembered a publisher; about 150 bytes each
-HELD_MAX = 4096  # batches kept back while a replay fills a gap
 SILENT_HITS = 8  # answers with cached tokens but no event in between, after which a publisher is not believed
+MISSES = 16  # answers predicted too high, or too low, more than as they were, after which what we have is not believed
 BAD_MAX = 3  # batches in a row that cannot be read, likewise
-_U64 = (1 << 64) - 1
-_ITEM = array("I").itemsize
+FILLS_MAX = 8  # replays in a row for one gap: an engine drops what its socket cannot take
+WINDOW, ENOUGH = 64, 16  # stored events by which orphans are judged: at most, at least
 _FULL = frozenset({"full_attention", "mla_attention", "sink_full_attention", "unknown"})
-_DEVICE = frozenset({"GPU", "gpu", "DEVICE"})
-
-
-class BadEvents(ValueError):
-    """A batch or frame that is not what vLLM or SGLang send; says what and where."""
-
-
-class Stored(msgspec.Struct, frozen=True):
-    """Blocks that follow `parent` (None: the first of a prompt). `extra`: for each block what else is in its hash, or nothing at all."""
-
-    hashes: Sequence[BlockHash]
-    parent: BlockHash | None
-    tokens: Sequence[int]
-    size: int
-    device: bool
-    lora: str
-    salt: str
-    extra: Sequence[bytes]
-    group: int
-    kind: str
-
-
-class Removed(msgspec.Struct, frozen=True):
-    """Blocks that are gone from one tier."""
-
-    hashes: Sequence[BlockHash]
-    device: bool
-    group: int
-
-
-class Cleared(msgspec.Struct, frozen=True):
-    """The whole cache is gone."""
-
-
-Event = Stored | Removed | Cleared
-
-
-class Batch(msgspec.Struct, frozen=True):
-    """What one engine step changed. `ts` is the engine's Unix seconds; `skipped` counts events of types that we do not know."""
-
-    ts: float
-    events: Sequence[Event]
-    rank: int | None
-    skipped: int = 0
-
-
-_STORED = (
-    "block_hashes", "parent_block_hash", "token_ids", "block_size", "lora_id", "medium", "lora_name", "extra_keys", "group_idx",
-    "kv_cache_spec_kind", "kv_cache_spec_sliding_window", "locality", "ownership", "session_id",
-)  # fmt: skip
-_REMOVED = ("block_hashes", "medium", "group_idx", "locality", "ownership")
-_BATCH = ("ts", "events", "data_parallel_rank")
-
-
-def read_frames(frames: Sequence[bytes]) -> tuple[int, bytes]:
-    """Sequence number and payload of a PUB message or of a replay's reply; END_OF_REPLAY when a replay is over. BadEvents otherwise."""
-    if len(frames) < 2 or len(frames[-2]) != 8:
-        raise BadEvents(
-            f"a message of {len(frames)} frames without an 8-byte sequence number before the last; is this a KV-event endpoint?"
-        )
-    return int.from_bytes(frames[-2], "big", signed=True), frames[-1]
-
-
-def replay_request(start: int) -> bytes:
-    """What to send to the replay endpoint to have every batch it still has from number `start` on."""
-    return start.to_bytes(8, "big")
-
-
-def decode(payload: bytes) -> Batch:
-    """Reads one batch in any of the encodings. BadEvents when it is none; unknown types and fields are passed over."""
-    if len(payload) > PAYLOAD_MAX:
-        raise BadEvents(f"a batch of {len(payload)} bytes; at most {PAYLOAD_MAX} are read")
-    try:
-        raw = msgspec.msgpack.decode(payload)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as e:
-        raise BadEvents(f"a batch that is no msgpack: {e}") from None
-    outer = _fields(raw, _BATCH, "batch")
-    ts, events = outer.get("ts"), outer.get("events")
-    if not isinstance(ts, int | float) or not isinstance(events, list) or len(events) > EVENTS_MAX:
-        raise BadEvents(f"a batch needs a time `ts` and a list `events` of at most {EVENTS_MAX}")
-    rank = outer.get("data_parallel_rank", outer.get("attn_dp_rank"))
-    found = [_event(e, at) for at, e in enumerate(events)]
-    known = [e for e in found if e is not None]
-    return Batch(float(ts), known, rank if isinstance(rank, int) else None, len(found) - len(known))
-
-
-def _fields(raw: Any, names: Sequence[str], what: str) -> Mapping[str, Any]:
-    if isinstance(raw, dict):
-        return raw
-    if isinstance(raw, list):
-        return dict(zip(names, raw, strict=False))
-    raise BadEvents(f"{what}: neither an array nor a map")
-
-
-def _event(raw: Any, at: int) -> Event | None:
-    where = f"events[{at}]"
-    if isinstance(raw, dict):
-        kind: Any = raw.get("type")
-        rest: Any = raw
-    elif isinstance(raw, list) and raw:
-        kind, rest = raw[0], raw[1:]
-    else:
-        raise BadEvents(f"{where}: neither an array nor a map")
-    if kind == "BlockStored":
-        return _stored(_fields(rest, _STORED, where), where)
-    if kind == "BlockRemoved":
-        return _removed(_fields(rest, _REMOVED, where), where)
-    return Cleared() if kind == "AllBlocksCleared" else None
-
-
-def _removed(f: Mapping[str, Any], where: str) -> Removed:
-    return Removed(_hashes(f.get("block_hashes"), where), _device(f.get("medium")), _small(f.get("group_idx")))
-
-
-def _stored(f: Mapping[str, Any], where: str) -> Stored:
-    hashes, size, tokens = _hashes(f.get("block_hashes"), where), f.get("block_size"), f.get("token_ids")
-    if not isinstance(size, int) or size < 1 or not isinstance(tokens, list) or len(tokens) < len(hashes) * size:
-        raise BadEvents(f"{where}: {len(hashes)} blocks need `block_size` and as many times `token_ids`")
-    parent = f.get("parent_block_hash")
-    lora = _text(f.get("lora_name"))
-    salt, extra = _extra(f.get("extra_keys"), lora)
-    return Stored(
-        hashes, None if parent is None else _hash(parent, where), tokens, size, _device(f.get("medium")), lora,
-        _text(f.get("cache_salt")) or salt, extra, _small(f.get("group_idx")), _text(f.get("kv_cache_spec_kind")),
-    )  # fmt: skip
-
-
-def _extra(raw: Any, lora: str) -> tuple[str, Sequence[bytes]]:
-    """The cache salt, and what else makes each block differ, in bytes of our own. An entry has, in order: the adapter's name (if any),
-    pairs for images, the salt (first block only), digests of prompt embeddings."""
-    if not isinstance(raw, list):
-        return "", ()
-    salt, out = "", []
-    for entry in raw:
-        parts = list(entry) if isinstance(entry, list) else []
-        if lora and parts and parts[0] == lora:
-            del parts[0]
-        salts = [p for p in parts if isinstance(p, str)]
-        salt = salt or (salts[0] if salts else "")
-        rest = [p for p in parts if not isinstance(p, str)]
-        out.append(msgspec.msgpack.encode(rest) if rest else b"")
-    return salt, out
-
-
-def _hashes(raw: Any, where: str) -> list[BlockHash]:
-    if not isinstance(raw, list):
-        raise BadEvents(f"{where}: `block_hashes` is no list")
-    return [_hash(h, where) for h in raw]
-
-
-def _hash(raw: Any, where: str) -> BlockHash:
-    if isinstance(raw, int):
-        return raw & _U64  # one block may be named by the signed and the unsigned form of one number
-    if isinstance(raw, bytes):
-        return raw
-    raise BadEvents(f"{where}: a block hash is neither a number nor bytes")
-
-
-def _device(medium: Any) -> bool:
-    return medium is None or medium in _DEVICE
-
-
-def _small(raw: Any) -> int:
-    return raw if isinstance(raw, int) else 0
-
-
-def _text(raw: Any) -> str:
-    return raw if isinstance(raw, str) else ""
-
-
-class _Tier:
-    """One replica's blocks on one medium: engine hash -> our chain, and into the index."""
-
-    __slots__ = ("index", "links", "replica", "size")
-
-    def __init__(self, replica: int, index: PrefixIndex, size: int) -> None:
-        self.replica, self.index, self.size = replica, index, size * _ITEM
-        self.links: dict[BlockHash, Link] = {}
-
-    def store(self, e: Stored, link: Link) -> None:
-        h, tail, _ = link
-        raw = array("I", e.tokens[: len(e.hashes) * e.size]).tobytes()
-        step, size, links = e.size * _ITEM, self.size, self.links
-        whole: list[int] = []
-        for k, name in enumerate(e.hashes):
-            if k < len(e.extra) and e.extra[k]:
-                h = prefix.digest(e.extra[k], h)
-            tail += raw[k * step : (k + 1) * step]
-            made: tuple[int, ...] = ()
-            while len(tail) >= size:
-                h, tail = prefix.digest(tail[:size], h), tail[size:]
-                made = (*made, h)
-            links[name] = (h, tail, made)
-            whole += made
-        self.index.add(self.replica, whole)
-        over = len(links) - LINKS_MAX
-        if over > 0:
-            self.remove([name for name, _ in zip(links, range(over), strict=False)])
-
-    def remove(self, hashes: Sequence[BlockHash]) -> None:
-        gone = [self.links.pop(name, None) for name in hashes]
-        self.index.remove(self.replica, [h for link in gone if link is not None for h in link[2]])
-
-    def clear(self) -> None:
-        self.links.clear()
-        self.index.clear(self.replica)
 
 
 class Need(msgspec.Struct, frozen=True):
-    """What the owner of the socket should do: ask the replay endpoint for batches from `start` on, then give them to `replayed`."""
+    """What the owner of the socket should do: ask the replay endpoint for batches from `start` on and give each to `part`, then call
+    `filled`; until then no other `message`."""
 
     start: int
 
 
-State = Literal["waiting", "live", "silent", "broken"]
+State = Literal["waiting", "live", "partial", "silent", "broken"]
+
+
+class _Fill:
+    """A replay under way. `check`: the number of the last batch known, which must come first, unchanged. `stale`: what comes does not
+    continue what we have."""
+
+    __slots__ = ("check", "parts", "stale", "start")
+
+    def __init__(self, start: int, check: int | None) -> None:
+        self.start, self.check = start, check
+        self.parts, self.stale = 0, False
 
 
 class Feed:
     """Follows one publisher, that is one replica's cache, into `index` (device memory) and `lower` (host memory, disk, remote).
 
-    `model` salts the chains; `size` tokens make one of our blocks. State: `waiting` until the first batch, `live`, `silent` when the
-    engine reports hits but sends no events, `broken` when they cannot be read. Only while `live` should it be believed; otherwise the
-    replica is one without events (approximate mode), and `reason` says why in a sentence.
+    `model` salts the chains; `size` tokens make one of our blocks. State: `waiting` until something has come, `live`, `partial` when most
+    of what is announced continues what we never saw, `silent` when the engine reports hits but sends no events, `broken` when they cannot
+    be read. Only while `live` should it be believed; otherwise the replica is one without events (approximate mode), and `reason` says
+    why in a sentence. No method blocks or raises.
     """
 
-    def __init__(
-        self, replica: int, index: PrefixIndex, lower: PrefixIndex, model: str = "", size: int = TOKEN_BLOCK, replay: bool = False
-    ) -> None:
-        self.device, self.lower = _Tier(replica, index, size), _Tier(replica, lower, size)
-        self.model, self.replay = model, replay
+    def __init__(self, replica: int, index: Blocks, lower: Blocks, model: str = "", size: int = TOKEN_BLOCK, replay: bool = False) -> None:
+        self.device, self.lower = Tier(replica, index, size), Tier(replica, lower, size)
+        self.model, self.replay, self.size = model, replay, size
         self.state: State = "waiting"
         self.reason = "no event has come yet"
         self.expected: int | None = None  # the next sequence number
-        self.gaps = self.orphans = self.restarts = self.skipped = 0
-        self._ts = 0.0
-        self._held: deque[tuple[int, bytes]] | None = None  # while a replay is under way
+        self.ts = 0.0  # the engine's Unix seconds in the last batch
+        self.batches = self.gaps = self.lost = self.orphans = self.restarts = self.resyncs = self.skipped = 0
+        self._fill: _Fill | None = None
+        self._fills = 0
+        self._held: tuple[int, bytes] | None = None  # the batch that showed the gap
+        self._group: int | None = None  # the one group of layers that is indexed
         self._ignored: set[int] = set()  # groups without full attention
-        self._bad = self._hits = 0
+        self._orphaned = self._judged = 0  # of the last WINDOW stored events: bits, count
+        # Batches in a row that cannot be read; hits without an event in between; answers predicted too high and too low.
+        self._bad = self._hits = self._high = self._low = 0
+        self._down = self._rejoined = False
 
     @property
     def live(self) -> bool:
         """Whether the index may be believed for this replica."""
         return self.state == "live"
 
+    # --- from the socket
+    def connected(self) -> Need | None:
+        """A connection to the publisher is there, for the first time or again."""
+        self._down, self._fills = False, 0
+        if self.replay:
+            return self._ask(self.expected - 1, self.expected - 1) if self.expected else self._ask(0)
+        self._rejoined = self.expected is not None
+        if self.state != "broken":
+            self.reason = "no event has come since it was connected"
+        return None
+
+    def disconnected(self) -> None:
+        """The connection is gone. What is known is kept, since the engine may be there still, but not believed."""
+        self._fill = self._held = None
+        self._down = True
+        if self.state != "broken":
+            self.state, self.reason = "waiting", "its KV-event socket is not connected"
+
     def message(self, seq: int, payload: bytes) -> Need | None:
-        """Takes a published batch in. Returns what to fetch when some were missed and a replay endpoint is there. Never raises."""
-        if self._held is not None:
-            if len(self._held) < HELD_MAX:
-                self._held.append((seq, payload))
-                return None
-            self.replayed(())  # the replay does not come: go on without
+        """Takes a published batch in. Returns what to fetch when some were missed and a replay endpoint is there."""
+        if self._fill is not None:
+            self.filled(False)  # what was asked for is not waited for
         batch = self._decode(payload)
         if batch is None:
             return None
-        start = self._missed(seq, batch)
-        if start is None or not self.replay:
-            self._take(seq, batch)
+        rejoined, self._rejoined = self._rejoined, False
+        if rejoined and seq != self.expected:  # the same publisher or another one: nothing tells
+            self._anew()
+        missed = self._missed(seq, batch)
+        if missed is not None and self.replay:
+            self._held = (seq, payload)
+            return self._ask(missed)
+        if missed is not None and self.expected is not None:
+            self.lost += seq - self.expected
+        self._take(seq, batch)
+        return None
+
+    def part(self, seq: int, payload: bytes) -> None:
+        """Takes a batch of the replay that was asked for. Those known already are passed over."""
+        fill = self._fill
+        if fill is None or fill.stale or seq == END_OF_REPLAY:
+            return
+        batch = self._decode(payload)
+        if batch is None:
+            fill.stale = True
+            return
+        fill.parts += 1
+        if fill.check is not None:
+            known, fill.check = fill.check, None
+            if seq == known and batch.ts == self.ts:
+                return
+            self._anew()
+            if fill.start:
+                fill.stale = True
+                return
+        self._part(fill, seq, batch)
+
+    def filled(self, whole: bool) -> Need | None:
+        """The replay is over: to its end mark (`whole`), or because time is. Returns what to fetch again, if anything."""
+        fill, self._fill = self._fill, None
+        if fill is None:
             return None
-        self._held = deque([(seq, payload)])
-        return Need(start)
+        if whole and fill.check is not None:  # it does not have what we had from it
+            self._anew()
+            fill.stale = True
+        if whole and fill.stale and self._fills < FILLS_MAX:
+            return self._ask(self.expected or 0)
+        self._fills = 0
+        if whole:
+            self.expected = self.expected or 0
+            self._believe()
+        held, self._held = self._held, None
+        if held is not None:
+            self._settle(*held)
+        return None
 
-    def replayed(self, messages: Sequence[tuple[int, bytes]]) -> None:
-        """The replay's batches in order, empty when it failed; then what came meanwhile. Those known already are passed over."""
-        held, self._held = self._held or deque(), None
-        for seq, payload in (*messages, *held):
-            if seq == END_OF_REPLAY or (self.expected is not None and seq < self.expected):
-                continue
-            batch = self._decode(payload)
-            if batch is not None:
-                self._take(seq, batch)
+    def bad(self, why: str) -> bool:
+        """Something came that is no batch. True when this made us stop believing its events: warn, with `reason`."""
+        self._bad += 1
+        if self._bad < BAD_MAX or self.state == "broken":
+            return False
+        self._distrust("broken", f"its KV events cannot be read: {why}")
+        return True
 
+    # --- from elsewhere
     def hit(self, cached: int, predicted: int) -> bool:
         """The engine reported `cached` tokens of an answer where we `predicted` so many. True when this made us stop believing its events:
         warn, with `reason`."""
-        if cached - predicted < self.device.size // _ITEM or self.state in ("silent", "broken"):
+        if self._down or self.state not in ("live", "waiting"):
             return False
+        error = cached - predicted
+        if abs(error) < self.size:
+            self._high, self._low = max(0, self._high - 1), max(0, self._low - 1)
+            return False
+        if error < 0:
+            self._high += 1
+            return self._high >= MISSES and self._doubt("fewer")
         self._hits += 1
+        self._low += 1
         if self._hits < SILENT_HITS:
-            return False
-        self._distrust(
-            "silent",
-            f"the engine reported {SILENT_HITS} cache hits that none of its KV events explains, and sent none; is its publisher on?",
-        )
+            return self._low >= MISSES and self._doubt("more")
+        told = f"the engine reported {SILENT_HITS} cache hits that none of its KV events explains, and sent none; is its publisher on?"
+        self._distrust("silent", told)
         return True
 
     def closed(self) -> None:
         """The engine is gone or starts anew: what it had is forgotten."""
-        self.device.clear()
-        self.lower.clear()
+        self._forget()
         self.state, self.reason = "waiting", "no event has come yet"
-        self.expected, self._held, self._ts = None, None, 0.0
-        self._bad = self._hits = 0
+        self._fill = self._held = None
+        self._fills = self._bad = 0
+        self._down = self._rejoined = False
+
+    def show(self, on: bool) -> None:
+        """Whether what is followed stands in the indexes, at first it does: followed it is in any case. O(blocks)."""
+        self.device.show(on)
+        self.lower.show(on)
+
+    # --- inside
+    def _ask(self, start: int, check: int | None = None) -> Need:
+        self._fill = _Fill(start, check)
+        self._fills += 1
+        return Need(start)
 
     def _decode(self, payload: bytes) -> Batch | None:
         try:
             batch = decode(payload)
         except BadEvents as e:
-            self._bad += 1
-            if self._bad >= BAD_MAX:
-                self._distrust("broken", f"its KV events cannot be read: {e}")
+            self.bad(str(e))
             return None
         self._bad = 0
         return batch
@@ -343,46 +217,107 @@ class Feed:
         if seq > self.expected:
             self.gaps += 1
             return self.expected
-        if seq < self.expected and batch.ts > self._ts:  # counts anew, and is no late copy of what we had
-            self.restarts += 1
-            self.closed()
+        if seq < self.expected and batch.ts > self.ts:  # counts anew, and is no late copy of what we had
+            self._anew()
             return 0 if seq else None
         return None
+
+    def _part(self, fill: _Fill, seq: int, batch: Batch) -> None:
+        if self.expected is not None and seq > self.expected:
+            if fill.parts > 1:  # dropped on the way
+                fill.stale = True
+                return
+            self.lost += seq - self.expected  # older than what it keeps: what was removed since is not known either
+            self._forget()
+        self._take(seq, batch)
+
+    def _settle(self, seq: int, payload: bytes) -> None:
+        """Takes the batch that showed a gap, whatever is missing before it by now."""
+        if self.expected is not None and seq > self.expected:
+            self.lost += seq - self.expected
+        batch = self._decode(payload)
+        if batch is not None:
+            self._take(seq, batch)
 
     def _take(self, seq: int, batch: Batch) -> None:
         if self.expected is not None and seq < self.expected:
             return
-        self.expected, self._ts = seq + 1, max(self._ts, batch.ts)
-        self.state, self.reason, self._hits = "live", "", 0
+        self.expected, self.ts = seq + 1, batch.ts
+        self.batches += 1
+        self._hits = 0
         self.skipped += batch.skipped
         for e in batch.events:
             if isinstance(e, Stored):
                 self._store(e)
             elif isinstance(e, Removed):
-                if e.group not in self._ignored:
+                if self._group is None or e.group == self._group:
                     (self.device if e.device else self.lower).remove(e.hashes)
             else:
                 self.device.clear()
                 self.lower.clear()
+                self._orphaned = self._judged = 0  # from here on every root will be announced
+                self.state = "waiting" if self.state == "partial" else self.state
+        if self._fill is None:
+            self._believe()
 
     def _store(self, e: Stored) -> None:
-        if e.kind and e.kind not in _FULL:
-            self._ignored.add(e.group)  # a sliding window or a state: having its blocks is not having the prefix
-        if e.group in self._ignored:
+        if not self._indexed(e):
             return
         tier, other = (self.device, self.lower) if e.device else (self.lower, self.device)
         if e.parent is None:
             link: Link | None = (salted(self.model, e.lora, e.salt), b"", ())
         else:
             link = tier.links.get(e.parent) or other.links.get(e.parent)
+        self._orphaned = (self._orphaned << 1 | (link is None)) & (1 << WINDOW) - 1
+        self._judged = min(WINDOW, self._judged + 1)
         if link is None:
             self.orphans += 1  # its parent was announced before we listened
-        elif any(not 0 <= t < 1 << 32 for t in e.tokens):
+        elif e.tokens is None:
             self.skipped += 1
         else:
-            tier.store(e, link)
+            tier.store(e, e.tokens, link)
 
-    def _distrust(self, state: State, reason: str) -> None:
-        self.state, self.reason = state, reason
+    def _indexed(self, e: Stored) -> bool:
+        """Whether these blocks are of the group of layers that we index: the first one with full attention. Having the blocks of a sliding
+        window or of a state is not having the prefix; groups of one kind evict alike."""
+        if e.group not in self._ignored and ((e.kind and e.kind not in _FULL) or (e.tokens is None and e.group)):
+            if self._group == e.group:
+                self._forget(False)
+            self._ignored.add(e.group)
+        if self._group is None and e.group not in self._ignored:
+            self._group = e.group
+        return e.group == self._group and e.group not in self._ignored
+
+    def _believe(self) -> None:
+        """What the events seen so far are worth."""
+        orphans, of = self._orphaned.bit_count(), self._judged
+        if of >= ENOUGH and orphans * 2 > of:
+            self.state = "partial"
+            self.reason = f"{orphans} of its last {of} stored blocks continue what was cached before this gateway listened"
+        elif self.state != "partial" or (of >= ENOUGH and orphans * 8 <= of):
+            self.state, self.reason = "live", ""
+
+    def _doubt(self, what: str) -> bool:
+        """What we have is not what the engine has: removals or roots were missed, or it lost its cache unseen."""
+        self._forget(False)
+        self.resyncs += 1
+        self.state = "partial"
+        self.reason = f"the engine reported {what} cached tokens than its KV events say, {MISSES} times; its cache is learned anew"
+        return True
+
+    def _anew(self) -> None:
+        self.restarts += 1
+        self._forget()
+
+    def _forget(self, numbers: bool = True) -> None:
         self.device.clear()
         self.lower.clear()
+        self._group = None
+        self._ignored.clear()
+        self._orphaned = self._judged = self._hits = self._high = self._low = 0
+        if numbers:
+            self.expected, self.ts = None, 0.0
+
+    def _distrust(self, state: State, reason: str) -> None:
+        self._forget()
+        self.state, self.reason = state, reason
