@@ -39,6 +39,8 @@ def plain(messages: Sequence[Mapping[str, Any]], form: Form) -> Messages:
 
 def _vllm(m: Mapping[str, Any], form: Form) -> dict[str, Any]:
     role, content = _role(m), m.get("content")
+    if form == "string" and type(content) is str and m.keys() <= _BARE and role != "developer":
+        return {"role": role, "content": content}
     parts: Any = [] if content is None else [{"type": "text", "text": content}] if isinstance(content, str) else content
     wrapped = [_part(p) for p in _list(parts)]
     texts = all(p["type"] == "text" for p in wrapped)
@@ -57,6 +59,9 @@ def _vllm(m: Mapping[str, Any], form: Form) -> dict[str, Any]:
     if role == "developer":
         out["tools"] = m.get("tools")
     return out
+
+
+_BARE = frozenset({"role", "content"})
 
 
 def _sglang(m: Mapping[str, Any], form: Form) -> dict[str, Any]:

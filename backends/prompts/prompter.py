@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
-from backends.dialects.count import text_tokens
 from backends.prompts import body
-from backends.prompts.learned import Learned
+from backends.prompts.learned import Learned, estimated
 from backends.prompts.rendered import Ids, Rendered
 from backends.prompts.sources import find
 from backends.prompts.text import Canonical
@@ -113,7 +112,7 @@ class Prompter:
         needs, session = body.needs(call, messages), self._session(call, lambda: self._canonical.first(messages))
         if (rendered := self._rendered) is not None:
             try:
-                return self._counted(call, rendered.chat(call, messages), session, needs)
+                return self._counted(call, rendered.chat(call, messages, session), session, needs)
             except Unreadable:
                 pass  # text blocks then: they match nothing of this engine's events, and do no harm
         text, media = self._canonical.chat(call, messages)
@@ -129,7 +128,7 @@ class Prompter:
         except Unreadable:
             texts = [one if isinstance(one, str) else " ".join(map(str, one)) for one in inputs]
             made = self._estimated(call, texts[0], session, needs, 0)
-            more = sum(text_tokens(text) for text in texts[1:])
+            more = sum(estimated(len(text), len(text.encode("utf-8", "surrogatepass"))) for text in texts[1:])
             return made if not more else _more(made, round(more * self.learned.factor))
         made = self._counted(call, found[0], session, needs)
         return made if len(found) == 1 else _more(made, sum(len(one.ids) for one in found[1:]))
@@ -158,7 +157,7 @@ class Prompter:
 
     def _estimated(self, call: Call, text: str, session: str, needs: frozenset[str], media: int) -> Prompt:
         raw = text.encode("utf-8", "surrogatepass")
-        estimate = max(1, text_tokens(text) - media)
+        estimate = max(1, estimated(len(text), len(raw)) - media)
         return Prompt(
             tokens=self.learned.tokens(estimate, media, session), blocks=self._hashing.text(raw, self._root(call)), exact=False,
             session=session, needs=needs, output=body.output(call), bytes=len(raw), estimate=estimate, media=media,

@@ -61,12 +61,12 @@ class Rendered:
     def _default(self) -> Template:
         return self._templates.get("default") or next(iter(self._templates.values()))
 
-    def chat(self, call: Call, messages: list[dict[str, Any]]) -> Ids:
-        """The prompt of a chat call with these messages."""
+    def chat(self, call: Call, messages: list[dict[str, Any]], session: str = "") -> Ids:
+        """The prompt of a chat call with these messages. `session`: whose conversation it is, so that only what is new costs."""
         text = self.text(call, messages)
         found = [[seen for p in body.parts(m) if (seen := media.read(p, self._digest)) is not None] for m in messages]
         if not any(found):
-            return Ids(self.tokens.ids(text), _bytes(text))
+            return Ids(self.tokens.ids(text, session), _bytes(text))
         return self._with_media(call, messages, text, found)
 
     def text(self, call: Call, messages: list[dict[str, Any]], *, answer: bool | None = None) -> str:

@@ -20,6 +20,7 @@ Digest = Callable[[bytes, int], int]
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 TOOLS_BYTES = 8 << 20  # of canonical tools that are remembered
+END = 1024  # characters at the ends of a long first message that name its conversation
 ANSWER = "<|assistant|>\n"
 
 
@@ -41,10 +42,11 @@ class Canonical:
         return "".join(out), sum(m.tokens for m in found)
 
     def first(self, messages: Iterable[Mapping[str, Any]]) -> str:
-        """What a conversation begins with: everything up to the first message that is the user's."""
+        """What a conversation begins with: everything up to the first message that is the user's; of long ones both ends and the length."""
         out = []
         for message in messages:
-            out.append(self.message(message, []))
+            text = self.message(message, [])
+            out.append(text if len(text) <= 2 * END else f"{text[:END]}<|{len(text)}|>{text[-END:]}")
             if message.get("role") == "user":
                 break
         return "".join(out)
@@ -100,7 +102,7 @@ _PLAIN = frozenset({"role", "content", "name", "tool_call_id"})
 
 
 def stand_in(seen: media.Media) -> str:
-    """A text for media: differs with its content, and as long as `dialects.count` takes for so many tokens (3.6 characters each)."""
+    """A text for media: differs with its content, and as long as `learned.estimated` takes for so many tokens (3.6 characters each)."""
     size = seen.tokens * 18 // 5
     mark = f"{seen.hash:016x}"
     return (mark * (size // len(mark) + 1))[:size] if size >= len(mark) else mark

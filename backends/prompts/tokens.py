@@ -7,17 +7,17 @@ ids of probes must be equal (`joins`); otherwise whole texts are tokenised, and 
 
 from __future__ import annotations
 
-import re
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from backends.prompts import cutter
 from backends.prompts.cache import Cache
 from backends.prompts.types import Unreadable
 
-CACHE_BYTES = 64 << 20  # of pieces and their ids
+CACHE_BYTES = 64 << 20  # of pieces and their ids, and as much of conversations
 MAX_TEXT = 16 << 20  # characters that are tokenised at once; longer prompts fit no model
 _ITEM = array("I").itemsize
 _TEXTS = (
@@ -35,13 +35,27 @@ class Tokens:
         tokenizer.no_padding()
         self._tokenizer = tokenizer
         self._known: Cache[tuple[bool, str], array[int]] = Cache(cache_bytes)  # whether something stands before it, and the piece
-        self._ids, self._cut, self._lead = _cutter(tokenizer)
-        self.joins = bool(self._ids) and all(self._joined(t) == self.whole(t) for t in _probes(list(self._ids)))
+        self._talks: Cache[str, tuple[str, array[int]]] = Cache(cache_bytes)  # the last text of a conversation up to a cut, and its ids
+        self._cutter = cutter.of(tokenizer)
+        self._lead = next(iter(self._cutter.ids), "")
+        self.joins = bool(self._lead) and all(self._joined(t) == self.whole(t) for t in _probes(list(self._cutter.ids)))
         self._known.clear()
 
-    def ids(self, text: str) -> array[int]:
-        """Token ids of a text without the specials that a tokenizer adds by itself. Blocks for about 0.2 us a new byte."""
-        return self._joined(text) if self.joins else self._piece(text, first=True)
+    def ids(self, text: str, session: str = "") -> array[int]:
+        """Token ids of a text without the specials that a tokenizer adds by itself. Blocks for about 0.2 us a new byte.
+
+        `session`: the conversation whose prompt it is. What its last prompt began with is not looked at again.
+        """
+        if not self.joins:
+            return self._piece(text, first=True)
+        known = self._talks.get(session) if session else None
+        if known is None or not text.startswith(known[0]):
+            known = ("", array("I"))
+        out = known[1][:]
+        cut, count = self._join(text, len(known[0]), out)
+        if session and cut > len(known[0]):
+            self._talks.put(session, (text[:cut], out[:count]), 4 * cut + _ITEM * count + 256)
+        return out
 
     def whole(self, text: str, specials: bool = False) -> array[int]:
         """The same without memory. `specials`: with what the tokenizer adds at the ends (a BOS, as a rule)."""
@@ -50,26 +64,36 @@ class Tokens:
         encoding = _called(self._tokenizer.encode, "the prompt cannot be tokenised", text, add_special_tokens=specials)
         return array("I", encoding.ids)
 
-    def fresh(self, text: str) -> int:
-        """How many characters of the text would have to be tokenised. Changes nothing."""
+    def fresh(self, text: str, session: str = "") -> int:
+        """How many characters of the text would have to be tokenised. Changes nothing but what counts as used last."""
         if not self.joins:
             return 0 if self._known.has((False, text)) else len(text)
-        return sum(len(p) for at, p in self._pieces(text) if p not in self._ids and not self._known.has((at > 0, p)))
+        known = self._talks.get(session) if session else None
+        start = len(known[0]) if known is not None and text.startswith(known[0]) else 0
+        return sum(len(p) for at, p in self._cutter.pieces(text, start) if p not in self._cutter.ids and not self._known.has((at > 0, p)))
 
-    def boundary(self, text: str, at: int) -> int:
-        """Where the last piece begins that begins at `at` or before: up to there, ids do not depend on what follows."""
-        return max((m.start() for m in self._cut.finditer(text, 0, at) if m.group() in self._ids), default=0) if self.joins else 0
+    def boundary(self, text: str, end: int) -> int:
+        """Where a piece begins in `text`, as late as possible before `end`: ids up to there do not depend on what follows."""
+        return max((at for at, piece in self._cutter.pieces(text[:end]) if piece in self._cutter.ids), default=0) if self.joins else 0
 
     def _joined(self, text: str) -> array[int]:
-        out, ids, known = array("I"), self._ids, self._known
-        for at, piece in self._pieces(text):
+        out = array("I")
+        self._join(text, 0, out)
+        return out
+
+    def _join(self, text: str, start: int, out: array[int]) -> tuple[int, int]:
+        """Adds the ids of `text` from the cut `start` on to `out`. Returns a cut to go on from, and how many ids lie before it."""
+        ids, stable, known, last = self._cutter.ids, self._cutter.stable, self._known, (start, len(out))
+        for at, piece in self._cutter.pieces(text, start):
             one = ids.get(piece)
             if one is not None:
                 out.append(one)
+                if piece in stable:
+                    last = (at + len(piece), len(out))
                 continue
             found = known.get((at > 0, piece))
             out.extend(self._piece(piece, first=at == 0) if found is None else found)
-        return out
+        return last
 
     def _piece(self, text: str, *, first: bool) -> array[int]:
         """Ids of what begins a prompt, or of a piece after a token: that one is put before it, and its id left out."""
@@ -78,20 +102,6 @@ class Tokens:
             found = self.whole(text) if first else self.whole(self._lead + text)[1:]
             self._known.put((not first, text), found, 4 * len(text) + _ITEM * len(found) + 160)
         return found
-
-    def _pieces(self, text: str) -> Iterator[tuple[int, str]]:
-        """(where it begins, piece), added tokens and what is between them."""
-        at, ids = 0, self._ids
-        for match in self._cut.finditer(text):
-            token = match.group()
-            if token in ids:
-                start, end = match.span()
-                if start > at:
-                    yield at, text[at:start]
-                yield start, token
-                at = end
-        if at < len(text):
-            yield at, text[at:]
 
 
 def load(path: Path, cache_bytes: int = CACHE_BYTES) -> Tokens:
@@ -116,19 +126,6 @@ def _called(function: Callable[..., Any], what: str, *args: Any, **named: Any) -
         if type(e) not in _COMPLAINTS:
             raise
         raise Unreadable(f"{what}: {str(e)[:200]}.") from None
-
-
-def _cutter(tokenizer: Any) -> tuple[dict[str, int], re.Pattern[str], str]:
-    """(the tokens to cut at, a pattern of all added tokens, one to put before a piece).
-
-    Longest first, as the library matches. A token that takes white space at its sides along, or wants a word of its own, is matched so that
-    nothing inside it is cut at, but is no place to cut.
-    """
-    added = {k: t for k, t in tokenizer.get_added_tokens_decoder().items() if not t.normalized and t.content}
-    clean = {t.content: k for k, t in added.items() if not (t.lstrip or t.rstrip or t.single_word)}
-    every = sorted((t.content for t in added.values()), key=len, reverse=True)
-    pattern = re.compile("|".join(map(re.escape, every)) if every else r"(?!)")
-    return clean, pattern, next(iter(clean), "")
 
 
 def _probes(specials: Sequence[str]) -> list[str]:
