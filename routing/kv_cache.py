@@ -170,7 +170,7 @@ class Caches:
 
     def wrote(self, i: int, blocks: Sequence[Hashable], now: float) -> None:
         """The replica has all of these now, an answer among them. A precise one says so itself."""
-        if not self.precise[i]:
+        if not self.precise[i] and i not in self._gone:
             self.guesses.touch(i, blocks, now)
 
     def told(self, i: int, blocks: Sequence[Hashable], predicted: float, reported: float, late: bool) -> None:

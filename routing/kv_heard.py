@@ -28,6 +28,9 @@ class HeardCaches:
         if not b.answered:
             self._caches.expected.drop(b.replica, b.blocks)
 
+    def wrote(self, b: Booking, blocks: Sequence[Hashable], t: float) -> None:
+        self._caches.wrote(b.replica, blocks, t)
+
     def stock(self) -> int:
         return sum(n for n, precise in zip(self._caches.guesses.index.counts, self._caches.precise, strict=True) if not precise)
 

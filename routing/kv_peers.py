@@ -8,7 +8,8 @@ that replica, and so on. No lock, no leader: all compute the same order from the
 Each gateway numbers its replicas by itself; messages name them by numbers that all share (`name_of`, `number_of`). What a gateway says
 must come in order or be noticed as lost: whoever misses something says so (`lost`), and is told everything anew.
 
-    booked, answered, ended     the life of a request; a booking brings its chain of blocks, shortened (kv_chains)
+    booked, answered, ended     the life of a request; a booking brings its chain of blocks, shortened (kv_chains), and an end may bring
+                                that of prompt and answer
     here, gone                  a sign of life; a farewell
     anew, waits, runs, told     these are my bookings, and no others
     again                       to one gateway (`key`), or to all (0): tell me anew
@@ -72,6 +73,9 @@ class Caches(Protocol):
     def over(self, b: Booking) -> None:
         """It ended; `b.answered` says whether the first token had come."""
 
+    def wrote(self, b: Booking, blocks: Sequence[Hashable], t: float) -> None:
+        """It ended, and its replica has these, prompt and answer."""
+
     def stock(self) -> int:
         """How many blocks we know that a newcomer cannot learn from the engines."""
 
@@ -122,10 +126,11 @@ class Peers:
         if b.key in self._mine:
             self._say("answered", self._mine[b.key], t)
 
-    def ended(self, b: Booking, t: float) -> None:
-        """To be told: it is over."""
+    def ended(self, b: Booking, t: float, blocks: Sequence[Hashable] = ()) -> None:
+        """To be told: it is over, and where an answer was written, the replica has these `blocks` now."""
         if b.key in self._mine:
-            self._say("ended", self._mine.pop(b.key), t)
+            base, tail = self._told.cut(blocks)
+            self._box.append(Message(self.name, "ended", self._mine.pop(b.key), 0, t, 0.0, 0, base, tail))
 
     def fetch(self, t: float) -> list[Message]:
         """What to send to every peer now, bounded; what is left comes with the next call. Mutates. Times are the clock's that all share."""
@@ -232,7 +237,12 @@ class Peers:
 
     def _on_ended(self, m: Message, t: float) -> bool:
         self._learn(m, t)
-        return self._leave(Foreign(m.gateway, m.key), m.at)
+        key = Foreign(m.gateway, m.key)
+        b, blocks = self._load.bookings.get(key), self._chains[m.gateway].join(m.base, m.blocks)
+        left = self._leave(key, m.at)
+        if left and blocks and b is not None and b.answered and self.caches is not None:
+            self.caches.wrote(b, blocks, m.at)
+        return left
 
     def _on_here(self, m: Message, t: float) -> bool:
         self.seed.heard(m.gateway, m.tokens, t)

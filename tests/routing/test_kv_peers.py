@@ -37,6 +37,9 @@ class Known:
         if not b.answered:
             self.coming.remove((b.replica, tuple(b.blocks)))
 
+    def wrote(self, b: Booking, blocks: Sequence[Hashable], t: float) -> None:
+        self.there.append((b.replica, tuple(blocks)))
+
     def stock(self) -> int:
         return sum(map(len, self.blocks))
 
@@ -66,10 +69,10 @@ class One:
         assert found is not None
         self.peers.answered(found[0], t)
 
-    def end(self, key: Hashable, t: float) -> None:
+    def end(self, key: Hashable, t: float, blocks: Sequence[Hashable] = ()) -> None:
         b = self.load.end(key, t)
         assert b is not None
-        self.peers.ended(b, t)
+        self.peers.ended(b, t, blocks)
 
     def mine_full(self) -> list[tuple[int, bool, tuple[Hashable, ...]]]:
         return [(b.replica, b.answered, tuple(b.blocks)) for b in self.load.bookings.values() if not isinstance(b.key, Foreign)]
@@ -118,6 +121,20 @@ def test_the_life_of_a_request_is_heard() -> None:
     a.end("x", 2.0)
     talk(a, b, t=2.01)
     assert b.theirs() == [] and a.load.bookings == {}
+
+
+def test_an_end_brings_the_chain_of_prompt_and_answer() -> None:
+    a, b = pair()
+    a.book("x", 1, 1.0, ("p", "q"))
+    a.answer("x", 1.5)
+    a.end("x", 2.0, ("p", "q", "r"))
+    a.book("y", 1, 3.0, ("p", "q", "r", "s"))
+    messages = a.peers.fetch(3.0)
+    assert [(m.base, [*m.blocks]) for m in messages if m.base or m.blocks] == [(None, ["p", "q"]), ("q", ["r"]), ("r", ["s"])]
+    b.peers.hear(messages, 3.0)
+    assert b.known.there == [(1, ("p", "q")), (1, ("p", "q", "r"))] and b.known.coming == [(1, ("p", "q", "r", "s"))]
+    b.peers.hear([Message(11, "ended", 99, base="r", blocks=("z",))], 3.0)
+    assert len(b.known.there) == 2
 
 
 def test_a_request_that_never_was_answered_takes_its_blocks_with_it() -> None:
