@@ -15,7 +15,7 @@ from routing.policies import Condition
 Preset = Literal[
     "weighted", "round_robin", "least_busy", "p2c", "latency", "cost", "kv_aware", "session", "priority", "local_first",
 ]  # fmt: skip
-Need = Literal["tools", "images", "audio", "json"]
+Need = Literal["tools", "images", "audio", "documents", "json_schema"]
 _Seconds = Annotated[float, msgspec.Meta(gt=0)]
 _Amount = Annotated[float, msgspec.Meta(ge=0)]
 _Tokens = Annotated[int, msgspec.Meta(ge=0)]

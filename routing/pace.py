@@ -6,20 +6,21 @@
 "To be read first" are the call's own tokens and those of the calls sent before it that have no token yet: a replica reads one after the
 other. Tokens may be a rough estimate, since the same estimate is learned from and predicted with.
 
-Each line is held by recursive least squares. Old observations are forgotten with time and not with their number: the numbers drift, the
-constant within minutes (other people's load), the slope within an hour (hardware), so a replica that nobody was sent to becomes uncertain
-(Ljung, System Identification, 11.2: the random walk model). A prediction is the least that is likely, by one standard deviation; so a
-replica that was slow once is tried again, and none is given up for ever.
+Each line is held by recursive least squares. Old observations are forgotten with time and not with their number: the constant drifts
+within minutes (other people's load), the slope within an hour (hardware), so the longer nobody was asked, the more the next answer says
+(Ljung, System Identification, 11.2: the random walk model). And the longer nobody was asked, the less is believed of what was learned, so
+that a replica which was slow once is tried again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from math import sqrt
+from math import exp2, sqrt
 
 THOUSAND = 1e-3
 UNKNOWN = 1.0  # seconds to the first token that each call before it adds on a replica that has not answered yet
 _DRIFT_A, _DRIFT_B = 300.0, 3600.0  # seconds after which the constant and the slope may be anything
+_HALF_A, _HALF_B = 300.0, 1800.0
 _NOISE = 0.25  # of an observation, at first
 _LONGEST = 3600.0  # an observation beyond it says nothing
 _KEEP = 0.9  # of a running mean, at each observation
@@ -45,10 +46,11 @@ class Line:
         """What is expected."""
         return self.a + self.b * x
 
-    def least(self, x: float, now: float) -> float:
-        """The least that is likely: a standard deviation of what is not known below the mean. `now`: on the clock that `learn` has."""
-        aa, ab, bb = self._grown(now)
-        return max(0.0, self.mean(x) - sqrt(max(0.0, aa + 2 * x * ab + x * x * bb)))
+    def believed(self, x: float, now: float) -> float:
+        """What is expected, as far as it is still believed: half of the constant after `_HALF_A` seconds without an observation, half of
+        the slope after `_HALF_B`. `now`: on the clock that `learn` has."""
+        age = max(0.0, now - self._at)
+        return self.a * exp2(-age / _HALF_A) + self.b * x * exp2(-age / _HALF_B)
 
     def learn(self, x: float, y: float, now: float) -> None:
         """Takes in one observation. What cannot be one (negative, an hour or more, no number) is left out."""
@@ -126,11 +128,11 @@ class Pace:
         nobody is finding out."""
         if not self.starts.seen:
             return UNKNOWN * (1 + self._waiting) if self._waiting else None
-        return self.starts.least(self._ahead + tokens * THOUSAND, now) + self._wait(calls)
+        return self.starts.believed(self._ahead + tokens * THOUSAND, now) + self._wait(calls)
 
     def tpot(self, calls: int, now: float) -> float | None:
         """Seconds between two tokens beside so many other calls. None: nothing is known."""
-        return self.gaps.least(calls, now) if self.gaps.seen else None
+        return self.gaps.believed(calls, now) if self.gaps.seen else None
 
     def _wait(self, calls: int) -> float:
         """Seconds until a slot is free."""

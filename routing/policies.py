@@ -46,6 +46,7 @@ class Candidate(msgspec.Struct, frozen=True):
     price_out: float = 0.0
     scheduled: float | None = None  # what the KV-aware scheduler says it costs
     when: Condition | None = None  # the requests that it takes; None: all
+    target: int = 0  # the place of its target in the list; several candidates may be replicas of one
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -198,8 +199,19 @@ def _drawn(candidates: Sequence[Candidate], among: Sequence[int], rng: random.Ra
 
 
 def weighted(asked: Asked, candidates: Sequence[Candidate], rng: random.Random) -> Choice | None:
-    """By chance, by weight."""
-    return cheapest(asked, candidates, (), rng, "drawn by weight")
+    """A target by chance, by weight; of its replicas the least busy."""
+    return _beside(asked, candidates, cheapest(asked, candidates, (), rng, "drawn by weight"), rng)
+
+
+def _beside(asked: Asked, candidates: Sequence[Candidate], choice: Choice | None, rng: random.Random) -> Choice | None:
+    """The least busy replica of the target that was chosen."""
+    if choice is None:
+        return None
+    target = candidates[choice.index].target
+    same = [i for i in allowed(asked, candidates) if candidates[i].target == target]
+    least = min(busy(asked, candidates[i]) for i in same)
+    same = [i for i in same if busy(asked, candidates[i]) <= least]
+    return choice if choice.index in same else Choice(_drawn(candidates, same, rng), choice.seconds, choice.reason)
 
 
 def round_robin(asked: Asked, candidates: Sequence[Candidate], turn: int) -> Choice | None:
@@ -242,6 +254,30 @@ def kv_aware(asked: Asked, candidates: Sequence[Candidate], goal: Goal, rng: ran
     return cheapest(asked, candidates, (scheduled, money(goal)), rng, "least seconds by prefix cache and load")
 
 
+def times(cost: Cost, factor: float) -> Cost:
+    """A cost so many times."""
+    return lambda asked, c: cost(asked, c) * factor
+
+
+def composed(asked: Asked, candidates: Sequence[Candidate], costs: Sequence[Cost], pick: str, rng: random.Random) -> Choice | None:
+    """Any costs, and how one is picked by their sum: `least`; `p2c`, the less of two drawn by chance; `weighted`, by chance, in proportion
+    to weight and in inverse proportion to the sum."""
+    if pick == "least":
+        return cheapest(asked, candidates, costs, rng, "least seconds")
+    usable = allowed(asked, candidates)
+    if pick == "p2c":
+        drawn = rng.sample(usable, 2) if len(usable) > 2 else usable
+        return _among(asked, candidates, drawn, costs, rng, "fewer seconds of two drawn by chance")
+    if not usable:
+        return None
+    seconds = [inf] * len(candidates)
+    for i in usable:
+        seconds[i] = sum(cost(asked, candidates[i]) for cost in costs)
+    sums = [*accumulate(max(candidates[i].weight, 1e-9) / max(seconds[i], 1e-3) for i in usable)]
+    place = min(bisect_right(sums, rng.random() * sums[-1]), len(usable) - 1)
+    return Choice(usable[place], seconds, "drawn by weight and seconds")
+
+
 def session(asked: Asked, candidates: Sequence[Candidate], rng: random.Random, spread: float = 1.25) -> Choice | None:
     """One session, one replica, as long as that has at most `spread` times its share of the calls under way; then the next in the session's
     own order (rendezvous hashing: when a replica leaves, only its sessions move). Without a session: the least busy."""
@@ -265,13 +301,15 @@ def _rendezvous(session: str, name: str) -> bytes:
     return blake2b(len(raw).to_bytes(4, "big") + raw + name.encode(), digest_size=8).digest()
 
 
-def priority(asked: Asked, candidates: Sequence[Candidate]) -> Choice | None:
-    """The first of the list that may be used."""
+def priority(asked: Asked, candidates: Sequence[Candidate], rng: random.Random) -> Choice | None:
+    """The first target of the list that may be used; of its replicas the least busy."""
     usable = allowed(asked, candidates)
     if not usable:
         return None
-    seconds = [float(i) if i in usable else inf for i in range(len(candidates))]
-    return Choice(usable[0], seconds, "first in the list" if usable[0] == 0 else "first in the list that can be used")
+    first = min(usable, key=lambda i: candidates[i].target)
+    seconds = [float(c.target) if i in usable else inf for i, c in enumerate(candidates)]
+    reason = "first in the list" if candidates[first].target == 0 else "first in the list that can be used"
+    return _beside(asked, candidates, Choice(first, seconds, reason), rng)
 
 
 def local_first(asked: Asked, candidates: Sequence[Candidate], goal: Goal, rng: random.Random) -> Choice | None:

@@ -81,8 +81,9 @@ def _resting(route: Route, now: float, excluded: Collection[Replica]) -> Decisio
 
 def may_come(route: Route, excluded: Collection[Replica] = ()) -> bool:
     """Whether waiting can help: some replica is loading, has all its slots taken, or is an engine of ours that is being restarted."""
-    return any(_may_come(r) and r not in excluded for r in route.replicas)
+    return any(comes(r) and r not in excluded for r in route.replicas)
 
 
-def _may_come(r: Replica) -> bool:
+def comes(r: Replica) -> bool:
+    """Whether waiting for a replica can help."""
     return r.health == "loading" or (r.health == "ready" and (r.full or (r.managed and r.down_until > 0)))

@@ -29,6 +29,7 @@ _BY_CODE = {
     "insufficient_quota": Verdict.MOVE, "billing_hard_limit_reached": Verdict.MOVE, "upstream_credentials": Verdict.MOVE,
     # Nobody was asked.
     "no_replica": Verdict.MOVE, "model_loading": Verdict.MOVE, "replicas_busy": Verdict.MOVE, "queue_full": Verdict.MOVE,
+    "no_target": Verdict.MOVE,
     # Ours to decide, and decided.
     "draining": Verdict.TELL, "route_busy": Verdict.TELL, "answer_too_large": Verdict.TELL,
 }  # fmt: skip

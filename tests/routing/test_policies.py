@@ -36,7 +36,7 @@ def every(asked: Asked, cs: list[Candidate], seed: int) -> list[p.Choice | None]
     r = random.Random(seed)
     return [
         p.weighted(asked, cs, r), p.round_robin(asked, cs, seed), p.least_busy(asked, cs, r), p.p2c(asked, cs, r), p.fastest(asked, cs, r),
-        p.frugal(asked, cs, GOAL, r), p.kv_aware(asked, cs, GOAL, r), p.session(asked, cs, r), p.priority(asked, cs),
+        p.frugal(asked, cs, GOAL, r), p.kv_aware(asked, cs, GOAL, r), p.session(asked, cs, r), p.priority(asked, cs, r),
         p.local_first(asked, cs, GOAL, r),
     ]  # fmt: skip
 
@@ -148,11 +148,48 @@ def test_a_session_with_all_over_their_share_goes_home() -> None:
 
 
 def test_priority_takes_the_first_that_can() -> None:
-    cs = [Candidate("a", ready=False), Candidate("b"), Candidate("c")]
-    choice = p.priority(Asked(), cs)
+    cs = [Candidate("a", ready=False), Candidate("b", target=1), Candidate("c", target=2)]
+    choice = p.priority(Asked(), cs, random.Random(1))
     assert choice is not None and (choice.index, choice.reason) == (1, "first in the list that can be used")
-    first = p.priority(Asked(), cs[1:])
-    assert first is not None and first.reason == "first in the list"
+    first = p.priority(Asked(), [Candidate("a", inflight=3), Candidate("a2", inflight=1), Candidate("b", target=1)], random.Random(1))
+    assert first is not None and (first.index, first.reason) == (1, "first in the list")
+
+
+def test_a_drawn_target_gives_its_least_busy_replica() -> None:
+    r = random.Random(1)
+    cs = [Candidate("a", weight=0.5, inflight=4), Candidate("a2", weight=0.5, inflight=1), Candidate("b", weight=1, target=1)]
+    drawn = [c.index for c in (p.weighted(Asked(), cs, r) for _ in range(1000)) if c]
+    assert drawn.count(0) == 0 and 430 < drawn.count(1) < 570
+    assert p.weighted(Asked(), [], r) is None
+
+
+def test_what_only_an_estimate_speaks_against_is_used_where_there_is_nothing_else() -> None:
+    r = random.Random(1)
+    small, plain = Candidate("small", context=100), Candidate("plain", unsupported=frozenset({"tools"}))
+    asked = Asked(prompt=1000, needs=frozenset({"tools"}))
+    assert p.allowed(asked, [small, plain]) == [0, 1] and p.allowed(asked, [small, plain, Candidate("both")]) == [2]
+    assert p.least_busy(asked, [small], r) is not None
+
+
+@pytest.mark.parametrize("pick", ["least", "p2c", "weighted"])
+def test_composed_costs(pick: str) -> None:
+    r = random.Random(1)
+    cs = [
+        Candidate("slow", ttft=9, tpot=0),
+        Candidate("fast", ttft=1, tpot=0),
+        Candidate("down", ready=False),
+        Candidate("far", ttft=99, tpot=0),
+    ]
+    costs = [p.times(p.first_token, 2.0), p.busy]
+    drawn = [c.index for c in (p.composed(Asked(), cs, costs, pick, r) for _ in range(600)) if c]
+    assert 2 not in drawn
+    if pick == "least":
+        assert set(drawn) == {1}
+    else:
+        assert drawn.count(1) > drawn.count(0) > drawn.count(3)
+    assert p.composed(Asked(), cs[2:3], costs, pick, r) is None
+    only = p.composed(Asked(), cs[:1], costs, pick, r)
+    assert only is not None and only.seconds == [18.0]
 
 
 def test_local_first_spills_when_slow_but_never_what_is_private() -> None:
@@ -178,6 +215,7 @@ def test_local_first_spills_when_slow_but_never_what_is_private() -> None:
         (Condition(needs=frozenset({"tools"})), Asked(), False),
         (Condition(needs=frozenset({"tools"})), Asked(needs=frozenset({"tools", "images"})), True),
         (Condition(private=True), Asked(), False),
+        (Condition(hours=(0, 1440)), Asked(minute=1439), True),
         (Condition(private=True), Asked(private=True), True),
         (Condition(keys=frozenset({"k1"})), Asked(key="k2"), False),
         (Condition(keys=frozenset({"k1"})), Asked(key="k1"), True),
