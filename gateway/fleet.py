@@ -28,6 +28,7 @@ from backends.translate import TranslatedLink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 from gateway import hidden, links, logs
 from gateway.config import BackendConfig, Config
+from routing.pace import Paces
 from routing.types import Health, Link, Replica
 
 log = logging.getLogger("pointsman.fleet")
@@ -94,6 +95,7 @@ class Fleet:
         self.replicas: dict[str, tuple[Replica, ...]] = {}
         self.found: dict[str, tuple[Found, ...]] = {}
         self.contexts: dict[str, int | None] = {}  # tokens, of engines
+        self.paces = Paces()  # what was learned of their speed
         self.supervisor = Supervisor(self._changed, drain=self._drained)
         self._signers: dict[str, dict[Replica, Signs]] = {}  # by backend: credentials that end with it
         self._leaving: dict[str, Replica] = {}  # of engines that are about to stop
