@@ -40,7 +40,7 @@ class Member:
 
     __slots__ = ("asked", "call", "flight", "group", "joint", "over", "paused", "receiver", "split")
 
-    def __init__(self, group: Group, call: Call, of: Asked | None, receiver: Receiver) -> None:
+    def __init__(self, group: Group, call: Call, of: Asked, receiver: Receiver) -> None:
         self.group, self.call, self.asked, self.receiver = group, call, of, receiver
         self.flight: Flight | None = None  # once it is sent by itself
         self.joint: Joint | None = None  # while it is sent with others
@@ -161,7 +161,7 @@ class Joint:
         group.busy += 1
         for member in self.members:
             member.joint = self
-        parts = [member.asked for member in self.members if member.asked is not None]
+        parts = [member.asked for member in self.members]
         headers = first.headers if _one_trace([member.call for member in self.members]) else {}
         call = msgspec.structs.replace(first, id=self.id, doc=joined(first, parts), headers=headers)
         try:
@@ -192,7 +192,7 @@ class Joint:
             for member in self.members:
                 member.whole(status, headers, body)
             return
-        self.group.gather.grown()
+        self.group.gather.grown(self._items())
         for member, answer in zip(self.members, answers, strict=True):
             member.whole(status, headers, answer)
 
@@ -222,8 +222,7 @@ class Joint:
             member.failed(fault)
 
     def _divided(self, body: bytes) -> list[bytes] | None:
-        parts = [member.asked for member in self.members if member.asked is not None]
-        found = divided(body, parts)
+        found = divided(body, [member.asked for member in self.members])
         if found is None:
             return None
         for member, doc in zip(self.members, found, strict=True):
@@ -248,7 +247,10 @@ class Joint:
         """A member had a good answer by itself. When all had, it was their number that the server refused."""
         self.good += 1
         if self.good == self.left:
-            self.group.gather.shrunk(sum(len(m.asked.inputs) for m in self.members if m.asked is not None))
+            self.group.gather.shrunk(self._items())
+
+    def _items(self) -> int:
+        return sum(len(member.asked.inputs) for member in self.members)
 
 
 class Group:
@@ -262,9 +264,9 @@ class Group:
         self.waiting: list[Member] = []
         self.handle: asyncio.Handle | None = None
 
-    def add(self, member: Member, of: Asked) -> None:
+    def add(self, member: Member) -> None:
         """Takes one more who waits, first sending those whom it would be too much for."""
-        gather = self.gather
+        gather, of = self.gather, member.asked
         if self.waiting and (self.items + len(of.inputs) > gather.allowed or self.bytes + of.size > gather.limits.bytes):
             self.flush()
         self.waiting.append(member)
@@ -277,9 +279,8 @@ class Group:
     def leave(self, member: Member) -> None:
         """Forgets one who waited."""
         self.waiting.remove(member)
-        if member.asked is not None:
-            self.items -= len(member.asked.inputs)
-            self.bytes -= member.asked.size
+        self.items -= len(member.asked.inputs)
+        self.bytes -= member.asked.size
         if not self.waiting:
             self._quiet()
 
@@ -322,13 +323,13 @@ class Gatherer:
     """What one link gathers. `send`: how a call leaves. `calls`: engine calls that were made of calls for embeddings; `members`: calls that
     went with others; `refused`: joint calls that were sent again in their parts."""
 
-    __slots__ = ("allowed", "calls", "groups", "limits", "members", "number", "prefix", "refused", "resting", "send")
+    __slots__ = ("allowed", "calls", "groups", "limits", "members", "number", "prefix", "refused", "resting", "send", "struck")
 
     def __init__(self, send: Send, limits: BatchLimits) -> None:
         self.send, self.limits = send, limits
         self.groups: dict[Key, Group] = {}  # those with a call under way or waiting
         self.allowed = limits.items  # inputs that the server is known, or still thought, to take at once
-        self.resting = 0
+        self.resting = self.struck = 0  # struck: inputs of a joint call that failed, though each was good by itself
         self.calls = self.members = self.refused = self.number = 0
         self.prefix = secrets.token_hex(4).encode()  # no two gateways may give one id to an engine
 
@@ -349,7 +350,7 @@ class Gatherer:
         if group is None:
             group = self.groups[name] = Group(self, name, target, timeouts)
         member = Member(group, call, of, receiver)
-        group.add(member, of)
+        group.add(member)
         return member
 
     def id(self) -> bytes:
@@ -357,13 +358,20 @@ class Gatherer:
         self.number += 1
         return b"joint-%b-%d" % (self.prefix, self.number)
 
-    def grown(self) -> None:
-        """A joint call was answered: the next may be a little larger, up to the limit."""
-        self.allowed = min(self.limits.items, self.allowed + 1)
+    def grown(self, items: int) -> None:
+        """A joint call of so many inputs was answered: where it was as large as may be, the next may be larger by one."""
+        if items >= self.struck:
+            self.struck = 0
+        if items >= self.allowed:
+            self.allowed = min(self.limits.items, self.allowed + 1)
 
     def shrunk(self, items: int) -> None:
-        """So many inputs at once were refused, and each of them was good: the next have half as many."""
-        self.allowed = max(2, min(self.allowed, items // 2))
+        """So many inputs at once failed, and each was good by itself. Once that is chance, such as an engine that was started again; at the
+        second time, with no such call answered in between, the next have half as many."""
+        if not self.struck:
+            self.struck = items
+            return
+        self.struck, self.allowed = 0, max(2, min(self.allowed, items // 2))
         if items <= 2:
             self.resting = RESTING
 

@@ -69,6 +69,7 @@ class EngineState(msgspec.Struct, frozen=True):
     api_key: str = ""
     vocab: int | None = None
     context: int | None = None
+    together: bool = True  # several texts embedded at once have the vectors that each has by itself
 
     def __repr__(self) -> str:
         return f"EngineState({self.replica} {self.health} {self.base_url or '-'})"
@@ -101,6 +102,7 @@ class Fleet:
         self._leaving: dict[str, Replica] = {}  # of engines that are about to stop
         self._specs: dict[str, EngineSpec] = {}
         self._vocab: dict[str, int | None] = {}
+        self._apart: dict[str, bool] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- configuration
@@ -128,7 +130,7 @@ class Fleet:
             replica.link.close()
             if replica.managed:
                 self._leaving[replica.name] = replica
-        for table in (self.found, self._specs, self._vocab, self.contexts):
+        for table in (self.found, self._specs, self._vocab, self._apart, self.contexts):
             table.pop(name, None)
 
     def _add(self, name: str, backend: BackendConfig) -> None:
@@ -193,6 +195,9 @@ class Fleet:
             if spec.kind in ("llamacpp", "llama-server"):
                 meta = await asyncio.to_thread(gguf.read, Path(model))
                 self._vocab[name] = meta.vocab or None
+                # llama.cpp computes texts of several slots in parts of equal length. The mean that it pools of a generator's states is then
+                # of a text's last part only. A model made for embeddings, which says how it pools, has them whole.
+                self._apart[name] = not meta.pooling and spec.slots > 1
                 self.contexts[name] = spec.context or (meta.context or None)
         except (ValueError, OSError, LookupError) as e:
             self._all(name, "down", str(e))
@@ -228,7 +233,8 @@ class Fleet:
             reason = "" if health == "ready" else instance.reason or instance.progress
             context = instance.fact("context") or self.contexts.get(name)
             vocab = instance.fact("vocab") or self._vocab.get(name)
-            self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, vocab, context))
+            together = not self._apart.get(name, False)
+            self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, vocab, context, together))
 
     async def _drained(self, instance: Instance) -> None:
         """Waits until an engine that is about to stop has no call left. The supervisor bounds the wait."""
@@ -265,7 +271,7 @@ class Fleet:
         pool = self.clients.pool(state.base_url, state.replica)
         kind = backend.engine or "command"
         guard = partial(guards.refuse, vocab=state.vocab) if kind in LLAMA else None
-        key, limits = state.api_key or None, links.batches(backend)
+        key, limits = state.api_key or None, links.batches(backend, state.together)
         if limits is None:
             return OpenAILink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard)
         return batching(BatchedLink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard), limits)

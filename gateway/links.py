@@ -31,17 +31,17 @@ class NativeBatchedLink(NativeLink, BatchedLink):
     __slots__ = ()
 
 
-def batches(backend: BackendConfig) -> BatchLimits | None:
+def batches(backend: BackendConfig, together: bool = True) -> BatchLimits | None:
     """How a backend's calls for embeddings are gathered; None: they are not.
 
     Where the file says nothing they are for engines and servers of one's own whose kind is known: there a call costs what it occupies, and
     a usage that is divided by bytes bills nobody. A provider bills by its own counts and batches behind its own door; a server or
-    program of unknown kind may bound a list, or stand for a provider.
+    program of unknown kind may bound a list, or stand for a provider. `together`: the engine computes several as it would each.
     """
     told = backend.batch_embeddings
     if told is None:
         row = catalog.find(backend.engine or backend.kind)
-        told = row is not None and row.local
+        told = row is not None and row.local and together
     if isinstance(told, bool):
         return BatchLimits() if told else None
     return told
