@@ -11,9 +11,11 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from backends.catalog import row
+from gateway import config_kv
 from gateway.config_decode import Problem, did_you_mean, join
 from gateway.config_policy_check import policies
 from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig, TargetConfig
+from gateway.together.redis import problem as redis_problem
 
 _SETTINGS = ("project", "location", "region", "api_version", "deployment", "profile", "credentials")
 _OF_AUTH = {"aws": ("profile",), "google": ("credentials",)}
@@ -135,6 +137,8 @@ def _backend(path: str, name: str, backend: BackendConfig) -> Iterator[Problem]:
     for field in foreign:
         if getattr(backend, field) != getattr(default, field):
             yield join(path, field), f"is only for {why}"
+    for wrong in config_kv.problems(backend.kv_events, backend.all_urls, backend.engine, backend.args):
+        yield join(path, "kv_events"), wrong
     yield from _engine(path, backend) if backend.engine else _remote(path, backend)
 
 

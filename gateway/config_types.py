@@ -14,6 +14,7 @@ from backends.embeddings import BatchLimits
 from backends.engines.spec import EngineSpec
 from backends.prices import Prices
 from backends.types import Target, Timeouts
+from gateway.config_kv import Said
 from gateway.config_policy import PolicyConfig, Preset, WhenConfig
 
 DEFAULT_SLOTS = 4
@@ -186,6 +187,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     prices: Prices | None = None
     probed: str | None = None  # a file of `pointsman probe --write`; see `gateway.config_probed`
     batch_embeddings: BatchLimits | bool | None = None  # how calls for embeddings are joined; null: see `gateway.links.batches`
+    kv_events: Said = False  # where it says what becomes of its KV cache; see `gateway.config_kv`
     # an engine of ours
     engine: Engine | None = None
     model: str | None = None
@@ -230,7 +232,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
             env={key: str(value) for key, value in self.env.items()}, command=self.command, python=self.python or "",
             ready_seconds=self.ready_seconds, embeddings=self.embeddings, reranking=self.reranking,
             chat_template=self.chat_template or "", slot_save_path=self.slot_save_path or "", health_path=self.health_path or "",
-            nice=self.nice,
+            nice=self.nice, kv_events=self.kv_events is True,
         )  # fmt: skip
 
 

@@ -26,8 +26,9 @@ from backends.native import ProviderLink
 from backends.openai import OpenAILink
 from backends.translate import TranslatedLink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
-from gateway import hidden, links, logs
+from gateway import config_kv, hidden, links, logs
 from gateway.config import BackendConfig, Config
+from gateway.config_kv import KvEvents
 from routing.pace import Paces
 from routing.types import Health, Link, Replica
 
@@ -70,6 +71,7 @@ class EngineState(msgspec.Struct, frozen=True):
     vocab: int | None = None
     context: int | None = None
     together: bool = True  # several texts embedded at once have the vectors that each has by itself
+    kv: KvEvents | None = None  # where it says what becomes of its KV cache
 
     def __repr__(self) -> str:
         return f"EngineState({self.replica} {self.health} {self.base_url or '-'})"
@@ -234,7 +236,8 @@ class Fleet:
             context = instance.fact("context") or self.contexts.get(name)
             vocab = instance.fact("vocab") or self._vocab.get(name)
             together = not self._apart.get(name, False)
-            self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, vocab, context, together))
+            kv = config_kv.told(instance.facts)
+            self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, vocab, context, together, kv))
 
     async def _drained(self, instance: Instance) -> None:
         """Waits until an engine that is about to stop has no call left. The supervisor bounds the wait."""
@@ -329,6 +332,15 @@ class Fleet:
     def instance(self, name: str) -> Instance | None:
         """The engine instance of that name."""
         return next((i for i in self.instances() if i.name == name), None)
+
+    def kv_events(self, replica: Replica) -> KvEvents | None:
+        """Where a replica says what becomes of its KV cache. None when it does not, or is an engine that is not ready."""
+        if replica.managed:
+            state = self.states.get(replica.name)
+            return state.kv if state is not None and state.health == "ready" else None
+        backend = self.configs[replica.backend]
+        found = zip(backend.all_urls, config_kv.publishers(backend.kv_events, backend.all_urls), strict=False)
+        return next((one for url, one in found if url == replica.url), None)
 
     def instances(self) -> Iterable[Instance]:
         """All engine instances."""

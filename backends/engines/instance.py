@@ -75,7 +75,8 @@ class Log:
 
 class Instance:
     """One replica of an engine. `since` is unix time of the last change of `state`; `facts` is what the engine said of
-    itself when it was ready (llama.cpp's child: context and slots in tokens and counts, vocab, embedding, parameters)."""
+    itself when it was ready (llama.cpp's child: context and slots in tokens and counts, vocab, embedding, parameters), and where it
+    publishes KV events (`kv_events`, `kv_replay`: endpoints; `kv_ranks`: a number)."""
 
     def __init__(self, name: str, spec: EngineSpec) -> None:
         self.name, self.spec = name, spec

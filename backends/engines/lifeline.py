@@ -1,13 +1,14 @@
 """A small process around one engine, so that no engine outlives the gateway. Standard library only; run by path.
 
 Its standard input is the lifeline. First comes the plan, JSON after its length in four bytes: `argv`, `env` (added to this
-environment), `stdin` (text for the engine), `files` (name -> text, written to a private folder that `{dir}` in an argument names),
-`memory` (bytes that the engine's processes may allocate), `nice`, `grace` (seconds between SIGTERM and SIGKILL), `report` (the
-engine's standard output is a status channel). Then the pipe stays open; its end, however it comes, means that the gateway is gone,
-and the whole process group and every descendant are killed. SIGTERM means stop: the group is asked, given `grace`, then killed.
+environment), `stdin` (text for the engine), `folder` (make a private one, which `{dir}` in an argument names), `files` (name -> text,
+written into that folder), `memory` (bytes that the engine's processes may allocate), `nice`, `grace` (seconds between SIGTERM and
+SIGKILL), `report` (the engine's standard output is a status channel). Then the pipe stays open; its end, however it comes, means that
+the gateway is gone, and the whole process group and every descendant are killed. SIGTERM means stop: the group is asked, given `grace`,
+then killed.
 
-Standard error carries the engine's output. Standard output carries status lines, JSON: `{"pid": …}` once, what an engine with
-`report` says itself, and `{"exit": code or -signal, "why": …}` at the end.
+Standard error carries the engine's output. Standard output carries status lines, JSON: `{"pid": …}` once, with the folder as `dir`, what an
+engine with `report` says itself, and `{"exit": code or -signal, "why": …}` at the end.
 The plan comes by pipe and not as arguments, since arguments can be read by every user of the machine.
 """
 
@@ -25,6 +26,7 @@ import time
 ORPHAN_GRACE = 1.0  # seconds an engine gets when its gateway is gone
 MEMORY_EVERY = 500  # ms between two looks at the engine's memory
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_TEMP_MAX = 64  # characters of the folder for temporary files: the path of a socket in ours may have a hundred
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -117,15 +119,15 @@ class Engine:
             os.waitpid(self.pid, 0)
             _say({"error": f"{argv[0]} cannot be run: {error}", "fatal": True})
             return False
-        _say({"pid": self.pid})
+        _say({"pid": self.pid, **({"dir": self.folder} if self.folder else {})})
         return True
 
     def _arguments(self) -> list[str]:
         files = _strings(self.plan.get("files"))
-        if files:
+        if files or self.plan.get("folder"):
             import tempfile  # here and below: most engines need none, and the wrapper has to start fast
 
-            self.folder = tempfile.mkdtemp(prefix="pointsman-")
+            self.folder = tempfile.mkdtemp(prefix="pointsman-", dir="/tmp" if len(tempfile.gettempdir()) > _TEMP_MAX else None)
         for name, text in files.items():
             handle = os.open(os.path.join(self.folder, name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             os.write(handle, text.encode())

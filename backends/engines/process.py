@@ -33,7 +33,7 @@ def _plan(spec: EngineSpec, launch: Launch, grace: float) -> bytes:
     env = {**dict.fromkeys(hidden(os.environ), ""), **launch.env}
     plan = {
         "argv": launch.argv, "env": env, "stdin": launch.stdin, "files": launch.files, "memory": spec.memory,
-        "nice": spec.nice, "grace": grace, "report": launch.reports,
+        "nice": spec.nice, "grace": grace, "report": launch.reports, "folder": launch.folder,
     }  # fmt: skip
     data = msgspec.json.encode(plan)
     return len(data).to_bytes(4, "big") + data

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -22,7 +23,8 @@ ROOT = str(Path(__file__).resolve().parents[2])  # where the package `backends` 
 
 
 class Launch(msgspec.Struct, frozen=True):
-    """How to start one engine. `reports`: it says its port itself on its standard output (else it listens on the given one)."""
+    """How to start one engine. `reports`: it says its port itself on its standard output (else it listens on the given one). `folder`: it
+    needs a private one, `{dir}` in `argv` and in `facts`, which is what its instance will tell of it."""
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = {}
@@ -30,6 +32,8 @@ class Launch(msgspec.Struct, frozen=True):
     files: Mapping[str, str] = {}
     health: str = "/health"
     reports: bool = False
+    folder: bool = False
+    facts: Mapping[str, str] = {}
 
     def __repr__(self) -> str:
         return f"Launch({self.argv[0]!r}, …)"  # env, stdin and files hold the key
@@ -82,6 +86,24 @@ def _llama_cpp_python(spec: EngineSpec, port: int, key: str) -> Launch:
     return Launch((*argv, *spec.args), {"API_KEY": key, "GGML_NO_BACKTRACE": "1"}, health="/v1/models")
 
 
+# In a folder that only this user can enter: an engine binds a TCP port for KV events on all addresses, and who can connect to one reads
+# everybody's prompts. With "inproc" in the name either engine gives each data-parallel rank a file of its own, by a suffix.
+_EVENTS, _REPLAY = "ipc://{dir}/inproc-kv", "ipc://{dir}/inproc-kv-replay"
+_RANKS = ("--data-parallel-size", "-dp", "--dp-size", "--dp")
+BUFFER_STEPS = 10_000  # batches kept for replays
+
+
+def _kv_events(spec: EngineSpec, **more: bool) -> tuple[list[str], dict[str, str]]:
+    """Arguments that make an engine publish what becomes of its KV cache, and where, for `facts`. Both engines take the same JSON."""
+    if not spec.kv_events:
+        return [], {}
+    said = {**more, "publisher": "zmq", "endpoint": _EVENTS, "replay_endpoint": _REPLAY, "buffer_steps": BUFFER_STEPS, "topic": ""}
+    words = [part for word in spec.args for part in word.split("=", 1)]
+    ranks = next((n for name, n in pairwise(words) if name in _RANKS and n.isdigit()), "1")
+    # Replaced is `{dir}` alone, so the braces of the JSON stay.
+    return ["--kv-events-config", msgspec.json.encode(said).decode()], {"kv_events": _EVENTS, "kv_replay": _REPLAY, "kv_ranks": ranks}
+
+
 def _vllm(spec: EngineSpec, port: int, key: str) -> Launch:
     argv = [spec.python or sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", spec.model]
     argv += ["--served-model-name", spec.model_name, "--host", HOST, "--port", str(port)]
@@ -89,8 +111,11 @@ def _vllm(spec: EngineSpec, port: int, key: str) -> Launch:
         argv += ["--max-model-len", str(spec.context)]
     if spec.chat_template:
         argv += ["--chat-template", spec.chat_template]
+    events, facts = _kv_events(spec, enable_kv_cache_events=True)
+    if events:
+        argv += [*events, "--enable-prompt-tokens-details"]  # the truth that predictions are held against
     env = {"VLLM_API_KEY": key, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **_threads(spec)}
-    return Launch((*argv, *spec.args), env)
+    return Launch((*argv, *spec.args), env, folder=bool(events), facts=facts)
 
 
 def _sglang(spec: EngineSpec, port: int, key: str) -> Launch:
@@ -100,7 +125,11 @@ def _sglang(spec: EngineSpec, port: int, key: str) -> Launch:
         argv += ["--context-length", str(spec.context)]
     if spec.chat_template:
         argv += ["--chat-template", spec.chat_template]
-    return Launch((*argv, *spec.args), {"DO_NOT_TRACK": "1", **_threads(spec)}, files={"key.yaml": f"api-key: {key}\n"})
+    events, facts = _kv_events(spec)
+    if events:
+        argv += [*events, "--enable-cache-report"]
+    env = {"DO_NOT_TRACK": "1", **_threads(spec)}
+    return Launch((*argv, *spec.args), env, files={"key.yaml": f"api-key: {key}\n"}, folder=True, facts=facts)
 
 
 def _command(spec: EngineSpec, port: int, key: str) -> Launch:

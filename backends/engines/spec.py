@@ -37,6 +37,7 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reranking: bool = False
     chat_template: str = ""
     slot_save_path: str = ""
+    kv_events: bool = False  # vllm, sglang: say what becomes of the KV cache, where `facts` of the instance tell
     health_path: str = ""  # "": the kind's own
     nice: int = 0
 
@@ -53,6 +54,10 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("`command` is needed for an engine of the kind 'command'")
         if any("{api_key}" in word for word in (*self.command, *self.args)):
             raise ValueError("`{api_key}` may stand in `env` only: every user of the machine can read a command's arguments")
+        if self.kv_events and self.kind not in ("vllm", "sglang"):
+            raise ValueError(f"`kv_events` is for engines of the kinds 'vllm' and 'sglang', not '{self.kind}'")
+        if self.kv_events and any(word.startswith("--kv-events-config") for word in self.args):
+            raise ValueError("`kv_events: true` and `--kv-events-config` in `args` say the same thing twice; leave one out")
         if self.kind != "command" and not self.model:
             raise ValueError(f"`model` is needed for an engine of the kind '{self.kind}'")
 

@@ -99,6 +99,8 @@ class _Runner:
     def _on_status(self, status: dict[str, Any]) -> None:
         if isinstance(status.get("pid"), int):
             self.instance.pid = status["pid"]
+        if isinstance(status.get("dir"), str):
+            self.instance.facts = {name: text.replace("{dir}", status["dir"]) for name, text in self._health.facts.items()}
         if isinstance(status.get("port"), int):
             self.instance.facts = {name: value for name, value in status.items() if name != "port" and isinstance(value, (int, str))}
             self.instance.base_url = f"http://127.0.0.1:{status['port']}"
