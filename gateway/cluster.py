@@ -1,6 +1,7 @@
 """Several worker processes on one port. The parent alone owns engines, discovery, configuration, the control plane and the sum of
 all figures; it serves no request itself. Each worker has a listening socket of its own on the shared port, made here, so that
-a worker that dies loses no connection that the kernel has queued: its successor gets the same socket.
+a worker that dies loses no connection that the kernel has queued: its successor gets the same socket. What workers tell each other
+goes through memory that they share (`together`), made here as well.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import socket
 import sys
 import tempfile
@@ -27,6 +29,7 @@ from gateway.record import Record
 from gateway.recorder import Recorder
 from gateway.serve import Core
 from gateway.server import listen
+from gateway.together.ring import Region
 from gateway.wiring import FIRST_LOOK_SECONDS, Control, Read
 
 log = logging.getLogger("pointsman.workers")
@@ -48,8 +51,8 @@ class WorkerProcess:
     async def spawn(self, cluster: Cluster) -> None:
         """Starts the process and tells it what to serve. Raises OSError, Closed, TimeoutError."""
         ours, theirs = socket.socketpair()
-        fds = (theirs.fileno(), self.sock.fileno())
-        argv = [sys.executable, "-m", "gateway.worker", *map(str, fds)]
+        fds = (theirs.fileno(), self.sock.fileno(), cluster.region.fd)
+        argv = [sys.executable, "-m", "gateway.worker", *map(str, (*fds, cluster.region.slots, self.number, cluster.name))]
         self.process = await asyncio.create_subprocess_exec(*argv, pass_fds=fds, stdin=asyncio.subprocess.DEVNULL)
         theirs.close()
         ours.setblocking(False)
@@ -75,6 +78,7 @@ class Cluster(Control):
     def __init__(self, config: Config, *, asgi: bool = False, read: Read | None = None) -> None:
         super().__init__(config, asgi=asgi, read=read)
         self.workers: list[WorkerProcess] = []
+        self.name = secrets.randbits(63) + 1  # of us and our workers, unlike any other's
         self._folder: tempfile.TemporaryDirectory[str] | None = None  # of the responses that no file was named for
         self._buried: list[dict[str, Any]] = []  # the last metrics of workers that have died: their counts must not be lost
 
@@ -91,6 +95,7 @@ class Cluster(Control):
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
+        self.region = Region.create(count)
         self.workers = [WorkerProcess(i, s) for i, s in enumerate(sockets)]
         self._tasks = [asyncio.create_task(self._keep(w)) for w in self.workers]
         self._tasks += [asyncio.create_task(self.core.run()), asyncio.create_task(self._reports())]
@@ -153,6 +158,7 @@ class Cluster(Control):
         await self._stop_control()
         await self.fleet.stop()
         self.clients.close()
+        self.region.close()
         if self._folder is not None:
             self._folder.cleanup()
 

@@ -101,6 +101,8 @@ def _server(config: Config) -> Iterator[Problem]:
     if server.port and server.port == server.admin.port and server.host == server.admin.host:
         yield "$.server.admin.port", f"{server.port} is the gateway's own port; choose another, 0 for any, or null for none"
     yield from _tls(server)
+    if server.redis is not None and (problem := redis_problem(server.redis)):
+        yield "$.server.redis", problem
     kept = server.responses.path
     if kept is not None and (Path(kept).is_dir() or not Path(kept).absolute().parent.is_dir()):
         yield "$.server.responses.path", f"{kept} cannot be a file: its folder is not there, or it is a folder itself"

@@ -126,6 +126,7 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     log: LogConfig = LogConfig()
     responses: ResponsesConfig = ResponsesConfig()
     tool_state: ToolState = "sidecar"
+    redis: Secret | None = None  # redis://[USER:PASSWORD@]HOST[:PORT][/DB], where gateways on other hosts share their load
     private_header: str = "x-pointsman-private"  # a call that has it (unless it says `false`) stays on local backends
 
 

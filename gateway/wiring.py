@@ -35,13 +35,14 @@ from gateway.recorder import Recorder
 from gateway.responses_store import Keep, ResponsesStore
 from gateway.serve import Core
 from gateway.server import Server, SocketError, listen, settings
+from gateway.together.link import Share, Together, joined
 from gateway.version import VERSION
 from routing.types import Replica
 
 log = logging.getLogger("pointsman")
 FIRST_LOOK_SECONDS = 3.0
 SWEEP_SECONDS = 1.0
-FIXED = ("host", "port", "workers", "tls", "admin", "responses")  # of the server: what a reload does not change
+FIXED = ("host", "port", "workers", "tls", "admin", "responses", "redis")  # of the server: what a reload does not change
 Read = Callable[[], Config]
 
 
@@ -186,12 +187,16 @@ def _shown(value: object) -> str:
 class Gateway(Control):
     """A process that serves the data port: the only one, or a worker.
 
-    A worker gets its listening socket from its parent (`sock`), has no control plane and follows the parent's fleet.
+    A worker gets its listening socket from its parent (`sock`) and its part of the memory that workers share (`share`), has no control
+    plane and follows the parent's fleet.
     """
 
-    def __init__(self, config: Config, *, asgi: bool = False, read: Read | None = None, sock: socket.socket | None = None) -> None:
+    def __init__(
+        self, config: Config, *, asgi: bool = False, read: Read | None = None, sock: socket.socket | None = None, share: Share | None = None
+    ) -> None:
         super().__init__(config, asgi=asgi, read=read)
-        self.sock = sock
+        self.sock, self.share = sock, share
+        self.together: Together | None = None  # what joins this process to the other workers and gateways
         self.ask_metrics: Callable[[], Awaitable[str]] | None = None
         self._data: Server | None = None
 
@@ -208,6 +213,7 @@ class Gateway(Control):
         self.figures = Metrics()
         self.recorder = Recorder(self.figures)
         self.recorder.soon = self.clients.loop.call_soon
+        self.together = joined(config.server.redis, self.share)
         self.fleet = self._fleet(follows=self.sock is not None)
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
@@ -260,6 +266,8 @@ class Gateway(Control):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.together is not None:
+            await self.together.close()
         await self.store.stop()
         if self.sock is None:
             await self.fleet.stop()

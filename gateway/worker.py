@@ -1,5 +1,5 @@
-"""One worker process of several: `python -m gateway.worker CHANNEL_FD LISTEN_FD`. Serves the data port on a socket that its parent made;
-knows of engines and models what the parent says; ends when the parent is gone."""
+"""One worker process of several: `python -m gateway.worker CHANNEL_FD LISTEN_FD MEMORY_FD SLOTS SLOT PARENT`. Serves the data port on a
+socket that its parent made; knows of engines and models what the parent says; ends when the parent is gone."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from gateway import logs
 from gateway.channel import Channel
 from gateway.config import Config
 from gateway.fleet import EngineState, Found
+from gateway.together.link import Share
 from gateway.wiring import Gateway
 
 
 class Worker:
     """The worker's end of the channel, and its gateway once the parent has said what to serve."""
 
-    def __init__(self, sock: socket.socket) -> None:
-        self.sock = sock
+    def __init__(self, sock: socket.socket, share: Share) -> None:
+        self.sock, self.share = sock, share
         self.gateway: Gateway | None = None
         self.stop = asyncio.Event()
         self.channel = Channel({
@@ -32,7 +33,7 @@ class Worker:
 
     async def start(self, config: Config, asgi: bool, states: list[EngineState], found: dict[str, tuple[Found, ...]]) -> bool:
         logs.setup(config.server.log.level, config.server.log.format, bodies=config.server.log.bodies)
-        gateway = Gateway(config, asgi=asgi, sock=self.sock)
+        gateway = Gateway(config, asgi=asgi, sock=self.sock, share=self.share)
         gateway.ask_metrics = self._metrics
         await gateway.start()
         gateway.fleet.follow(states, found)
@@ -79,11 +80,11 @@ class Worker:
         await reading
 
 
-async def _main(line: socket.socket, listening: socket.socket) -> None:
+async def _main(line: socket.socket, listening: socket.socket, share: Share) -> None:
     loop = asyncio.get_running_loop()
     for sig in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the whole group; only the parent acts on them
         loop.add_signal_handler(sig, lambda: None)
-    await Worker(listening).run(line)
+    await Worker(listening, share).run(line)
 
 
 def main() -> int:
@@ -92,7 +93,7 @@ def main() -> int:
     line.setblocking(False)
     listening.setblocking(False)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_main(line, listening))
+        runner.run(_main(line, listening, Share(*map(int, sys.argv[3:7]))))
     return 0
 
 

@@ -11,9 +11,11 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from gateway import logs
 from gateway.together import wire
 from gateway.together.line import Line, Received, RingLine
 from gateway.together.redis import RedisLine
@@ -195,6 +197,9 @@ def joined(redis: str | None, share: Share | None) -> Together | None:
     """What this process needs in order to act as one with others; None when there are none. Needs a running loop for Redis."""
     if redis is None and share is None:
         return None
+    if redis is not None and (password := urlsplit(redis).password):
+        logs.hide(password)
+        logs.hide(unquote(password))
 
     def lines(name: int) -> list[Line]:
         out: list[Line] = []

@@ -37,11 +37,20 @@ Errors = tuple[type[Exception], ...]
 _PACKETS = msgspec.msgpack.Decoder(list[bytes])
 
 
-def missing() -> str:
-    """What to do when redis-py is not installed; empty when it is."""
-    if find_spec("redis") is not None:
-        return ""
-    return "redis-py is not installed; run `pip install 'pointsman[redis]'`"
+def problem(url: str) -> str:
+    """What is wrong with `server.redis`, empty when nothing is. Never quotes the URL, which may hold a password."""
+    try:
+        parts = urlsplit(url)
+        whole = bool(parts.path) if parts.scheme == "unix" else bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return "is not a URL; write redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]"
+    if parts.scheme not in ("redis", "rediss", "unix") or not whole:
+        return "is not the URL of a Redis; write redis://HOST[:PORT][/DATABASE], rediss:// for TLS, or unix:///PATH"
+    if parts.scheme != "unix" and not parts.path.strip("/").isdecimal() and parts.path.strip("/"):
+        return "names a database that is not a number; write redis://HOST[:PORT]/0 or leave it out"
+    if find_spec("redis") is None:
+        return "needs redis-py, which is not installed; run `pip install 'pointsman[redis]'`"
+    return ""
 
 
 def place(url: str) -> str:
