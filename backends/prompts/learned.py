@@ -6,7 +6,7 @@ from backends.prompts.cache import Cache
 from backends.prompts.types import Prompt
 
 DECAY = 0.98  # of what was seen, with each further prompt: about the last 50 count
-START = 4096.0  # tokens that the fixed rules weigh at first
+START = 256.0  # tokens that the fixed rules weigh at first
 SESSIONS = 8192  # conversations whose last prompt is remembered
 BYTES_PER_TOKEN = 4.0  # until something was seen
 LOW, HIGH = 0.1, 10.0  # of the factor

@@ -46,7 +46,7 @@ def _folder(model: str, environ: Mapping[str, str]) -> Path:
     if model.endswith(".gguf"):
         raise Unreadable("tokenizers are not read from GGUF files; name the folder or the repository of the original model.")
     place = Path(model.removeprefix("hf:"))
-    if place.is_dir():
+    if model and place.is_dir():
         return place
     if place.name == "tokenizer.json" and place.is_file():
         return place.parent
