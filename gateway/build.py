@@ -1,7 +1,8 @@
-"""From a configuration and a fleet to the routes of one generation. Pure."""
+"""From a configuration and a fleet to the routes of one generation. Changes nothing but what the fleet's paces are kept for."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -11,6 +12,7 @@ from backends.quirks import UNSUPPORTED
 from backends.types import Target, Timeouts, Usage
 from gateway import plans
 from gateway.auth import Door
+from gateway.choosers import choosers
 from gateway.config import Config, RouteConfig, TargetConfig
 from gateway.fleet import Fleet
 from gateway.serve import Generation
@@ -33,7 +35,7 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     for name, route in wanted.items():
         routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
     door = Door(config.keys, (server.host, *server.hosts), server.cors_origins, server.private_header)
-    return Generation(number, server, door, routes, parts)
+    return Generation(number, server, door, routes, parts, choosers(config, wanted, routes, parts, fleet, random.Random()))
 
 
 def discovered(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from difflib import get_close_matches
+from typing import TYPE_CHECKING
 
 from backends import wire
 from backends.http import Clients
@@ -26,21 +27,31 @@ from routing import pool
 from routing.private import Near, no_local_target
 from routing.types import Replica, Route
 
+if TYPE_CHECKING:
+    from gateway.choosers import RouteChooser
+
 MAX_PARKED = 4096
 TICK_SECONDS = 0.1
 _ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
 class Generation:
-    """What one configuration gives: the door, the routes by name and alias, and by name what private calls see of them. Never changed
-    after it was made."""
+    """What one configuration gives: the door, the routes by name and alias, by name what private calls see of them, and what chooses
+    where a policy does. Never changed after it was made."""
 
-    __slots__ = ("door", "near", "number", "routes", "server")
+    __slots__ = ("choosers", "door", "near", "number", "routes", "server")
 
     def __init__(
-        self, number: int, server: ServerConfig, door: Door, routes: Mapping[str, Route], near: Mapping[str, Near] | None = None
+        self,
+        number: int,
+        server: ServerConfig,
+        door: Door,
+        routes: Mapping[str, Route],
+        near: Mapping[str, Near] | None = None,
+        choosers: Mapping[Route, RouteChooser] | None = None,
     ) -> None:
-        self.number, self.server, self.door, self.routes, self.near = number, server, door, dict(routes), dict(near or {})
+        self.number, self.server, self.door, self.routes = number, server, door, dict(routes)
+        self.near, self.choosers = dict(near or {}), dict(choosers or {})
 
 
 class Core:
