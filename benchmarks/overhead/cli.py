@@ -8,12 +8,13 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overhead import html, install, meter, peers, report, run, soak, tools
+from benchmarks.overhead import html, install, meter, peers, policies, report, run, soak, tools
 from benchmarks.overhead.peers import Peer, Site
+from benchmarks.overhead.proc import port_in_use
 from benchmarks.overhead.target import Broken
 
 EXAMPLES = """examples:
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   python -m benchmarks.overhead --peers direct,nginx,pointsman --rounds 1
   python -m benchmarks.overhead --report result.json --html result.html
   python -m benchmarks.overhead --soak --peers pointsman
+  python -m benchmarks.overhead --policies --quiet 60  what choosing costs: weighted, kv_aware, routers' cache_aware over 8 replicas
 """
 SOAK_PEERS = ("nginx", "pointsman")
 
@@ -57,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--quiet", type=_within(0, 3600), default=0.0, metavar="S", help="before each, wait so long at most for idle cores")
     p.add_argument("--smoke", action="store_true", help="start and check each, measure nothing")
     p.add_argument("--soak", action="store_true", help="memory over 200,000 answers and 2,000,000 streamed chunks")
+    p.add_argument("--policies", action="store_true", help=f"policies over {policies.REPLICAS} replicas: {','.join(policies.NAMES)}")
     p.add_argument("--soak-scale", type=_within(0.0001, 1), default=1.0, metavar="X", help="that part of the soak's counts (default 1)")
     p.add_argument("--list", action="store_true", help="name the gateways, and why one cannot run here")
     p.add_argument("--install", metavar="A,B", help=f"make the virtual environments of peers: {','.join(peers.ENVS)} or all")
@@ -78,16 +81,18 @@ def site_of(a: argparse.Namespace) -> Site:
     return Site(folder, envs, a.port + 100, a.port, peers.find_pointsman(a.pointsman))
 
 
-def choose(wanted: Sequence[str] | None, site: Site) -> tuple[dict[str, Peer | None], dict[str, str]]:
+def choose(
+    wanted: Sequence[str] | None, site: Site, known: Sequence[str] = peers.NAMES, make: Callable[[str, Site], Peer | str] = peers.make
+) -> tuple[dict[str, Peer | None], dict[str, str]]:
     """The gateways to run, and those that cannot with the reason. Asked for by name, one that cannot run raises Missing."""
-    names = wanted or peers.NAMES
-    unknown = [n for n in names if n not in peers.NAMES]
+    names = wanted or known
+    unknown = [n for n in names if n not in known]
     if unknown:
-        raise tools.Missing(f"unknown: {', '.join(unknown)}; known: {', '.join(peers.NAMES)}")
+        raise tools.Missing(f"unknown: {', '.join(unknown)}; known: {', '.join(known)}")
     found: dict[str, Peer | None] = {}
     absent: dict[str, str] = {}
     for name in names:
-        made = None if name == "direct" else peers.make(name, site)
+        made = None if name == "direct" else make(name, site)
         if isinstance(made, str):
             absent[name] = made
         else:
@@ -183,6 +188,29 @@ def measure(a: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def measure_policies(a: argparse.Namespace) -> int:
+    """What choosing costs; see `policies`."""
+    tools.require(["cc", "wrk", *(["taskset"] if len(os.sched_getaffinity(0)) > 1 else [])])
+    site = site_of(a)
+    found, absent = choose(a.peers.split(",") if a.peers else None, site, policies.NAMES, policies.make)
+    for name, why in absent.items():
+        say(f"left out: {name}: {why}")
+    tools.raise_file_limit()
+    cores = meter.Cores.choose(os.sched_getaffinity(0))
+    out = a.out or a.cache / "results" / time.strftime("policies-%Y%m%d-%H%M%S.json", time.gmtime())
+    here = {name: peer for name, peer in found.items() if peer is not None}
+    command = ("python", "-m", "benchmarks.overhead", *sys.argv[1:])
+    plan = policies.Plan(site, here, tools.build(a.cache), cores, a.rounds, a.secs, a.quiet, out, command)
+    for port in (site.port, *(site.upstream_port + at for at in range(policies.REPLICAS))):
+        if port_in_use(port):
+            raise Broken(f"port {port} is in use; choose others with --port")
+    run.pin_self(cores)
+    result = policies.run(plan, say)
+    sys.stdout.write(policies.markdown(result))
+    say(f"raw results: {out}")
+    return 1 if result["failed"] else 0
+
+
 def list_peers(a: argparse.Namespace) -> int:
     """Names every gateway with its version, or why it cannot run here."""
     site = site_of(a)
@@ -211,6 +239,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if unknown:
                 raise tools.Missing(f"unknown: {', '.join(unknown)}; known: {', '.join(peers.ENVS)}")
             return 1 if install.install((a.envs or a.cache / "envs").resolve(), names, say) else 0
+        if a.policies:
+            return measure_policies(a)
         return show(a.report, a.html) if a.report else measure(a)
     except (tools.Missing, Broken) as e:
         say(str(e))

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -89,11 +89,17 @@ def _result(text: str) -> dict[str, Any]:
 
 
 def run_wrk(bench: Bench, target: Target, connections: int, seconds: float) -> Phase:
-    """One phase of whole answers. requests, rps, latencies p50 p90 p99 mean max (microseconds), errors, CPU (see `meter.difference`)."""
+    """One phase of whole answers to one request; see `wrk`."""
     text = bench.run / "body.json"
     text.write_text(body(MODEL, False))
-    env = {**os.environ, "BODY_FILE": str(text), "HDRS": "\n".join(target.headers)}
-    flags = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(WRK)]
+    return wrk(bench, target, connections, seconds, WRK, {"BODY_FILE": str(text)})
+
+
+def wrk(bench: Bench, target: Target, connections: int, seconds: float, script: Path, settings: Mapping[str, str]) -> Phase:
+    """One phase of a wrk script, told its `settings` in the environment. requests, rps, latencies p50 p90 p99 mean max (microseconds),
+    errors, CPU (see `meter.difference`)."""
+    env = {**os.environ, **settings, "HDRS": "\n".join(target.headers)}
+    flags = ["-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(script)]
     command = [*bench.pinned(), tools.find("wrk") or "wrk", *flags, f"http://127.0.0.1:{target.port}{PATH}"]
     metered = bench.meter(target)
     metered.start()

@@ -148,13 +148,13 @@ class Target:
 class Mock:
     """The mock upstream as a context: started on entry, ended on exit."""
 
-    def __init__(self, program: Path, site: Site, core: int | None) -> None:
-        self.program, self.site, self.core = program, site, core
+    def __init__(self, program: Path, site: Site, core: int | None, ports: int = 1) -> None:
+        self.program, self.site, self.core, self.ports = program, site, core, ports
         self.process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> int:
         with (self.site.run / "mock.log").open("wb") as log:
-            self.process = spawn([str(self.program), str(self.site.upstream_port)], log, self.core)
+            self.process = spawn([str(self.program), str(self.site.upstream_port), str(self.ports)], log, self.core)
         target = Target("direct", self.site, None, None)
         end = time.monotonic() + 10
         try:

@@ -1,0 +1,193 @@
+"""What choosing costs: Pointsman's `weighted` and `kv_aware` and other routers' cache-aware policies, over the same replicas and under the
+same chats. CPU and requests a second; the ratios are taken within a round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.overhead import chats, machine, meter, peers, phases, stats, tools
+from benchmarks.overhead.peers import KEY, MODELS, Peer, Site
+from benchmarks.overhead.run import FAULTS, SCHEMA, order
+from benchmarks.overhead.target import PATH, Broken, Mock, Target
+
+REPLICAS = 8
+MODEL = "mock-sized"  # tells a prompt's true size, and nothing of a cache: what is cached only the policy knows
+CONVERSATIONS = 600
+CONNECTIONS = (16, 64)
+WRK = tools.CSRC / "wrk_chats.lua"
+BARS = (
+    ("kv_aware", "weighted", 0.65),
+    ("kv_aware", "vllm-cache-aware", 4.0),
+)  # one, the other, requests/s of the one at least so many times
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to measure. Seconds; `peers` by name."""
+
+    site: Site
+    peers: dict[str, Peer]
+    programs: dict[str, Path]
+    cores: meter.Cores
+    rounds: int
+    seconds: float
+    quiet: float
+    out: Path
+    command: tuple[str, ...]
+
+
+def urls(site: Site) -> list[str]:
+    """The replicas' base URLs, without a path."""
+    return [f"http://127.0.0.1:{site.upstream_port + at}" for at in range(REPLICAS)]
+
+
+def config(site: Site, policy: str) -> str:
+    """Pointsman's configuration: one backend of all replicas, the policy on every route, a key that is checked."""
+    server = {"host": "127.0.0.1", "port": site.port, "admin": {"port": 0}, "log": {"level": "warning"}}
+    backend = {"urls": [f"{url}/v1" for url in urls(site)]}
+    routes = {m: {"targets": [{"backend": "gpu", "model": m}], "policy": policy} for m in (*MODELS, MODEL)}
+    return json.dumps({"server": server, "keys": [{"name": "bench", "key": KEY}], "backends": {"gpu": backend}, "routes": routes})
+
+
+def _pointsman(site: Site, policy: str) -> Peer | str:
+    made = peers.make("pointsman", site)
+    if isinstance(made, str):
+        return made
+    return replace(made, files={"pointsman.yaml": config(site, policy)}, about=f"policy {policy}; auth, metrics and records on")
+
+
+def _router(site: Site, name: str, policy: str) -> Peer | str:
+    """A Rust router over all replicas. Its flags are those of `peers`, but for the workers and the policy."""
+    made = peers.make(name, site)
+    if isinstance(made, str):
+        return made
+    flags = list(made.command)
+    at = flags.index("--worker-urls")
+    flags[at + 1 : at + 2] = urls(site)
+    flags[flags.index("--policy") + 1] = policy
+    return replace(made, command=tuple(flags), about=f"Rust; policy {policy}, its defaults; retries and circuit breaker off")
+
+
+_MAKERS: dict[str, Callable[[Site], Peer | str]] = {
+    "weighted": lambda site: _pointsman(site, "weighted"),
+    "kv_aware": lambda site: _pointsman(site, "kv_aware"),
+    "vllm-cache-aware": lambda site: _router(site, "vllm-router", "cache_aware"),
+    "sglang-cache-aware": lambda site: _router(site, "sglang-router", "cache_aware"),
+    "vllm-round-robin": lambda site: _router(site, "vllm-router", "round_robin"),
+}
+NAMES = tuple(_MAKERS)
+
+
+def make(name: str, site: Site) -> Peer | str:
+    """The gateway of that name, or a sentence saying why it cannot run here. KeyError for a name that is not known."""
+    return _MAKERS[name](site)
+
+
+def check(target: Target) -> None:
+    """Raises Broken unless a chat comes back as the mock answers it."""
+    sent = next(chats.bodies(MODEL, 1))
+    status, data = target.post(sent)
+    try:
+        answer = json.loads(data)
+        good = status == 200 and answer["usage"]["prompt_tokens"] > len(sent) // 8 and answer["choices"][0]["message"]["content"]
+    except (ValueError, LookupError, TypeError) as e:
+        raise Broken(f"status {status}, not a chat completion: {data[:300]!r}") from e
+    if not good:
+        raise Broken(f"status {status}, not the mock's answer to {PATH}: {data[:300]!r}")
+
+
+def run(plan: Plan, say: Say) -> dict[str, Any]:
+    """Measures all; what was measured is saved after each, and one that fails is not tried again."""
+    text = plan.site.run / "chats.jsonl"
+    text.write_text("".join(f"{body}\n" for body in chats.bodies(MODEL, CONVERSATIONS)))
+    result: dict[str, Any] = {
+        "schema": SCHEMA, "kind": "policies", "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "command": list(plan.command),
+        "machine": machine.facts(plan.cores), "notes": {n: {"version": p.version, "about": p.about} for n, p in plan.peers.items()},
+        "secs": plan.seconds, "rounds": {n: [] for n in plan.peers}, "failed": {},
+    }  # fmt: skip
+    with Mock(plan.programs["mock"], plan.site, plan.cores.load, REPLICAS) as mock:
+        bench = phases.Bench(plan.programs, plan.site.run, plan.cores, mock, plan.seconds)
+        for turn in range(plan.rounds):
+            for name in order(list(plan.peers), turn):
+                if name not in result["failed"]:
+                    _one(plan, bench, result, (turn, name), text, say)
+                    plan.out.parent.mkdir(parents=True, exist_ok=True)
+                    plan.out.write_text(json.dumps(result, indent=1))
+    return result
+
+
+def _one(plan: Plan, bench: phases.Bench, result: dict[str, Any], which: tuple[int, str], text: Path, say: Say) -> None:
+    turn, name = which
+    if plan.quiet:
+        meter.wait_quiet(plan.cores, plan.quiet)
+    target = Target(name, plan.site, plan.peers[name], plan.cores.gateway)
+    settings = {"BODIES_FILE": str(text)}
+    try:
+        target.start()
+        check(target)
+        phases.wrk(bench, target, CONNECTIONS[0], 1, WRK, settings)  # warm-up, not counted
+        found = {}
+        for connections in CONNECTIONS:
+            meter.drain(target.root)
+            found[f"c{connections}"] = phases.wrk(bench, target, connections, plan.seconds, WRK, settings)
+        found["rss"] = {"mib": target.memory()}
+        result["rounds"][name].append(found)
+        rates = " ".join(f"{c}={found[c]['rps']:.0f}/s {found[c].get('cpu_us_per_req', 0):.0f}us" for c in found if c != "rss")
+        say(f"[{turn + 1}] {name}: {rates}, load {os.getloadavg()[0]:.1f}")
+    except FAULTS as e:  # one gateway's failure must not end the run
+        result["failed"][name] = f"{type(e).__name__}: {e}"
+        say(f"{name}: FAILED: {e}")
+    finally:
+        with suppress(ProcessLookupError):
+            target.stop()
+
+
+def ratios(result: dict[str, Any], one: str, other: str, phase: str) -> list[float]:
+    """Requests a second of the one for one of the other, round by round."""
+    pairs = zip(result["rounds"].get(one, ()), result["rounds"].get(other, ()), strict=False)
+    return [a[phase]["rps"] / b[phase]["rps"] for a, b in pairs if b[phase]["rps"]]
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The figures: medians over the rounds, and the bars."""
+    lines = [f"Measured {result['when']}, {REPLICAS} replicas, chats of 2 to 8 KiB, {result['secs']:g} s a phase.", ""]
+    lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
+    lines += [f"- {name}: {note['version']}; {note['about']}" for name, note in result["notes"].items()]
+    lines += [f"- {name}: FAILED: {why}" for name, why in result["failed"].items()]
+    heads = [f"{c} {what}" for c in (f"c{n}" for n in CONNECTIONS) for what in ("req/s", "CPU µs/req", "p50 ms", "errors")]
+    lines += ["", "| gateway | " + " | ".join(heads) + " | MiB | disturbed |", "| --- |" + " ---: |" * (len(heads) + 2)]
+    for name, rounds in result["rounds"].items():
+        if rounds:
+            lines.append(f"| {name} | " + " | ".join(_cells(rounds)) + " |")
+    lines.append("")
+    for one, other, bar in BARS:
+        for phase in (f"c{n}" for n in CONNECTIONS):
+            found = ratios(result, one, other, phase)
+            if found:
+                middle = statistics.median(found)
+                held = "held" if middle >= bar else "missed"
+                lines.append(
+                    f"{one} / {other} at {phase}: {middle:.2f} ({min(found):.2f} to {max(found):.2f}); the bar of {bar:g} is {held}."
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _cells(rounds: Sequence[dict[str, Any]]) -> list[str]:
+    cells = []
+    for phase in (f"c{n}" for n in CONNECTIONS):
+        all_of = [r[phase] for r in rounds]
+        errors = sum(int(p["bad_status"] + p["sock_err"]) for p in all_of)
+        rate, cpu, wait = (statistics.median(p.get(key, 0) for p in all_of) for key in ("rps", "cpu_us_per_req", "p50"))
+        cells += [f"{rate:,.0f}", f"{cpu:.0f}", f"{wait / 1000:.2f}", str(errors)]
+    disturbed = sum(not stats.clean(r[f"c{n}"]) for r in rounds for n in CONNECTIONS)
+    return [*cells, f"{statistics.median(r['rss']['mib'] for r in rounds):.0f}", f"{disturbed}/{len(rounds) * len(CONNECTIONS)}"]

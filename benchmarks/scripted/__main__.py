@@ -1,0 +1,7 @@
+"""`python -m benchmarks.scripted`."""
+
+import sys
+
+from benchmarks.scripted.server import main
+
+sys.exit(main())
