@@ -42,14 +42,13 @@ def _read(path: Path) -> bytes:
 
 def text(told: Mapping[str, Any]) -> str:
     """The explanation for people: where it would go, what became of parameters, what would be sent."""
-    lines = [f"{told['api']} call of model '{told['model']}', route '{told['route']}'"]
+    lines = [f"{told['api']} call of model '{told['model']}', route '{told['route']}', policy {told.get('policy', 'weighted')}"]
     decision = told.get("decision") or {}
     if decision:
         lines.append(f"goes to {decision['replica']}, model {decision['model']}: {decision['reason']}")
-    for one in told.get("candidates", ()):
-        state = one["health"] if one["available"] else f"{one['health']}, not available"
-        why = f" ({one['reason']})" if one["reason"] else ""
-        lines.append(f"  {one['replica']}  {one['model']}  {one['share']:.0%} of calls, {one['inflight']} under way, {state}{why}")
+        if decision.get("runner_up"):
+            lines.append(f"next would be {decision['runner_up']}")
+    lines += [_candidate(one) for one in told.get("candidates", ())]
     lines += [f"  {note['param']}: {note['fate']}{', ' + note['why'] if note['why'] else ''}" for note in told.get("parameters", ())]
     lines += _estimate(told.get("estimate") or {})
     if error := told.get("error"):
@@ -58,6 +57,19 @@ def text(told: Mapping[str, Any]) -> str:
         lines += [f"{sent['method']} {sent['path']}", f"  headers: {', '.join(sent['headers'])}"]
         lines.append(json.dumps(sent["body"], indent=2, ensure_ascii=False)[:_SHOWN])
     return "".join(plain(line) + "\n" for line in lines)
+
+
+def _candidate(one: Mapping[str, Any]) -> str:
+    """One line of who it is, how it is, and what it would cost in seconds by term."""
+    state = one["health"] if one["available"] else f"{one['health']}, not available"
+    why = f" ({one['reason']})" if one["reason"] else ""
+    line = f"  {one['replica']}  {one['model']}  {one['share']:.0%} of calls, {one['inflight']} under way, {state}{why}"
+    if one.get("out"):
+        return f"{line}; may not be used: {one['out']}"
+    if one.get("seconds") is None:
+        return line
+    terms = ", ".join(f"{name} {value:.3g}{' $' if name == 'dollars' else ' s'}" for name, value in one["terms"].items())
+    return f"{line}; {one['seconds']:.3g} s: {terms}"
 
 
 def _estimate(estimate: Mapping[str, Any]) -> list[str]:

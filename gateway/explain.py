@@ -21,7 +21,9 @@ from backends.wire import Doc
 from gateway import logs, surfaces
 from gateway.asgi import AsgiSink, Make
 from gateway.auth import Tenant
+from gateway.choosers import RouteChooser
 from gateway.exchange import Exchange
+from gateway.explain_policy import UNWEIGHED, decided, picked, weighed
 from gateway.serve import Core
 from gateway.surface import SurfaceExchange
 from routing import pool
@@ -45,14 +47,23 @@ class _DryCore(Core):
     def __init__(self, core: Core) -> None:
         self.__dict__.update(core.__dict__)
         self.named = {}  # so that every route comes from `route`
-        self.dry: list[Route] = []
+        self.dry: dict[Route, Route] = {}  # each copy, and what it is of
 
     def route(self, model: str, tenant: Tenant) -> Route:
         found = super().route(model, tenant)
         dry = Route(found.name, found.arms, retries=found.retries, drop=found.drop, tell=found.tell, timeouts=found.timeouts)
         dry.turn = found.turn
-        self.dry.append(dry)
+        self.dry[dry] = found
         return dry
+
+    def chooser_of(self, route: Route) -> RouteChooser | None:
+        """What chooses on a copied route; None where the draw by weight does."""
+        return self.generation.choosers.get(self.dry[route]) if route in self.dry else None
+
+    def policy_of(self, route: Route) -> str:
+        """The name of its policy."""
+        found = self.chooser_of(route)
+        return found.chooser.policy.name if found is not None else "weighted"
 
     def permitted(self, model: str, route: Route, tenant: Tenant) -> Route:
         return route if route in self.dry else super().permitted(model, route, tenant)  # a copy is made of what was permitted
@@ -74,11 +85,11 @@ async def explain(core: Core, makes: Mapping[str, Make], headers: Mapping[bytes,
         if isinstance(exchange, SurfaceExchange):
             await exchange.prepare(inner)
         exchange._read(inner)  # the exchange's own reading; the dry core stands for what it counts
-        found = _explained(core, exchange, wire.parse(inner))
+        found = _explained(dry, exchange, wire.parse(inner))
     except Fault as fault:
         if exchange.route is NO_ROUTE:
             raise
-        found = _about(core, exchange, None) | _refused(fault, ())
+        found = _about(dry, exchange, None) | _refused(fault, ())
     return wire.encode(told | found)
 
 
@@ -97,10 +108,13 @@ def _asked(doc: Doc) -> tuple[str, bytes]:
     return path, body
 
 
-def _explained(core: Core, exchange: Exchange, doc: Doc) -> Json:
+def _explained(core: _DryCore, exchange: Exchange, doc: Doc) -> Json:
     """What becomes of a request that was read. `doc` is the client's own."""
     route, surface = exchange.route, exchange if isinstance(exchange, SurfaceExchange) else None
-    decision = pool.pick(route, core.clients.now, core.draw(), exchange.excluded)
+    try:
+        decision = picked(exchange, core.chooser_of(exchange.route))
+    except Fault as fault:
+        return _about(core, exchange, None) | _refused(fault, ())
     out = _about(core, exchange, decision)
     if decision is None:
         wait = " It would wait for one." if pool.may_come(route, exchange.excluded) else ""
@@ -130,11 +144,12 @@ def _explained(core: Core, exchange: Exchange, doc: Doc) -> Json:
     }  # fmt: skip
 
 
-def _about(core: Core, exchange: Exchange, decision: Decision | None) -> Json:
+def _about(core: _DryCore, exchange: Exchange, decision: Decision | None) -> Json:
     """What can be told of any request that has a route."""
     route = exchange.route
     return {
-        "model": exchange.call.model, "route": route.name, "decision": None, "candidates": _candidates(core, route, decision),
+        "model": exchange.call.model, "route": route.name, "decision": None, "policy": core.policy_of(route),
+        "candidates": _candidates(core, exchange, decision),
         "native": False, "estimate": None, "parameters": [], "requests": [], "error": None,
     }  # fmt: skip
 
@@ -195,17 +210,20 @@ def _text(value: Any) -> int:
     return sum(1 if isinstance(one, int) else _text(one) for one in value) if isinstance(value, list) else 0
 
 
-def _candidates(core: Core, route: Route, chosen: Decision | None) -> list[Json]:
+def _candidates(core: _DryCore, exchange: Exchange, chosen: Decision | None) -> list[Json]:
     """Every replica that the route could send it to, and what is for and against it."""
-    now = core.clients.now
+    now, route = core.clients.now, exchange.route
+    costs = weighed(exchange, core.chooser_of(route), chosen)
     whole = route.total_weight or 1.0
     return [
         {
             "backend": r.backend, "replica": r.name, "model": arm.target.model, "weight": arm.target.weight,
             "share": arm.target.weight / whole / len(arm.replicas), "health": r.health, "reason": logs.conceal(r.reason),
             "available": pool.available(r, now), "inflight": r.inflight, "slots": r.slots, "failures": r.failures,
-            "rests_seconds": round(max(0.0, r.down_until - now), 3), "chosen": chosen is not None and r is chosen.replica,
+            "rests_seconds": round(max(0.0, r.down_until - now), 3),
+            "chosen": chosen is not None and r is chosen.replica and arm.target is chosen.target,
             "context": arm.target.context, "unsupported": sorted(arm.target.unsupported),
+            **costs.get((r.name, arm.target.model), UNWEIGHED),
         }
         for arm in route.arms for r in arm.replicas
     ]  # fmt: skip
@@ -214,7 +232,7 @@ def _candidates(core: Core, route: Route, chosen: Decision | None) -> list[Json]
 def _decided(decision: Decision) -> Json:
     replica: Replica = decision.replica
     return {"backend": replica.backend, "replica": replica.name, "model": decision.target.model, "reason": decision.reason,
-            "scores": dict(decision.scores)}  # fmt: skip
+            "scores": dict(decision.scores), **decided(decision)}  # fmt: skip
 
 
 def _request(written: Written) -> Json:
