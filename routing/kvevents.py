@@ -80,7 +80,7 @@ class Feed:
     # --- from the socket
     def connected(self) -> Need | None:
         """A connection to the publisher is there, for the first time or again."""
-        self._down, self._fills = False, 0
+        self._down, self._fills, self._held = False, 0, None
         if self.replay:
             return self._ask(self.expected - 1, self.expected - 1) if self.expected else self._ask(0)
         self._rejoined = self.expected is not None
@@ -106,6 +106,8 @@ class Feed:
         if rejoined and seq != self.expected:  # the same publisher or another one: nothing tells
             self._anew()
         missed = self._missed(seq, batch)
+        if missed is not None and self._down:
+            return None  # was under way when the connection ended; the next one asks for it
         if missed is not None and self.replay:
             self._held = (seq, payload)
             return self._ask(missed)
@@ -124,14 +126,8 @@ class Feed:
             fill.stale = True
             return
         fill.parts += 1
-        if fill.check is not None:
-            known, fill.check = fill.check, None
-            if seq == known and batch.ts == self.ts:
-                return
-            self._anew()
-            if fill.start:
-                fill.stale = True
-                return
+        if fill.check is not None and self._checked(fill, seq, batch):
+            return
         self._part(fill, seq, batch)
 
     def filled(self, whole: bool) -> Need | None:
@@ -139,11 +135,13 @@ class Feed:
         fill, self._fill = self._fill, None
         if fill is None:
             return None
-        if whole and fill.check is not None:  # it does not have what we had from it
-            self._anew()
+        if whole and fill.check is not None and not fill.stale:  # it does not have what we had from it
             fill.stale = True
+            if self._fills > 1:
+                self._anew()
         if whole and fill.stale and self._fills < FILLS_MAX:
-            return self._ask(self.expected or 0)
+            known = self.expected - 1 if fill.check is not None and self.expected else None
+            return self._ask(self.expected or 0 if known is None else known, known)
         self._fills = 0
         if whole:
             self.expected = self.expected or 0
@@ -222,9 +220,22 @@ class Feed:
             return 0 if seq else None
         return None
 
+    def _checked(self, fill: _Fill, seq: int, batch: Batch) -> bool:
+        """Whether the first batch of a replay needs nothing more: it is the last one known, or there is nothing to be done with it."""
+        if seq == fill.check and batch.ts == self.ts:
+            fill.check = None
+            return True
+        if seq != fill.check and self._fills == 1:  # perhaps dropped on the way: asked for once more
+            fill.stale = True
+            return True
+        self._anew()
+        fill.check = None
+        fill.stale = fill.start > 0  # there is more of it
+        return fill.stale
+
     def _part(self, fill: _Fill, seq: int, batch: Batch) -> None:
         if self.expected is not None and seq > self.expected:
-            if fill.parts > 1:  # dropped on the way
+            if fill.parts > 1 or self._fills == 1:  # dropped on the way: asked for once more
                 fill.stale = True
                 return
             self.lost += seq - self.expected  # older than what it keeps: what was removed since is not known either
@@ -290,6 +301,8 @@ class Feed:
 
     def _believe(self) -> None:
         """What the events seen so far are worth."""
+        if self._down:
+            return
         orphans, of = self._orphaned.bit_count(), self._judged
         if of >= ENOUGH and orphans * 2 > of:
             self.state = "partial"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections import deque
-from pathlib import Path
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,17 +26,19 @@ class Publisher(Speech):
 
     def __init__(
         self,
-        folder: Path | None = None,
         *,
         topic: str = "",
         encoding: Encoding = "maps",
         hashes: Hashes = "unsigned",
         ring: int = 10_000,
         queue: int = 100_000,
+        beside: Publisher | None = None,
     ) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="kv-") if folder is None else None
-        where = folder or Path(self._folder.name if self._folder else "")
-        self.endpoint, self.replay = f"ipc://{where}/events", f"ipc://{where}/replay"
+        """`beside`: it is rank 1 of the engine whose rank 0 that one is."""
+        self._folder = tempfile.TemporaryDirectory(prefix="kv-")
+        self.endpoint, self.replay = f"ipc://{self._folder.name}/events", f"ipc://{self._folder.name}/replay"
+        if beside is not None:
+            self.endpoint, self.replay = beside.endpoint + "_dp1", beside.replay + "_dp1"
         super().__init__(encoding, hashes)
         self.topic = topic.encode()
         self.asked: list[int] = []  # starts of replays
@@ -56,10 +58,10 @@ class Publisher(Speech):
         self.close()
 
     # --- its life
-    def start(self) -> None:
-        """Listens, as a new engine: numbers from 0, an empty ring."""
-        self.seq = 0
-        self.ring: deque[tuple[int, bytes]] = deque(maxlen=self._ring_size)
+    def start(self, seq: int = 0, ring: Iterable[tuple[int, bytes]] = ()) -> None:
+        """Listens: as a new engine, or as the one that had come so far."""
+        self.seq = seq
+        self.ring: deque[tuple[int, bytes]] = deque(ring, maxlen=self._ring_size)
         self._pub = self._context.socket(zmq.XPUB)
         self._pub.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._pub.setsockopt(zmq.SNDHWM, self._queue)
@@ -88,8 +90,7 @@ class Publisher(Speech):
         """Raises AssertionError for what a client did wrong."""
         self.stop()
         self._context.destroy(0)
-        if self._folder is not None:
-            self._folder.cleanup()
+        self._folder.cleanup()
         assert not self.violations, self.violations
 
     def subscribed(self, count: int = 1) -> None:

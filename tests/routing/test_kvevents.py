@@ -169,9 +169,14 @@ def test_after_a_lost_connection_the_last_batch_tells_the_same_publisher_from_an
     assert filled(same, parts[1:]) is None
     assert (same.restarts, same.live, cached(same, tokens)) == (0, True, 96)
     empty = lost()  # a new one that has published nothing
+    assert filled(empty, []) == Need(1)  # it may have been dropped on the way
     assert filled(empty, []) == Need(0)
     assert filled(empty, []) is None
     assert (empty.restarts, empty.live, empty.expected, cached(empty, tokens)) == (1, True, 0, 0)
+    twice = lost()
+    assert filled(twice, parts[2:]) == Need(1)
+    assert filled(twice, parts[1:]) is None
+    assert (twice.restarts, twice.live, cached(twice, tokens)) == (0, True, 96)
     other = lost()  # a new one that has come as far
     theirs = [(k, batch(stored([91 + k], [k] * 16), ts=50.0 + k)) for k in range(3)]
     assert filled(other, theirs[1:]) == Need(0)
@@ -185,11 +190,26 @@ def test_after_a_lost_connection_the_last_batch_tells_the_same_publisher_from_an
     assert (one.restarts, one.expected, len(one.device.links)) == (1, 3, 3)
 
 
+def test_what_was_under_way_when_the_connection_ended_is_taken_but_not_believed() -> None:
+    f, tokens = feed(replay=True), list(range(128))
+    parts = parts_of(tokens, 4)
+    f.message(*parts[0])
+    f.disconnected()
+    assert f.message(*parts[1]) is None
+    assert f.message(*parts[3]) is None  # not asked for: nobody is there
+    assert (f.state, f.expected, f.lost, cached(f, tokens)) == ("waiting", 2, 0, 64)
+    assert f.connected() == Need(1)
+    assert filled(f, parts[1:]) is None
+    assert f.live and cached(f, tokens) == 128
+
+
 def test_a_ring_that_has_moved_on_means_to_begin_anew() -> None:
     f, tokens = feed(replay=True), list(range(96))
     f.message(*parts_of(tokens, 1)[0])
     assert f.message(9, batch(ts=20.0)) == Need(1)
-    assert filled(f, [(5, batch(stored([50], TOKENS), ts=16.0)), (6, batch(ts=17.0))]) is None
+    left = [(5, batch(stored([50], TOKENS), ts=16.0)), (6, batch(ts=17.0))]
+    assert filled(f, left) == Need(1)
+    assert filled(f, left) is None
     assert (f.lost, f.expected, cached(f, tokens), len(f.device.links)) == (4 + 2, 10, 0, 1)
 
 
