@@ -1,0 +1,7 @@
+"""`python -m benchmarks.accounting`."""
+
+import sys
+
+from benchmarks.accounting.cli import main
+
+sys.exit(main())
