@@ -45,11 +45,8 @@ def messages(call: Call) -> list[dict[str, Any]]:
 
 
 def tools(call: Call) -> list[Any] | None:
-    """The tools, or the older `functions` in their form; None when there are none. Raises `Unreadable`."""
+    """The tools; None when there are none. Raises `Unreadable`."""
     found = value(call, "tools")
-    if not found and given(call, "functions"):
-        old = value(call, "functions")
-        found = [{"type": "function", "function": f} for f in old] if isinstance(old, list) else None
     return found if isinstance(found, list) and found else None
 
 

@@ -43,6 +43,8 @@ def _vllm(m: Mapping[str, Any], form: Form) -> dict[str, Any]:
         return {"role": role, "content": content}
     parts: Any = [] if content is None else [{"type": "text", "text": content}] if isinstance(content, str) else content
     wrapped = [_part(p) for p in _list(parts)]
+    if form == "string":
+        wrapped = [p for p in wrapped if p.get("text", True)]  # empty texts are dropped before they are joined
     texts = all(p["type"] == "text" for p in wrapped)
     flat = form == "string" or (role == "tool" and texts)
     out: dict[str, Any] = {"role": role, "content": _joined(wrapped, "\n") if flat else wrapped}

@@ -18,7 +18,7 @@ from backends.types import Call
 
 HEAVY = 1 << 16  # bytes of new text that are better tokenised in a thread
 HEAVY_TEXT = 1 << 20  # in text mode
-WRONG = 3  # reports in a row that differ from what was counted, after which token mode is left
+WRONG = 8  # reports in a row that differ from what was counted, after which token mode is left
 OPENING = 512  # characters of a plain prompt that name its conversation
 
 
@@ -142,7 +142,7 @@ class Prompter:
         rendered = self._rendered
         if rendered is None:
             raise Unreadable("this is text, and no tokenizer is at hand for it.")
-        return rendered.completion(one, body.flag(call, "add_special_tokens", True))
+        return rendered.completion(call, one)
 
     def _raw(self, call: Call) -> Prompt:
         text = "\n".join(bytes(call.doc[key]).decode("utf-8", "replace") for key in _PROMPTS if key in call.doc)
@@ -234,6 +234,8 @@ def prompter(
             rendered = Rendered(load(source.tokenizer, cache_bytes), source, engine, now, hashing.digest)
         except Unreadable as e:
             reason = str(e)
+        except OSError as e:
+            reason = f"the model's files cannot be read ({type(e).__name__})."
         except ImportError as e:
             reason = f"the package '{(e.name or '').split('.')[0]}' is not installed; pip install 'pointsman[tokens]' gives token mode."
     return Prompter(hashing, rendered, reason, model=salt, lora=lora, formats=formats)

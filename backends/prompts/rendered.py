@@ -19,6 +19,12 @@ from backends.prompts.tokens import Tokens
 from backends.prompts.types import Unreadable
 from backends.types import Call
 
+# What calls may ask of vLLM and SGLang that makes another prompt of the same messages.
+_OWN = (
+    "chat_template", "continue_final_message", "add_special_tokens", "truncate_prompt_tokens", "truncation_side", "input_ids",
+    "input_embeds", "prompt_embeds",
+)  # fmt: skip
+_CUT = ("truncate_prompt_tokens", "truncation_side", "prompt_embeds")
 Feature = Literal["tools", "parts", "completions", "developer"]
 PSEUDO = 1 << 31  # ids from here on stand for media: no vocabulary is that large
 
@@ -80,11 +86,13 @@ class Rendered:
         wanted = body.flag(call, "add_generation_prompt", True) if answer is None else answer
         return template.render(arranged, tools, options, answer=wanted)
 
-    def completion(self, prompt: str, specials: bool) -> Ids:
+    def completion(self, call: Call, prompt: str) -> Ids:
         """The prompt of a completion."""
         if "completions" in self.refused:
             raise Unreadable("the engine tokenises plain prompts otherwise.")
-        return Ids(self.tokens.whole(prompt, specials), _bytes(prompt))
+        if any(body.given(call, key) for key in _CUT):
+            raise Unreadable("the call has its prompt cut.")
+        return Ids(self.tokens.whole(prompt, body.flag(call, "add_special_tokens", True)), _bytes(prompt))
 
     def _with_media(self, call: Call, messages: list[dict[str, Any]], text: str, found: Sequence[Sequence[media.Media]]) -> Ids:
         """What stands before the first message with media is exact; theirs are as many ids that stand for their content."""
@@ -103,15 +111,15 @@ class Rendered:
         tools = self._tools(found, body.value(call, "tool_choice")) if found is not None else None
         options = body.value(call, "chat_template_kwargs")
         out: dict[str, Any] = dict(options) if isinstance(options, dict) else {}
-        for key in ("reasoning_effort", "documents"):
+        for key in ("reasoning_effort",) if self.engine == "sglang" else ("reasoning_effort", "documents"):
             if (value := body.value(call, key)) is not None:
                 out[key] = value
         return tools, out
 
     def _check(self, call: Call, messages: Sequence[Mapping[str, Any]]) -> None:
         """Refuses what is rendered in ways of the engine's own."""
-        if body.given(call, "chat_template") or body.flag(call, "continue_final_message", False):
-            raise Unreadable("the call brings its own template, or has an answer continued.")
+        if any(body.given(call, key) for key in _OWN):
+            raise Unreadable("the call brings its own template or ids, or has its prompt cut or continued.")
         if "tools" in self.refused and (body.given(call, "tools") or any(m.get("tool_calls") or m.get("role") == "tool" for m in messages)):
             raise Unreadable("the engine renders tools otherwise.")
         if "parts" in self.refused and any(isinstance(m.get("content"), list) for m in messages):

@@ -15,7 +15,12 @@ from backends.prompts.types import Unreadable
 
 MAX_SOURCE = 1 << 20  # bytes of a template
 MAX_RENDERED = 1 << 22  # characters of output besides four times what went in
-_RESERVED = frozenset({"messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now", "tokenize", "chat_template"})
+_RESERVED = frozenset({
+    "messages", "tools", "add_generation_prompt", "raise_exception", "strftime_now",
+    # and what transformers takes for itself
+    "tokenize", "chat_template", "conversation", "continue_final_message", "padding", "truncation", "max_length", "return_tensors",
+    "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs",
+})  # fmt: skip
 # A tag of transformers that marks what the model said and prints nothing; white space control stays as it is.
 _MARKS = (
     (re.compile(r"(\{%[-+]?\s*)generation(\s*[-+]?%\})"), r"\1if true\2"),

@@ -17,7 +17,7 @@ from backends.prompts import cutter
 from backends.prompts.cache import Cache
 from backends.prompts.types import Unreadable
 
-CACHE_BYTES = 64 << 20  # of pieces and their ids, and as much of conversations
+CACHE_BYTES = 32 << 20  # of pieces and their ids, and as much of conversations
 MAX_TEXT = 16 << 20  # characters that are tokenised at once; longer prompts fit no model
 _ITEM = array("I").itemsize
 _TEXTS = (

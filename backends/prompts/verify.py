@@ -131,7 +131,7 @@ def _agrees(rendered: Rendered, probe: Probe, answer: bytes) -> bool:
     told = _told(rendered, answer)
     try:
         if probe.call.api == "completions":
-            return told == rendered.completion(_PLAIN, True).ids.tolist()
+            return told == rendered.completion(probe.call, _PLAIN).ids.tolist()
         messages = body.messages(probe.call)
         if isinstance(told, str):
             return told == rendered.text(probe.call, messages)

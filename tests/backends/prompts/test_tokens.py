@@ -207,7 +207,7 @@ def test_vllm_writes_tools_in_its_own_order_and_sglang_as_they_came(made: Callab
 
 
 def test_lists_of_parts(made: Callable[..., Prompter]) -> None:
-    parts = [{"type": "text", "text": "a"}, "b"]
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": ""}, "b"]
     message = [{"role": "user", "content": parts}]
 
     def text(template: str, engine: str) -> str:
@@ -215,7 +215,7 @@ def test_lists_of_parts(made: Callable[..., Prompter]) -> None:
         assert p.rendered is not None
         return p.rendered.text(call({"messages": message}), message)
 
-    assert "user\na\nb<" in text(CHATML, "vllm") and "user\na b<" in text(CHATML, "sglang") and "user\na\nb<" in text(CHATML, "")
+    assert "user\na\nb<" in text(CHATML, "vllm") and "user\na  b<" in text(CHATML, "sglang") and "user\na\n\nb<" in text(CHATML, "")
     assert all("user\nab<" in text(PARTS, engine) for engine in ("vllm", "sglang", ""))
 
 
@@ -264,7 +264,14 @@ def test_templates_that_refuse_fall_back_to_text(made: Callable[..., Prompter]) 
 
 
 @pytest.mark.parametrize(
-    "more", [{"chat_template": "x"}, {"continue_final_message": True}, {"chat_template_kwargs": {"messages": []}}, {"messages": 3}]
+    "more",
+    [
+        {"chat_template": "x"},
+        {"continue_final_message": True},
+        {"chat_template_kwargs": {"max_length": 3}},
+        {"messages": 3},
+        {"truncate_prompt_tokens": 5},
+    ],
 )
 def test_calls_that_are_rendered_otherwise_fall_back_to_text(made: Callable[..., Prompter], more: dict[str, Any]) -> None:
     assert not made(CHATML).prompt(chat("a", **more)).exact
@@ -308,6 +315,7 @@ def test_plain_prompts(made: Callable[..., Prompter]) -> None:
     assert p.prompt(call({"prompt": LONG, "add_special_tokens": False}, "completions")).tokens == len(one) - 1
     assert p.prompt(call({"prompt": [LONG, "x"]}, "completions")).tokens == len(one) + 2
     assert p.ids(call({}, "completions")) is None
+    assert not p.prompt(call({"prompt": LONG, "truncate_prompt_tokens": 4}, "completions")).exact
 
 
 def test_only_new_text_is_heavy(made: Callable[..., Prompter]) -> None:

@@ -78,7 +78,8 @@ def test_what_differs_is_left_to_text_mode(tmp_path: Path, odd: str) -> None:
     assert asyncio.run(verify(p, Engine(QWEN, odd).fetch))
     assert p.rendered is not None and p.rendered.refused == {odd}
     calls = {
-        "tools": chat("a", tools=[TOOL]), "parts": chat([{"type": "text", "text": "a"}]), "completions": call({"prompt": "a"}, "completions"),
+        "tools": chat("a", tools=[TOOL]), "parts": chat([{"type": "text", "text": "a"}]),
+        "completions": call({"prompt": "a"}, "completions"),
         "developer": call({"messages": [{"role": "developer", "content": "x"}, {"role": "user", "content": "y"}]}),
     }  # fmt: skip
     assert p.prompt(chat("a")).exact
