@@ -26,6 +26,7 @@ log = logging.getLogger("pointsman.together")
 EVERY_SECONDS = 0.02
 CALL_SECONDS = 2.0  # for one command
 QUIET_SECONDS = 15.0  # without hearing even ourselves
+STEADY_SECONDS = 10.0  # that a connection must hold before it counts as back
 AGAIN_SECONDS, AGAIN_MAX = 0.25, 10.0
 FAREWELL_SECONDS = 0.5
 OUT_BYTES = 4 << 20  # waiting to be sent; with more, all of it is dropped
@@ -77,6 +78,7 @@ class RedisLine:
         self._wake = asyncio.Event()
         self._deaf = False
         self._warned = False
+        self._since = 0.0  # the loop's time when the connection was made
         self._closing = False
         self.connected = asyncio.Event()
         self.dropped = self.bad = self.attempts = 0
@@ -120,7 +122,7 @@ class RedisLine:
                     await self._serve(redis, stack, errors)
                 return
             except errors as e:
-                failed = 0 if self.connected.is_set() else failed + 1
+                failed = 0 if self._steady() else failed + 1
                 self._lose(e)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout((0.5 + self._draw()) * min(AGAIN_MAX, AGAIN_SECONDS * 2 ** min(failed, 10))):
@@ -130,16 +132,15 @@ class RedisLine:
         """Connects and serves until closing. Raises what ends the connection."""
         client = redis.from_url(self._url, socket_connect_timeout=CALL_SECONDS, socket_timeout=CALL_SECONDS, protocol=2, retry=self._retry)
         stack.push_async_callback(_quietly, client.aclose, errors)
-        hears = client.pubsub(ignore_subscribe_messages=True)
+        hears = client.pubsub()
         stack.push_async_callback(_quietly, hears.aclose, errors)
         name = channel(self._url)
         async with asyncio.timeout(CALL_SECONDS):
             await hears.subscribe(name)
+            await hears.get_message(timeout=CALL_SECONDS)  # that it is so
         self._deaf = True
+        self._since = asyncio.get_running_loop().time()
         self.connected.set()
-        if self._warned:
-            log.info("Redis at %s is back; load is shared with the other gateways again", place(self._url))
-            self._warned = False
         hearing = asyncio.create_task(self._hear(hears))
         telling = asyncio.create_task(self._tell(client, name))
         try:
@@ -157,6 +158,9 @@ class RedisLine:
             if message is None:
                 raise TimeoutError(f"nothing was heard for {QUIET_SECONDS:g} s, not even our own messages")
             self._take(message["data"])
+            if self._warned and self._steady():
+                self._warned = False
+                log.info("Redis at %s is back: load is shared with the other gateways again", place(self._url))
 
     async def _tell(self, client: Any, name: str) -> None:
         while not self._closing or self._out:
@@ -177,6 +181,9 @@ class RedisLine:
             self._wake.clear()
 
     # --- state
+    def _steady(self) -> bool:
+        return self.connected.is_set() and asyncio.get_running_loop().time() - self._since >= STEADY_SECONDS
+
     def _take(self, data: Any) -> None:
         try:
             if not isinstance(data, bytes) or len(data) > MOST_MESSAGE:

@@ -103,7 +103,6 @@ def test_a_successor_takes_the_slot_from_its_own_beginning() -> None:
 def test_any_interleaving_gives_what_was_written_or_says_that_some_is_missed(data: st.DataObject) -> None:
     payloads = data.draw(st.lists(st.binary(max_size=90), max_size=25))
     with ring() as (writer, reader):
-        seen: list[bytes] = []
         done = 0  # written whole
         gap = 0  # the first that may still come
         for payload in payloads:
@@ -115,12 +114,9 @@ def test_any_interleaving_gives_what_was_written_or_says_that_some_is_missed(dat
                     except StopIteration as end:
                         reading = None
                         found, missed = end.value
-                        for one in found:  # each is the next one, or, after what was missed, a later one
-                            assert one in payloads[gap : done + 1]
-                            gap = gap if not seen else gap
+                        for one in found:  # each is the next one after the last, or after what was missed
                             assert payloads[gap] == one
                             gap += 1
-                        seen += found
                         if missed:
                             gap = reader_position(reader, payloads)
                     continue
@@ -194,7 +190,7 @@ def test_processes_read_each_other_at_full_speed() -> None:
                 missed[i] += lost
                 for record in records:
                     if record:
-                        k = int(record.split(b".")[1].split(b"%d." % i)[0]) if False else _number(record, i)
+                        k = _number(record, i)
                         assert k > last[i] and record == b"%d.%d" % (i, k) * (k % 40)
                         last[i] = k
                     count[i] += 1
