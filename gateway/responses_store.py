@@ -6,7 +6,8 @@
 3. What was put and not yet written stays in memory until it is. `stop` writes all of it.
 4. After each batch the thread deletes what is too old, and the oldest of what is too much.
 
-A response belongs to a tenant; another tenant's request for it finds nothing. One event loop owns a store.
+A response belongs to a tenant; another tenant's request for it finds nothing. What a private call was answered is kept apart under the
+same tenant (`private_of`), so that who follows it can be told that this is private too. One event loop owns a store.
 """
 
 from __future__ import annotations
@@ -57,12 +58,23 @@ class Kept(msgspec.Struct, frozen=True):
     previous: str | None = None
 
     @property
+    def private(self) -> bool:
+        """Whether it was the answer to a private call."""
+        return self.tenant.endswith(_PRIVATE)
+
+    @property
     def size(self) -> int:
         """Bytes of what is kept."""
         return len(self.items) + len(self.response)
 
 
 Key = tuple[str, str]  # tenant, id
+_PRIVATE = " private"  # a tenant's own name has no space
+
+
+def private_of(tenant: str) -> str:
+    """Under whose name answers to a tenant's private calls are kept."""
+    return tenant + _PRIVATE
 
 
 class _Ask:
@@ -134,8 +146,11 @@ class ResponsesStore:
         return True
 
     def peek(self, tenant: str, id: str) -> Kept | None:
-        """A response, if memory has it."""
-        key = tenant, id
+        """A response, private or not, if memory has it."""
+        found = self._peek((tenant, id))
+        return self._peek((private_of(tenant), id)) if found is None else found
+
+    def _peek(self, key: Key) -> Kept | None:
         kept = self._waiting.get(key) or (None if self.shared else self._recent.get(key))
         if kept is None or kept.unix + self.keep.age <= self.clock():
             return None
@@ -144,16 +159,17 @@ class ResponsesStore:
         return kept
 
     async def get(self, tenant: str, id: str) -> Kept | None:
-        """A response of this tenant, or None. Raises `Fault` (overloaded, unavailable)."""
+        """A response of this tenant, private or not, or None. Raises `Fault` (overloaded, unavailable)."""
         kept = self.peek(tenant, id)
         if kept is not None or not _plausible(id):
             return kept
-        oldest = self.clock() - self.keep.age
-        row = await self._ask(lambda table: table.read(tenant, id, oldest), changes=False)
+        oldest, owners = self.clock() - self.keep.age, (tenant, private_of(tenant))
+        rows = await self._ask(lambda table: [table.read(owner, id, oldest) for owner in owners], changes=False)
+        row = next((row for row in rows if row is not None), None)
         if row is None:
             return None
         found = Kept(*row)
-        self._remember((tenant, id), found)
+        self._remember((found.tenant, id), found)
         return found
 
     async def delete(self, tenant: str, id: str) -> bool:
@@ -161,12 +177,14 @@ class ResponsesStore:
         follow it can then not be followed any more. Raises `Fault` (overloaded, unavailable)."""
         if not _plausible(id):
             return False
-        key, oldest = (tenant, id), self.clock() - self.keep.age
-        self._drop(key)
-        self._settled(key, self._waiting.get(key))
-        gone = await self._ask(lambda table: table.delete(tenant, id, oldest))
-        self._drop(key)  # a read that came before may have brought it back
-        return bool(gone)
+        keys, oldest = ((tenant, id), (private_of(tenant), id)), self.clock() - self.keep.age
+        for key in keys:
+            self._drop(key)
+            self._settled(key, self._waiting.get(key))
+        gone = await self._ask(lambda table: [table.delete(owner, id, oldest) for owner, _ in keys])
+        for key in keys:
+            self._drop(key)  # a read that came before may have brought it back
+        return any(gone)
 
     async def chain(self, tenant: str, id: str) -> list[Kept]:
         """The conversation that ends with this response, the oldest first. Raises `Fault` (bad_request) when a response of it is not

@@ -95,8 +95,10 @@ class SurfaceApi:
         name = wire.text(doc, "model")
         if name is None:
             raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
-        route = core.route(name, tenant)
         past = await find(self.store, tenant.name, doc) if api == "responses" else Past()
+        if past.private:
+            tenant = core.door.identify(core.door.private_headers(headers))
+        route = core.route(name, tenant)
         decision = pick(route, core.clients.now, core.draw())
         if decision is not None and speaks(decision.replica.link, api):
             if past.missing is not None and core.door.locked:

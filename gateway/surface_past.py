@@ -23,12 +23,13 @@ _STATES = (PLAIN, PACKED)
 
 
 class Past(msgspec.Struct):
-    """What was found for one document. `missing`: why some of it was not."""
+    """What was found for one document. `missing`: why some of it was not. `private`: some of it was said in private."""
 
     chain: list[Kept] = []
     items: dict[str, msgspec.Raw] = {}
     missing: Fault | None = None
     previous: str | None = None
+    private: bool = False
 
     def whole(self, asked: Doc) -> Doc:
         """`asked` with its references replaced by what they name."""
@@ -71,7 +72,8 @@ async def find(store: ResponsesStore, tenant: str, doc: Doc) -> Past:
     try:
         if past.previous is not None:
             past.chain = await store.chain(tenant, past.previous)
-        past.items = await _referred(store, tenant, doc)
+            past.private = any(kept.private for kept in past.chain)
+        past.items = await _referred(store, tenant, doc, past)
     except Fault as fault:
         if fault.kind != "bad_request":
             raise
@@ -79,7 +81,7 @@ async def find(store: ResponsesStore, tenant: str, doc: Doc) -> Past:
     return past
 
 
-async def _referred(store: ResponsesStore, tenant: str, doc: Doc) -> dict[str, msgspec.Raw]:
+async def _referred(store: ResponsesStore, tenant: str, doc: Doc, past: Past) -> dict[str, msgspec.Raw]:
     found: dict[str, msgspec.Raw] = {}
     asked: set[str] = set()
     for id in responses.references(doc):
@@ -88,6 +90,7 @@ async def _referred(store: ResponsesStore, tenant: str, doc: Doc) -> dict[str, m
             asked.add(owner)
             kept = await store.get(tenant, owner)
             if kept is not None:
+                past.private = past.private or kept.private
                 found |= named(responses.history([(kept.items, kept.response)]))
         if id not in found:
             raise wire.bad(f"Item with id '{id[:200]}' not found.", param="input", code="item_not_found")

@@ -17,7 +17,7 @@ from backends.types import Fault
 from backends.wire import Doc
 from gateway.relay_events import EventRelay
 from gateway.relay_responses import ResponsesRelay, usage_of
-from gateway.responses_store import Kept, ResponsesStore
+from gateway.responses_store import Kept, ResponsesStore, private_of
 from gateway.sink import Sink
 from gateway.surface import SurfaceExchange, last_event
 from gateway.surface_past import Past, find
@@ -53,8 +53,12 @@ class ResponsesExchange(SurfaceExchange):
         self.store, self.past = store, Past()
 
     async def prepare(self, body: bytes) -> None:
-        """Finds the earlier turns. Raises `Fault`."""
-        self.past = await find(self.store, self.core.door.identify(self.headers).name, wire.parse(body))
+        """Finds the earlier turns; after a private one this one is private too. Raises `Fault`."""
+        door = self.core.door
+        self.past = await find(self.store, door.identify(self.headers).name, wire.parse(body))
+        if self.past.private:
+            self.headers = door.private_headers(self.headers)
+            self.tenant = door.identify(self.headers)
 
     def _read(self, body: bytes) -> None:
         if self.past.missing is not None and self.core.door.locked:
@@ -109,8 +113,9 @@ class ResponsesExchange(SurfaceExchange):
             return  # a provider's answer that is unlike any response
         if told.status not in _GOOD:
             return
+        owner = private_of(self.tenant.name) if self.tenant.private else self.tenant.name
         items = wire.encode(input_items(self.past.whole(self.asked), self.context.id))
-        if not self.store.put(Kept(self.tenant.name, told.id, items, response, time.time(), self.past.previous)):
+        if not self.store.put(Kept(owner, told.id, items, response, time.time(), self.past.previous)):
             log.warning("response %s was not stored: too much waits to be written", told.id)
         elif self.store.shared:  # the next request may come to another process: it must find this one
             self.out.later = self._flushed

@@ -204,3 +204,33 @@ def test_the_codes_of_a_refusal() -> None:
         error = gateway.ask({"model": "far", "messages": message(SECRET)}, headers=headers("header")).doc["error"]
         assert (error["code"], error["param"]) == ("no_local_target", "model")
         assert gateway.ask({"model": "far", "messages": message("hi")}, headers=headers("")).status == 200
+
+
+@pytest.mark.parametrize("marked", ["header", "key"])
+def test_who_follows_a_private_response_is_private(marked: str) -> None:
+    """The conversation is written out for the next target, so what was said in private would be told there."""
+    key = PRIVATE_KEY if marked == "key" else PLAIN_KEY
+    with Engine() as near, Engine() as cloud, running(config(near.url, cloud.url, "priority", marked, {})) as gateway:
+        plain = {"authorization": f"Bearer {key}"}
+
+        def respond(**doc: Any) -> dict[str, Any]:
+            answer = gateway.ask({"model": "m", "input": "go on", **doc}, "/v1/responses", plain)
+            found: dict[str, Any] = answer.doc
+            return found
+
+        first = gateway.ask({"model": "m", "input": SECRET}, "/v1/responses", headers(marked)).doc
+        second = respond(previous_response_id=first["id"])
+        third = respond(previous_response_id=second["id"])
+        assert third["status"] == "completed" and len(near.posts()) == 3 and not cloud.posts()
+        item = first["output"][0]["id"]
+        assert respond(input=[{"type": "item_reference", "id": item}])["status"] == "completed"
+        assert respond(model="far", previous_response_id=third["id"])["error"]["code"] == "no_local_target"
+        counted = gateway.ask({"model": "m", "input": "x", "previous_response_id": first["id"]}, "/v1/responses/input_tokens", plain)
+        assert counted.status == 200 and not cloud.posts()
+        assert gateway.get(f"/v1/responses/{first['id']}", plain).status == 200
+        if marked == "header":
+            assert respond()["status"] == "completed" and len(cloud.posts()) == 1, "a conversation of its own is nobody's secret"
+        with gateway.dial() as client:
+            client.send(request("DELETE", f"/v1/responses/{first['id']}", b"", plain))
+            assert client.reader.read().status == 200
+        assert gateway.get(f"/v1/responses/{first['id']}", plain).status == 404
