@@ -10,18 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing import kvevents as kv
-from routing import kvformat, kvtier
+from routing import kvtier
 from routing.kvevents import Feed, Need
 from routing.prefix import PrefixIndex, salted, token_blocks
-from tests.routing.kvmade import TOKENS, batch, stored
-
-
-def feed(replay: bool = False, size: int = 32) -> Feed:
-    return Feed(0, PrefixIndex(2), PrefixIndex(2), "m", size, replay)
-
-
-def cached(f: Feed, tokens: list[int], root: int | None = None, size: int = 32) -> int:
-    return f.device.index.match(token_blocks(tokens, salted("m", "", "") if root is None else root, size))[0] * size
+from tests.routing.kvmade import TOKENS, batch, cached, feed, stored
 
 
 @given(st.binary(max_size=200))
@@ -88,153 +80,6 @@ def test_orphans_and_impossible_tokens_are_counted_not_guessed() -> None:
     f = feed()
     f.message(0, batch(stored([2, 3], list(range(32)), parent=1), stored([5, 6], [-1] * 32)))
     assert (f.orphans, f.skipped, f.device.index.counts) == (1, 1, [0, 0])
-
-
-def filled(f: Feed, messages: list[tuple[int, bytes]], whole: bool = True) -> Need | None:
-    for seq, payload in messages:
-        f.part(seq, payload)
-    return f.filled(whole)
-
-
-def parts_of(tokens: list[int], count: int) -> list[tuple[int, bytes]]:
-    """Batches that store 32 tokens each, one after the other."""
-    return [
-        (k, batch(stored([2 * k + 1, 2 * k + 2], tokens[32 * k : 32 * k + 32], parent=2 * k or None), ts=k + 1.0)) for k in range(count)
-    ]
-
-
-def test_a_gap_is_filled_by_replay_in_order() -> None:
-    f, tokens = feed(replay=True), list(range(96))
-    parts = parts_of(tokens, 3)
-    assert f.message(*parts[0]) is None
-    assert f.message(*parts[2]) == Need(1)
-    assert filled(f, [parts[0], parts[1], parts[2], (kvformat.END_OF_REPLAY, b"")]) is None
-    assert cached(f, tokens) == 96
-    assert (f.expected, f.gaps, f.lost, f.orphans) == (3, 1, 0, 0)
-
-
-def test_what_a_replay_dropped_is_asked_for_again_and_then_let_go() -> None:
-    f, tokens = feed(replay=True), list(range(192))
-    parts = parts_of(tokens, 6)
-    f.message(*parts[0])
-    assert f.message(*parts[5]) == Need(1)
-    assert filled(f, [parts[1], parts[3], parts[4]]) == Need(2)
-    assert filled(f, [parts[2], parts[3], parts[4], parts[5]]) is None
-    assert cached(f, tokens) == 192 and f.lost == 0
-    again = feed(replay=True)
-    again.message(*parts[0])
-    need, times = again.message(*parts[5]), 0
-    while need is not None:
-        need, times = filled(again, [parts[1], parts[3]]), times + 1
-    assert times == kv.FILLS_MAX and again.expected == 6 and again.lost == 3
-
-
-def test_a_late_start_asks_for_everything_and_goes_on_when_nothing_comes() -> None:
-    for whole in (True, False):
-        f = feed(replay=True)
-        assert f.message(7, batch(stored([1, 2], list(range(32))))) == Need(0)
-        assert filled(f, [], whole) is None
-        assert cached(f, list(range(32))) == 32 and f.expected == 8
-
-
-def test_a_connection_brings_what_is_there_before_anything_is_published() -> None:
-    f, tokens = feed(replay=True), list(range(64))
-    assert f.connected() == Need(0)
-    assert filled(f, []) is None
-    assert f.live and f.expected == 0
-    g = feed(replay=True)
-    g.connected()
-    filled(g, parts_of(tokens, 2))
-    assert g.live and cached(g, tokens) == 64
-    h = feed(replay=True)
-    h.connected()
-    filled(h, [], whole=False)
-    assert h.state == "waiting"
-
-
-def test_after_a_lost_connection_the_last_batch_tells_the_same_publisher_from_another() -> None:
-    tokens = list(range(96))
-    parts = parts_of(tokens, 3)
-
-    def lost() -> Feed:
-        f = feed(replay=True)
-        for part in parts[:2]:
-            f.message(*part)
-        f.disconnected()
-        assert f.state == "waiting" and not f.hit(64, 0)
-        assert f.connected() == Need(1)
-        return f
-
-    same = lost()
-    assert filled(same, parts[1:]) is None
-    assert (same.restarts, same.live, cached(same, tokens)) == (0, True, 96)
-    empty = lost()  # a new one that has published nothing
-    assert filled(empty, []) == Need(1)  # it may have been dropped on the way
-    assert filled(empty, []) == Need(0)
-    assert filled(empty, []) is None
-    assert (empty.restarts, empty.live, empty.expected, cached(empty, tokens)) == (1, True, 0, 0)
-    twice = lost()
-    assert filled(twice, parts[2:]) == Need(1)
-    assert filled(twice, parts[1:]) is None
-    assert (twice.restarts, twice.live, cached(twice, tokens)) == (0, True, 96)
-    other = lost()  # a new one that has come as far
-    theirs = [(k, batch(stored([91 + k], [k] * 16), ts=50.0 + k)) for k in range(3)]
-    assert filled(other, theirs[1:]) == Need(0)
-    assert filled(other, theirs) is None
-    assert (other.restarts, other.live, other.expected, len(other.device.links)) == (1, True, 3, 3)
-    one = feed(replay=True)  # of which we know number 0 only
-    one.message(*parts[0])
-    one.disconnected()
-    assert one.connected() == Need(0)
-    assert filled(one, theirs) is None
-    assert (one.restarts, one.expected, len(one.device.links)) == (1, 3, 3)
-
-
-def test_what_was_under_way_when_the_connection_ended_is_taken_but_not_believed() -> None:
-    f, tokens = feed(replay=True), list(range(128))
-    parts = parts_of(tokens, 4)
-    f.message(*parts[0])
-    f.disconnected()
-    assert f.message(*parts[1]) is None
-    assert f.message(*parts[3]) is None  # not asked for: nobody is there
-    assert (f.state, f.expected, f.lost, cached(f, tokens)) == ("waiting", 2, 0, 64)
-    assert f.connected() == Need(1)
-    assert filled(f, parts[1:]) is None
-    assert f.live and cached(f, tokens) == 128
-
-
-def test_a_ring_that_has_moved_on_means_to_begin_anew() -> None:
-    f, tokens = feed(replay=True), list(range(96))
-    f.message(*parts_of(tokens, 1)[0])
-    assert f.message(9, batch(ts=20.0)) == Need(1)
-    left = [(5, batch(stored([50], TOKENS), ts=16.0)), (6, batch(ts=17.0))]
-    assert filled(f, left) == Need(1)
-    assert filled(f, left) is None
-    assert (f.lost, f.expected, cached(f, tokens), len(f.device.links)) == (4 + 2, 10, 0, 1)
-
-
-def test_without_replay_a_new_connection_is_believed_when_its_numbers_go_on() -> None:
-    tokens = list(range(96))
-    parts = parts_of(tokens, 3)
-    for seq, restarts, found in ((2, 0, 96), (5, 1, 0), (1, 1, 0)):
-        f = feed()
-        for part in parts[:2]:
-            f.message(*part)
-        f.disconnected()
-        assert f.connected() is None and f.state == "waiting"
-        f.message(seq, parts[2][1])
-        assert (f.restarts, f.live, cached(f, tokens)) == (restarts, True, found)
-
-
-def test_who_publishes_while_a_replay_runs_ends_it() -> None:
-    f, tokens = feed(replay=True), list(range(96))
-    parts = parts_of(tokens, 3)
-    f.message(*parts[0])
-    assert f.message(*parts[2]) == Need(1)
-    assert f.message(3, batch(ts=9.0)) is None
-    assert (f.expected, f.lost, f.orphans) == (4, 1, 1)
-    assert f.filled(True) is None
-    f.part(1, b"")
 
 
 def test_blocks_of_one_name_are_counted_but_not_what_is_announced_again() -> None:
