@@ -1,0 +1,7 @@
+"""`python -m benchmarks.fairness`."""
+
+import sys
+
+from benchmarks.fairness.cli import main
+
+sys.exit(main())
