@@ -16,7 +16,7 @@ from routing.prefix import PrefixIndex
 # Our chain hash up to the last whole block of ours, the tokens since as raw bytes, and the blocks of ours that this one made whole.
 Link = tuple[int, bytes, tuple[int, ...]]
 
-LINKS_MAX = 1 << 19  # engine blocks remembered a publisher and tier; about 400 bytes each where four of them make one of ours
+LINKS_MAX = 1 << 19  # engine blocks remembered a publisher and tier; about 300 bytes each, so 160 MB at most
 ITEM = array("I").itemsize
 
 

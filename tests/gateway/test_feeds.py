@@ -14,6 +14,8 @@ import uvloop
 from gateway import feeds as feeds_module
 from gateway.feeds import Feeds, FeedState, Publisher
 from routing import kvevents as kv
+from routing.kv_scheduler import Scheduler
+from routing.kv_want import Want
 from routing.prefix import PrefixIndex, salted, token_blocks
 from tests.fakes.kv_events import ENCODINGS, HASHES, Cache, Encoding, Hashes
 from tests.fakes.kv_publisher import Publisher as Fake
@@ -319,3 +321,33 @@ async def happens(rng: random.Random, fake: Fake, cache: Cache) -> Cache:
     fake.clock += 1.0
     fake.send(fake.batch(ts=fake.clock))  # shows what was lost before it
     return cache
+
+
+def test_a_scheduler_sees_what_its_feeds_say() -> None:
+    async def run() -> None:
+        scheduler = Scheduler(2, 16, random.Random(1), approximate=1024)
+        feeds = Feeds(scheduler, 16)
+        want = Want("a", len(TOKENS) + 1, token_blocks(TOKENS, ROOT, 16), 0.0)
+
+        def cached() -> dict[int, int]:
+            return {q.replica: q.cached for q in scheduler.quote(want, 0.0)}
+
+        with Fake() as fake:
+            feeds.follow(1, of(fake))
+            await asyncio.to_thread(fake.subscribed)
+            await until(lambda: state(feeds).state == "live")
+            fake.publish(fake.stored([1, 2, 3], TOKENS[:48]))
+            await until(lambda: cached() == {0: 0, 1: 48})
+            fake.publish(fake.removed([3]))
+            await until(lambda: cached() == {0: 0, 1: 32})
+            fake.stop()
+            await until(lambda: cached() == {0: 0, 1: 0})
+            fake.start()
+            await until(lambda: state(feeds).restarts == 1 and state(feeds).state == "live")
+            assert cached() == {0: 0, 1: 0}
+            feeds.unfollow(1)
+            scheduler.leave(1)
+        scheduler.check()
+        feeds.close()
+
+    uvloop.run(run())
