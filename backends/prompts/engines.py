@@ -11,12 +11,15 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
+import msgspec
+
 from backends.prompts import body, media
 from backends.prompts.types import Unreadable
 
 Messages = list[dict[str, Any]]
 Form = Literal["string", "openai"]  # of contents: flat texts, or lists of parts as the template iterates over
 Arrange = Callable[[Sequence[Mapping[str, Any]], Form], Messages]
+Shape = Callable[[Any], Any]  # of one tool
 
 
 def vllm(messages: Sequence[Mapping[str, Any]], form: Form) -> Messages:
@@ -149,39 +152,51 @@ def _call(call: Any, strict: bool = False) -> dict[str, Any]:
     return {**call, "function": {**function, "arguments": given if isinstance(given, dict) else {}}}
 
 
-def vllm_tools(tools: Sequence[Any], choice: object) -> list[Any] | None:
-    """Fields in the order of its own types, absent ones as null; `tool_choice` does not matter."""
-    return [_vllm_tool(t) for t in tools]
+def all_tools(tools: Sequence[Any], choice: object) -> list[Any]:
+    """vLLM renders every tool, whatever `tool_choice` is."""
+    return list(tools)
 
 
-def _vllm_tool(tool: Any) -> dict[str, Any]:
+def chosen_tools(tools: Sequence[Any], choice: object) -> list[Any]:
+    """SGLang: none with `tool_choice` "none", and of a named choice only that one."""
+    if choice == "none":
+        return []
+    named = choice.get("function") if isinstance(choice, dict) else None
+    name = named.get("name") if isinstance(named, dict) else None
+    return [t for t in tools if name is None or _function(t).get("name") == name]
+
+
+def tools_unless_none(tools: Sequence[Any], choice: object) -> list[Any]:
+    """llama.cpp: all, but none with `tool_choice` "none"."""
+    return [] if choice == "none" else list(tools)
+
+
+def ordered(tool: Any) -> dict[str, Any]:
+    """A tool in the order of vLLM's types, with what is absent as null."""
     function = _function(tool)
     made = {key: function.get(key) for key in ("name", "description", "parameters")}
     made |= {key: function[key] for key in ("strict", "defer_loading") if function.get(key) is not None}
     return {"type": "function", "function": made}
 
 
-def sglang_tools(tools: Sequence[Any], choice: object) -> list[Any] | None:
-    """Keys as they came; none with `tool_choice` "none", and of a named choice only that one."""
-    if choice == "none":
-        return None
-    named = choice.get("function") if isinstance(choice, dict) else None
-    name = named.get("name") if isinstance(named, dict) else None
-    return [_sglang_tool(t) for t in tools if name is None or _function(t).get("name") == name] or None
-
-
-def _sglang_tool(tool: Any) -> dict[str, Any]:
+def as_sent(tool: Any) -> dict[str, Any]:
+    """SGLang: a function's keys as they came, then null for those that it misses."""
     function = _function(tool)
     made = {k: v for k, v in function.items() if k in _SGLANG_FUNCTION and not (v is None and k in ("strict", "defer_loading"))}
     return {"type": "function", "function": made | {k: None for k in ("description", "parameters") if k not in made}}
 
 
+def as_sent_deferred(tool: Any) -> dict[str, Any]:
+    """The same with one field more of SGLang 0.5.23 (seen there), null as a rule."""
+    return {**as_sent(tool), "defer_loading": tool.get("defer_loading")}
+
+
+def untouched(tool: Any) -> Any:
+    """A tool as it came."""
+    return tool
+
+
 _SGLANG_FUNCTION = frozenset({"name", "description", "parameters", "strict", "defer_loading"})
-
-
-def plain_tools(tools: Sequence[Any], choice: object) -> list[Any] | None:
-    """As they came; none with `tool_choice` "none"."""
-    return None if choice == "none" else list(tools)
 
 
 def _function(tool: Any) -> dict[str, Any]:
@@ -204,7 +219,16 @@ def without_developer(messages: Messages) -> Messages:
     return [merged, *(m for m in turned if m["role"] != "system")]
 
 
-Tools = Callable[[Sequence[Any], object], list[Any] | None]
-ENGINES: Mapping[str, tuple[Arrange, Tools]] = {
-    "vllm": (vllm, vllm_tools), "sglang": (sglang, sglang_tools), "": (plain, plain_tools),
-}  # fmt: skip
+class Engine(msgspec.Struct, frozen=True):
+    """How one kind of engine treats a request: its messages, which tools it renders, and in what shapes it may, likeliest first."""
+
+    arrange: Arrange
+    tools: Callable[[Sequence[Any], object], list[Any]]
+    shapes: Sequence[Shape]
+
+
+ENGINES: Mapping[str, Engine] = {
+    "vllm": Engine(vllm, all_tools, (ordered, untouched)),
+    "sglang": Engine(sglang, chosen_tools, (as_sent_deferred, as_sent, ordered)),
+    "": Engine(plain, tools_unless_none, (untouched,)),
+}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 from backends.prompts import body, media
-from backends.prompts.engines import ENGINES, Form, without_developer
+from backends.prompts.engines import ENGINES, Form, Shape, without_developer
 from backends.prompts.sources import Source
 from backends.prompts.template import Template
 from backends.prompts.tokens import Tokens
@@ -52,16 +52,22 @@ class Rendered:
         }
         if not self._templates:
             raise Unreadable("the model's folder has no chat template.")
-        self._arrange, self._tools = ENGINES.get(engine, ENGINES[""])
+        self._treats = ENGINES.get(engine, ENGINES[""])
         self.engine, self._digest = engine, digest
+        self.shape: Shape = self._treats.shapes[0]
         self.form: Form = self._default.content
         self.refused: frozenset[Feature] = frozenset()
 
-    def adapted(self, form: Form, refused: frozenset[Feature] = frozenset()) -> Rendered:
-        """One over the same tokenizer and templates that gives contents in this form and leaves these to text mode."""
+    def adapted(self, form: Form, shape: Shape, refused: frozenset[Feature] = frozenset()) -> Rendered:
+        """One over the same tokenizer and templates that gives contents and tools in these forms and leaves some calls to text mode."""
         made = copy(self)
-        made.form, made.refused = form, refused
+        made.form, made.shape, made.refused = form, shape, refused
         return made
+
+    def trials(self) -> list[Rendered]:
+        """Every way that the engine may have, the likeliest first; each with nothing left to text mode."""
+        forms: tuple[Form, Form] = ("openai", "string") if self.form == "openai" else ("string", "openai")
+        return [self.adapted(form, shape) for form in forms for shape in self._treats.shapes]
 
     @property
     def _default(self) -> Template:
@@ -79,7 +85,7 @@ class Rendered:
         """The prompt's text, as the template renders it; media are placeholders."""
         self._check(call, messages)
         tools, options = self._given(call)
-        arranged = self._arrange(messages, self.form)
+        arranged = self._treats.arrange(messages, self.form)
         template = self._templates.get("tool_use", self._default) if tools else self._default
         if self.engine == "vllm" and not template.developer:
             arranged = without_developer(arranged)
@@ -108,7 +114,8 @@ class Rendered:
 
     def _given(self, call: Call) -> tuple[list[Any] | None, dict[str, Any]]:
         found = body.tools(call)
-        tools = self._tools(found, body.value(call, "tool_choice")) if found is not None else None
+        kept = self._treats.tools(found, body.value(call, "tool_choice")) if found is not None else []
+        tools = [self.shape(tool) for tool in kept] or None
         options = body.value(call, "chat_template_kwargs")
         out: dict[str, Any] = dict(options) if isinstance(options, dict) else {}
         for key in ("reasoning_effort",) if self.engine == "sglang" else ("reasoning_effort", "documents"):

@@ -13,7 +13,6 @@ from typing import Any, Literal, cast, get_args
 import msgspec
 
 from backends.prompts import body
-from backends.prompts.engines import Form
 from backends.prompts.prompter import Prompter
 from backends.prompts.rendered import Feature, Rendered
 from backends.prompts.types import Unreadable
@@ -74,7 +73,7 @@ def probes(prompter: Prompter, model: str = "") -> list[Probe]:
 def agrees(prompter: Prompter, probe: Probe, answer: bytes) -> bool:
     """Whether the engine's answer is what we compute, or both refuse. Never raises; False in text mode."""
     rendered = prompter.rendered
-    return rendered is not None and _agrees(rendered.adapted(rendered.form), probe, answer)
+    return rendered is not None and _agrees(rendered.adapted(rendered.form, rendered.shape), probe, answer)
 
 
 async def verify(prompter: Prompter, fetch: Fetch, model: str = "") -> bool:
@@ -92,18 +91,13 @@ async def verify(prompter: Prompter, fetch: Fetch, model: str = "") -> bool:
     if not told:
         prompter.drop("the engine does not tell how it tokenises a conversation, so that it cannot be compared.")
         return False
-    trial = max((rendered.adapted(form) for form in _forms(rendered)), key=lambda one: sum(_agrees(one, *pair) for pair in answers))
+    trial = max(rendered.trials(), key=lambda one: sum(_agrees(one, *pair) for pair in answers))
     if not all(_agrees(trial, *pair) for pair in base):
         prompter.drop("the engine tokenises a plain conversation otherwise: its tokenizer or chat template is another than the one found.")
         return False
     differs = {probe.feature for probe, answer in answers if not _agrees(trial, probe, answer)}
-    prompter.adapt(trial.adapted(trial.form, frozenset(f for f in get_args(Feature) if f in differs)))
+    prompter.adapt(trial.adapted(trial.form, trial.shape, frozenset(f for f in get_args(Feature) if f in differs)))
     return True
-
-
-def _forms(rendered: Rendered) -> tuple[Form, Form]:
-    """The forms of contents to try, the one that the template looks like first."""
-    return ("openai", "string") if rendered.form == "openai" else ("string", "openai")
 
 
 async def _ask(fetch: Fetch, probe: Probe) -> bytes:

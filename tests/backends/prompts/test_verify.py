@@ -46,7 +46,9 @@ class Engine:
 
     def tool(self, tool: dict[str, Any]) -> dict[str, Any]:
         f = tool["function"]
-        ordered = f if self.odd == "tools" else {"name": f["name"], "description": f.get("description"), "parameters": f.get("parameters")}
+        if self.odd in ("tools", "as sent"):
+            return {"type": "function", "function": {**f, **({"odd": 1} if self.odd == "tools" else {})}}
+        ordered = {"name": f["name"], "description": f.get("description"), "parameters": f.get("parameters")}
         return {"type": "function", "function": ordered}
 
     async def fetch(self, path: str, raw: bytes) -> bytes:
@@ -84,6 +86,13 @@ def test_what_differs_is_left_to_text_mode(tmp_path: Path, odd: str) -> None:
     }  # fmt: skip
     assert p.prompt(chat("a")).exact
     assert {name: p.prompt(one).exact for name, one in calls.items()} == {name: name != odd for name in calls}
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang"])
+def test_the_shape_of_tools_is_what_the_engine_shows(tmp_path: Path, engine: str) -> None:
+    p = made(tmp_path, engine=engine)
+    assert asyncio.run(verify(p, Engine(QWEN, "as sent").fetch)) and p.rendered is not None
+    assert p.rendered.shape is not p.rendered.trials()[0].shape and "tools" not in p.rendered.refused
 
 
 @pytest.mark.parametrize("engine", [Engine(CHATML.replace("assistant", "model")), Engine(QWEN, tokenizer=sentencepiece())])
