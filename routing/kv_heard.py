@@ -32,12 +32,16 @@ class HeardCaches:
         self._caches.wrote(b.replica, blocks, t)
 
     def stock(self) -> int:
-        return sum(n for n, precise in zip(self._caches.guesses.index.counts, self._caches.precise, strict=True) if not precise)
+        c = self._caches
+        return sum((c.index if precise else c.guesses.index).counts[i] for i, precise in enumerate(c.precise))
 
     def kept(self, replica: int) -> tuple[Sequence[Hashable], int]:
-        if self._caches.precise[replica]:
-            return (), 0
-        return self._caches.guesses.kept(replica), int(self._caches.guesses.capacity[replica])
+        c = self._caches
+        if not c.precise[replica]:
+            return c.guesses.kept(replica), int(c.guesses.capacity[replica])
+        # A newcomer may have to guess until the engine's events make sense to it. What was stored first comes first: roots before leaves.
+        bit = 1 << replica
+        return [b for b, mask in c.index.masks.items() if mask & bit], c.index.counts[replica]
 
     def seed(self, replica: int, blocks: Sequence[Hashable], capacity: int, t: float) -> None:
         if not self._caches.precise[replica]:

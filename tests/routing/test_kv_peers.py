@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from routing import kv_chains, kv_peers, kv_seed
+from routing.kv_cache import Caches
 from routing.kv_chains import Chains
+from routing.kv_heard import HeardCaches
 from routing.kv_load import Booking, Load
 from routing.kv_peers import AGAIN_SECONDS, ANSWER_SECONDS, BEAT_SECONDS, BOX, FETCH_MESSAGES, SILENT_SECONDS, Foreign, Message, Peers
 from routing.kv_seed import LISTEN_SECONDS, STUCK_SECONDS
@@ -387,6 +389,7 @@ def test_who_stops_in_the_middle_is_given_up_for_another() -> None:
     c.peers.sweep(4.1 + STUCK_SECONDS)
     talk(b, c, t=4.2 + STUCK_SECONDS)
     assert c.peers.seed.finished and len(c.known.blocks[0]) == kv_seed.PIECE + 100
+    c.peers.hear([Message(22, "whole", 33), Message(11, "whole", 33)], 9.0)
     late = a.peers.fetch(9.0)
     assert any(m.kind == "piece" for m in late)
     assert not c.peers.hear([m for m in late if m.kind == "piece"], 9.0)
@@ -425,6 +428,26 @@ def test_pieces_for_others_of_unknown_replicas_or_not_asked_for_are_passed_over(
     bare.hear([Message(22, "want", 5), Message(22, "piece", 5, 0, blocks=(1,)), Message(22, "booked", 1, 0, 0.0, 1.0, 1)], 0.0)
     bare.hear([Message(22, "answered", 1), Message(22, "ended", 1)], 0.0)
     assert [m.kind for m in bare.fetch(0.0)] == ["again", "anew", "told"]
+
+
+def test_what_is_known_exactly_seeds_who_has_to_guess() -> None:
+    exact, guessed = Caches(64, 1.0), Caches(64, 1.0)
+    exact.join(0, True, None, None, 0)
+    exact.join(1, False, None, None, 0)
+    guessed.join(0, False, None, None, 0)
+    guessed.join(1, True, None, None, 0)
+    exact.index.add(0, range(500))
+    exact.guesses.touch(1, [7, 8], 1.0)
+    giver, taker = HeardCaches(exact), HeardCaches(guessed)
+    assert giver.stock() == 502 and taker.stock() == 0
+    blocks, capacity = giver.kept(0)
+    assert [*blocks] == [*range(500)] and capacity == 500
+    taker.seed(0, blocks, capacity, 2.0)
+    taker.seed(1, *giver.kept(1), 2.0)  # its events say it better
+    assert guessed.match([*range(600)])[0] == [500, 0] and taker.stock() == 500
+    guessed.guesses.touch(0, range(1000, 1030), 3.0)  # what goes first are the last blocks of the seed
+    assert guessed.match([*range(600)])[0][0] == 470
+    guessed.check()
 
 
 # Chains
