@@ -22,7 +22,7 @@ from gateway.record import PLAIN_SECONDS
 from gateway.relay import StreamRelay, WholeAnswer, check_whole
 from gateway.sink import Sink
 from routing import health
-from routing.types import NO_ROUTE, UNDECIDED, Decision, Replica, Route
+from routing.types import NO_ROUTE, UNDECIDED, Decision, Pilot, Replica, Route
 
 if TYPE_CHECKING:
     from gateway.guide import Guide
@@ -39,7 +39,7 @@ class Answering:
 
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended",
-        "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "received", "relay", "route",
+        "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received", "relay", "route",
         "sink", "splice", "status", "stream", "tail", "tenant", "ttft", "upstream_headers", "watched",
     )  # fmt: skip
 
@@ -62,6 +62,7 @@ class Answering:
         self.attempts = self.status = self.chunks = self.bytes_out = 0
         self.stream = self.begun = self.ended = self.watched = False  # watched: it has a guide, or failed before
         self.guide: Guide | None = None  # where its route has a plan
+        self.pilot: Pilot | None = None  # where its route has a policy
         self.ttft: float | None = None  # seconds from arrival to the first content
         self.parked_at: float | None = None
         self.paused_at: float | None = None
@@ -78,7 +79,7 @@ class Answering:
         if not good or self.stream or self.watched or seconds > PLAIN_SECONDS or len(body) > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
-        if self.dropped or self.cors or not PASSED.isdisjoint(headers):  # there is more to tell, in the answer's head and in the record
+        if self.dropped or self.cors or not PASSED.isdisjoint(headers) or (self.pilot is not None and self.pilot.told):  # there is more to tell, in the answer's head and in the record
             self._whole(status, headers, body)
             return
         # The usual case in one piece: each call here would cost as much as what it does.
@@ -92,10 +93,21 @@ class Answering:
         core.inflight.discard(self)
         at = body.rfind(b',"usage":{', -1024)
         tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
+        if self.pilot is not None:
+            self._piloted(tail)
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, len(body), tail))
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
         self.sink.respond(200, b"%b%b%b" % (JSON_HEAD, self.id, replica.line), body)
+
+    def _piloted(self, tail: bytes | None) -> None:
+        """Tells the pilot of a good answer that came in one piece."""
+        pilot = self.pilot
+        assert pilot is not None
+        pilot.answered()
+        pilot.finished(tail)
+        pilot.released()
+        pilot.over()
 
     def _whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         """The same as its parts one after the other; its flight is over already."""
@@ -180,6 +192,8 @@ class Answering:
             self.ttft = monotonic() - self.received
             if self.guide is not None:
                 self.guide.committed(self.ttft)
+            if self.pilot is not None:
+                self.pilot.answered()
         if self.begun:
             self.sink.send(out)
             return
@@ -227,6 +241,9 @@ class Answering:
         self.ttft = monotonic() - self.received
         if self.guide is not None:
             self.guide.committed(self.ttft)
+        if self.pilot is not None:
+            self.pilot.answered()
+            self.pilot.finished(self.tail)
         lines = self._lines(JSON_HEAD)
         self.last_fault = None  # an earlier attempt's
         self._release()
@@ -236,6 +253,9 @@ class Answering:
     def _finish_stream(self, tail: bytes) -> None:
         self.bytes_out += len(tail)
         self.last_fault = None  # an earlier attempt's
+        if self.pilot is not None:
+            self.pilot.answered()
+            self.pilot.finished(self.relay.usage_event if self.relay is not None else None)
         self._release()
         if not self.begun:
             self.ttft = monotonic() - self.received
@@ -245,7 +265,8 @@ class Answering:
 
     def _lines(self, first: bytes) -> bytes:
         replica, route = self.decision.replica, self.route
-        return header_lines(first, self.id, replica.line, self.upstream_headers, self.dropped, self.cors, route.tell)
+        cors = self.cors if self.pilot is None else self.cors + self.pilot.told
+        return header_lines(first, self.id, replica.line, self.upstream_headers, self.dropped, cors, route.tell)
 
     # --- the other half's
     def _failed(self, fault: Fault) -> None:

@@ -25,7 +25,7 @@ from routing import health
 from routing.lease import give, take
 from routing.pool import pick
 from routing.retry import Verdict, verdict
-from routing.types import Decision, Replica, Route
+from routing.types import Decision, Pilot, Replica, Route
 
 WAITING = b": waiting\n\n"
 log = logging.getLogger("pointsman.exchange")
@@ -84,6 +84,8 @@ class Exchange(Answering):
         if route.plan is not None:
             self.guide, self.watched = Guide(self, route.plan), True
             self.guide.begin()
+        if route.chooser is not None:
+            self.pilot = route.chooser.pilot(self)
 
     def _named(self, doc: wire.Doc) -> tuple[str, Route]:
         model = wire.text(doc, "model")
@@ -95,9 +97,13 @@ class Exchange(Answering):
     def dispatch(self) -> None:
         """Sends the call to a replica, parks it until one comes, or raises the Fault that says why neither can be."""
         route, call, core = self.route, self.call, self.core
-        decision = pick(route, core.clients.now, core.draw(), self.excluded)
+        pilot = self.pilot
+        decision = pick(route, core.clients.now, core.draw(), self.excluded) if pilot is None else pilot.choose(self.excluded)
         if decision is None:
-            core.park(self)
+            if pilot is not None and pilot.holds:
+                core.hold(self)
+            else:
+                core.park(self)
             return
         if self.attempts:  # nothing of an earlier attempt may be told of this one
             self.relay, self.answer, self.upstream_headers, self.dropped = None, None, NOTHING, b""
@@ -111,6 +117,8 @@ class Exchange(Answering):
         self.held = replica
         replica.inflight += 1  # `lease.take`, without its frame
         replica.total += 1
+        if pilot is not None:
+            pilot.sent(decision)
         timeouts = route.timeouts.get(target.backend) if route.timeouts else None
         try:
             self.flight = replica.link.send(call, target, timeouts, self)
@@ -153,6 +161,8 @@ class Exchange(Answering):
         if held is not None:
             self.held = self.flight = None
             give(held)
+            if self.pilot is not None:
+                self.pilot.released()
             self.core.freed(held)
 
     # --- out
@@ -222,6 +232,8 @@ class Exchange(Answering):
         target, replica = decision.target, decision.replica
         self.decision, self.dropped = decision, dropped
         self.held = take(replica)
+        if self.pilot is not None:
+            self.pilot.sent(decision)
         try:
             self.flight = replica.link.send(call, target, self.route.timeouts.get(target.backend), self)
         except Fault:
@@ -229,12 +241,19 @@ class Exchange(Answering):
             raise
         self._pace()
 
-    def adopt(self, decision: Decision, held: Replica | None, flight: Flight | None, dropped: bytes) -> None:
+    def adopt(self, decision: Decision, held: Replica | None, flight: Flight | None, dropped: bytes, pilot: Pilot | None) -> None:
         """Makes another's attempt this call's own, in place of the one that it has."""
         self._release()
+        self.pilot = pilot
         self.relay, self.answer, self.upstream_headers = None, None, NOTHING
         self.decision, self.held, self.flight, self.dropped = decision, held, flight, dropped
         self._pace()
+
+    def follow(self, route: Route) -> None:
+        """Goes by another route's policy from now on."""
+        if self.pilot is not None:
+            self.pilot.over()
+        self.pilot = route.chooser.pilot(self) if route.chooser is not None else None
 
     def count_beside(self) -> None:
         """One attempt more."""
@@ -329,6 +348,8 @@ class Exchange(Answering):
         self.ended = True
         if self.guide is not None:
             self.guide.over()
+        if self.pilot is not None:
+            self.pilot.over()
         self.core.ended(self)
         if self.relay is not None:
             self.tail = self.relay.usage_event

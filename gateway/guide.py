@@ -144,6 +144,7 @@ class Guide:
         route.inflight += 1
         exchange.route = route
         exchange.excluded = ()
+        exchange.follow(route)
         self.plan = route.plan or BARE
         self.plans.append(self.plan)
         self.round, self.free, self.again_at = 0, exchange.attempts, None

@@ -28,12 +28,13 @@ class Rival:
     """The `Receiver` of a second attempt. Until it wins it keeps what comes, bounded as for the first; from then on it hands everything to
     its exchange, whose attempt it has become."""
 
-    __slots__ = ("answer", "decision", "dropped", "exchange", "flight", "guide", "headed", "held", "parts", "probe", "won")
+    __slots__ = ("answer", "decision", "dropped", "exchange", "flight", "guide", "headed", "held", "parts", "pilot", "probe", "won")
 
     def __init__(self, guide: Guide, decision: Decision) -> None:
         self.guide, self.exchange, self.decision = guide, guide.exchange, decision
         self.held: Replica | None = None
         self.flight: Flight | None = None
+        self.pilot = guide.exchange.pilot and guide.exchange.pilot.beside()
         self.dropped = b""
         self.headed: tuple[int, Mapping[bytes, bytes]] | None = None
         self.parts: list[bytes] = []
@@ -121,7 +122,7 @@ class Rival:
         self.won = True
         if exchange.flight is not None:
             exchange.flight.cancel()
-        exchange.adopt(self.decision, self.held, self.flight, self.dropped)
+        exchange.adopt(self.decision, self.held, self.flight, self.dropped, self.pilot)
         self.held = self.flight = None
         parts, self.parts = self.parts, []
         if self.headed is None:
@@ -149,6 +150,8 @@ class Rival:
         held, self.held = self.held, None
         if held is not None:
             give(held)
+            if self.pilot is not None:
+                self.pilot.released()
             self.exchange.core.freed(held)
 
 
@@ -170,6 +173,8 @@ def race(guide: Guide) -> Rival | None:
     rival = Rival(guide, decision)
     timeouts = route.timeouts.get(target.backend) if route.timeouts else None
     rival.held = take(replica)
+    if rival.pilot is not None:
+        rival.pilot.sent(decision)
     try:
         call, rival.dropped = exchange.fitted(call, target)
         rival.flight = replica.link.send(call, target, timeouts, rival)

@@ -158,6 +158,17 @@ class Core:
         exchange.parked_at = time.monotonic()
         self.parked[exchange] = None
 
+    def hold(self, exchange: Exchange) -> None:
+        """Lets a call wait until its policy sends it on (`Exchange.redispatch`)."""
+        exchange.parked_at = time.monotonic()
+        self.parked[exchange] = None
+
+    def send_on(self, exchange: Exchange) -> None:
+        """The policy of a call that waits has found a place for it."""
+        if exchange in self.parked:
+            del self.parked[exchange]
+            exchange.redispatch()
+
     def waited(self, exchange: Exchange) -> Fault:
         """Takes a call whose wait is over out of the queue; the Fault that says why it waited."""
         self.parked.pop(exchange, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -67,6 +67,41 @@ class Decision(msgspec.Struct, frozen=True, eq=False):
     scores: Mapping[str, Any] = {}
 
 
+class Pilot(Protocol):
+    """What chooses for one call over a route with a policy, and hears what becomes of the call. Plain calls on the loop.
+
+    `choose` gives the decision, or None when nobody may take the call now: it waits, for a replica that comes free, or (`holds`) until the
+    policy itself sends it on. It raises Fault to refuse the call. Whatever attempt is made is told by `sent`, and given back by `released`,
+    each attempt once; also one that another chose (a second attempt, the rest of an answer). `answered`: its first content has come.
+    `finished`: the answer is whole, `usage` says how many tokens where that is known. `over`: the call has ended; idempotent.
+    """
+
+    holds: bool
+    told: bytes  # the decision in words, for a header
+
+    def choose(self, excluded: Collection[Replica]) -> Decision | None: ...
+
+    def sent(self, decision: Decision) -> None: ...
+
+    def answered(self) -> None: ...
+
+    def finished(self, tail: bytes | None) -> None: ...
+
+    def released(self) -> None: ...
+
+    def over(self) -> None: ...
+
+    def beside(self) -> Pilot:
+        """The pilot of a second attempt of the same call."""
+        ...
+
+
+class Chooser(Protocol):
+    """A route's policy, where that is not the plain one of `routing.pool`. `exchange` is a `gateway.exchange.Exchange`."""
+
+    def pilot(self, exchange: Any) -> Pilot: ...
+
+
 class Arm:
     """One target of a route with the replicas that serve it. `choices`: the usual decision for each replica, made once. Immutable."""
 
@@ -82,7 +117,7 @@ class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
     __slots__ = (
-        "arms", "bounds", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts", "total_weight",
+        "arms", "bounds", "chooser", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts", "total_weight",
         "turn",
     )  # fmt: skip
 
@@ -102,7 +137,8 @@ class Route:
         self.timeouts = timeouts or {}
         self.concurrency = concurrency
         self.plan: Plan | None = None
-        self.special = concurrency is not None  # a call must be looked at before it is sent: there is a limit, or a plan
+        self.chooser: Chooser | None = None
+        self.special = concurrency is not None  # a call must be looked at before it is sent: there is a limit, a plan or a policy
         self.inflight = 0
         sums = [*accumulate(arm.target.weight for arm in arms)]
         self.total_weight = sums[-1] if sums else 0.0
@@ -115,6 +151,10 @@ class Route:
     def follow(self, plan: Plan) -> None:
         """From now on calls are guided by `plan`."""
         self.plan, self.special = plan, True
+
+    def choose_by(self, chooser: Chooser) -> None:
+        """From now on `chooser` says where calls go."""
+        self.chooser, self.special = chooser, True
 
     @property
     def replicas(self) -> list[Replica]:
