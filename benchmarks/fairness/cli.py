@@ -117,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         alone = phase(command, a, {QUIET: rate}, a.seed)[QUIET]
         beside = phase(command, a, {QUIET: rate, LOUD: FACTOR * rate}, a.seed)
-        whole = phase(command, a, {LOUD: 1.2 * capacity}, a.seed)[LOUD]
+        whole = phase(command, a, {LOUD: 1.5 * capacity}, a.seed)[LOUD]
     except (OSError, RuntimeError, http.client.HTTPException) as e:
         sys.stderr.write(f"failed: {e}\n")
         return 1
