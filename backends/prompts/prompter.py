@@ -37,6 +37,7 @@ class Prompter:
         self._canonical = Canonical(hashing.digest, formats)
         self._wrong = 0
         self.learned = Learned()
+        self.verified = False  # whether an engine agreed
 
     @property
     def mode(self) -> Literal["tokens", "text"]:
@@ -101,7 +102,7 @@ class Prompter:
 
     def adapt(self, rendered: Rendered) -> None:
         """Goes on in token mode with what `verify` found to be the engine's way."""
-        self._rendered = rendered
+        self._rendered, self.verified = rendered, True
 
     def drop(self, reason: str) -> None:
         """Leaves token mode for good. `reason`: one sentence."""

@@ -80,7 +80,8 @@ async def verify(prompter: Prompter, fetch: Fetch, model: str = "") -> bool:
     """Asks the engine and adapts the prompter: True when it is in token mode afterwards, and otherwise `prompter.reason` says why not.
 
     `fetch(path, body)` POSTs and returns the answer's body whatever its status. A `Fault` of the kinds bad_request and not_found counts as
-    a refusal of that question; what else it raises passes through, and nothing is changed then.
+    a refusal of that question; what else it raises passes through, and nothing is changed then. Of several replicas each is asked, one after
+    the other: the first one's ways are kept, and what any does otherwise is left to text mode.
     """
     answers = [(probe, await _ask(fetch, probe)) for probe in probes(prompter, model)]
     rendered = prompter.rendered  # it may have been left meanwhile
@@ -91,12 +92,14 @@ async def verify(prompter: Prompter, fetch: Fetch, model: str = "") -> bool:
     if not told:
         prompter.drop("the engine does not tell how it tokenises a conversation, so that it cannot be compared.")
         return False
-    trial = max(rendered.trials(), key=lambda one: sum(_agrees(one, *pair) for pair in answers))
+    trials = [rendered.adapted(rendered.form, rendered.shape)] if prompter.verified else rendered.trials()
+    trial = max(trials, key=lambda one: sum(_agrees(one, *pair) for pair in answers))
     if not all(_agrees(trial, *pair) for pair in base):
         prompter.drop("the engine tokenises a plain conversation otherwise: its tokenizer or chat template is another than the one found.")
         return False
     differs = {probe.feature for probe, answer in answers if not _agrees(trial, probe, answer)}
-    prompter.adapt(trial.adapted(trial.form, trial.shape, frozenset(f for f in get_args(Feature) if f in differs)))
+    refused = rendered.refused | {f for f in get_args(Feature) if f in differs}
+    prompter.adapt(trial.adapted(trial.form, trial.shape, refused))
     return True
 
 

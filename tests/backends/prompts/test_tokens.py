@@ -24,6 +24,7 @@ from backends.prompts.cutter import Cutter
 from backends.prompts.prompter import HEAVY, WRONG
 from backends.prompts.rendered import PSEUDO
 from backends.prompts.tokens import Tokens
+from backends.prompts.types import Unreadable
 from quant import builtin
 from quant.builtin import tokenizer as toy
 from quant.builtin.template import CHAT_TEMPLATE, renderer
@@ -238,6 +239,38 @@ def test_the_roles_that_engines_change(made: Callable[..., Prompter]) -> None:
     assert text(developers[:2], "sglang").startswith("<|im_start|>developer\nA")
     ended = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "w"}]
     assert "user\nw<" in text(ended, "sglang") and "assistant\nw<" in text(ended, "vllm")
+
+
+SHOW = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
+
+
+def _called(arguments: Any) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": arguments}}]}]
+
+
+def test_what_templates_see_of_a_message(made: Callable[..., Prompter]) -> None:
+    """vLLM passes on what it knows, SGLang what is not null; arguments become objects, and what is none is nothing, or refused."""
+
+    def seen(engine: str, messages: list[dict[str, Any]]) -> Any:
+        p = made(SHOW, engine=engine)
+        assert p.rendered is not None
+        return [json.loads(line) for line in p.rendered.text(call({"messages": messages}), messages).splitlines()]
+
+    said = [{"role": "assistant", "content": "a", "reasoning": "r", "name": "n", "odd": 1}, {"role": "user", "content": "b", "name": "u"}]
+    assert seen("vllm", said)[0] == {"role": "assistant", "content": "a", "reasoning": "r", "reasoning_content": "r", "name": "n"}
+    assert seen("sglang", said) == [{"role": "assistant", "content": "a", "name": "n"}, {"role": "user", "content": "b"}]
+    assert seen("", said) == said
+    for arguments in ("", "[]", "no", None, 3, {}):
+        assert seen("vllm", _called(arguments))[0]["tool_calls"][0]["function"]["arguments"] == {}
+    for arguments in ("[]", "no", "", "[" * 100_000):
+        with pytest.raises(Unreadable):
+            seen("sglang", [*_called(arguments), {"role": "user", "content": "x"}])
+
+
+@pytest.mark.parametrize("engine", ["vllm", "sglang", ""])
+def test_tools_that_are_none_fall_back_to_text(made: Callable[..., Prompter], engine: str) -> None:
+    got = made(QWEN, engine=engine).prompt(chat("a", tools=[{"type": "web_search"}], tool_choice="auto"))
+    assert got.needs == {"tools"} and got.exact == (engine == "")
 
 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", ""])

@@ -147,6 +147,13 @@ def test_llama_server_is_asked_in_its_own_words(tmp_path: Path) -> None:
     assert p.rendered is not None and "completions" not in p.rendered.refused
 
 
+def test_of_several_replicas_what_any_does_otherwise_is_left(tmp_path: Path) -> None:
+    p = made(tmp_path)
+    for odd, refused in (("", set()), ("parts", {"parts"}), ("as sent", {"parts", "tools"}), ("", {"parts", "tools"})):
+        assert asyncio.run(verify(p, Engine(QWEN, odd).fetch)) and p.verified
+        assert p.rendered is not None and p.rendered.refused == refused
+
+
 def test_probes_one_by_one(tmp_path: Path) -> None:
     p, engine = made(tmp_path), Engine(QWEN)
     for probe in probes(p):
