@@ -27,7 +27,7 @@ class _Tenant:
 
 
 class Fair:
-    """Counters of all tenants. Every method is O(log tenants) but for moving a list; all but `round` and `check` mutate.
+    """Counters of all tenants. Every method is O(log tenants) but for moving a list; those without a verb of change only read.
 
     A request is `arrive`d when it begins to wait, `depart`ed when it stops waiting; what it costs is `charge`d at once by prediction
     and again, either way, when more is known.
@@ -77,6 +77,11 @@ class Fair:
         tenant.count += tokens / tenant.share
         if tenant.waiting:
             insort(self._order, (tenant.count, name))
+
+    def served(self, name: str) -> float:
+        """Its counter: tokens over shares. 0.0 for one that is not known."""
+        tenant = self._tenants.get(name)
+        return 0.0 if tenant is None else tenant.count
 
     def round(self, name: str) -> int:
         """The lower, the sooner its turn. 0 for one that is not known."""

@@ -44,11 +44,6 @@ class Outlook:
         """Whether one of them can take a request at once."""
         return any(not self.load.full(i) and self.load.backlog(i, now) <= hold for i in replicas)
 
-    def ahead(self, w: Want, waits: bool) -> tuple[float, float]:
-        """Requests and seconds that will go before it. `waits`: it is held already."""
-        mine = self.held.own(w) if waits else self.held.mine(w.band, w.tenant)
-        return self.held.ahead(w.band, mine, self.held.fair.weight(w.tenant, w.share))
-
     def capped(self, w: Want, caps: Caps, replicas: Sequence[int], now: float) -> Refusal | None:
         """The first cap that keeps it out, None when none does."""
         held, own = self.held, self.held.of(w.tenant)
@@ -75,7 +70,7 @@ class Outlook:
         """A refusal when its first token is predicted after its deadline."""
         if w.deadline is None or not replicas:
             return None
-        took = max(0.0, now - w.at) + self.ttft(w, replicas, self.ahead(w, False), now)
+        took = max(0.0, now - w.at) + self.ttft(w, replicas, self.held.ahead(w), now)
         if took <= w.deadline:
             return None
         alone = min(w.prefill[i] + MARGIN * self.model.error[i] for i in replicas)

@@ -50,12 +50,21 @@ class Choice:
         factor = [1.0 + self.set.stall * r for r in self.load.running]
         waits = self.waits(queues, alive, now)
         best: tuple[tuple[float, ...], Want, int] | None = None
+        able: list[tuple[Want, int]] = []
+        claims: dict[int, tuple[float, ...]] = {}  # replica -> the rank of who waits for it to be free
         for w in looked:
             if w.costed is None:
                 w.costed = self.cheapest(w, waits, factor, now)
-            i = w.costed[1]
-            if w.costed[0] == NEVER or not self.may(w, i, queues[i], now):
+            cost, i = w.costed
+            if cost == NEVER:
                 continue
+            if self.may(w, i, queues[i], now):
+                able.append((w, i))
+            else:
+                claims[i] = max(claims.get(i, ()), self.rank(w, rounds[w.tenant], now))
+        for w, i in able:
+            if i in claims and self.rank(w, rounds[w.tenant], now) < claims[i]:
+                continue  # a replica that ever more small work joins would never be free for it
             urgency = self.urgency(w, queues[i] + w.prefill[i], w.prefill[i], rounds[w.tenant], now)
             if best is None or urgency > best[0]:
                 best = (urgency, w, i)
@@ -103,6 +112,10 @@ class Choice:
         if p > self.set.small or queue > self.set.near or w.soon >> i & 1:  # what it would share is not computed yet
             return False
         return p + self.load.behind(i) <= self.set.small
+
+    def rank(self, w: Want, turn: int, now: float) -> tuple[float, ...]:
+        """Nobody joins the queue of a replica that one of a higher rank waits for."""
+        return (w.band, -turn, now - w.at > self.set.yields)
 
     def urgency(self, w: Want, wait: float, p: float, turn: int, now: float) -> tuple[float, ...]:
         """Who goes first: by band; by the tenant's round; one out of patience now and then; who can still make its target, shortest first;

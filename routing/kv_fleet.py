@@ -53,12 +53,14 @@ class Fleet:
         ttl: float | None = None,
         least: int = 0,
         tier: float | None = None,
+        parallel: bool = False,
     ) -> int:
         """A replica is there from now on: its number, the smallest that nobody uses any more. Call `place` afterwards.
 
         `limit`: requests it takes at once; with `learn` it is learned, from `limit` on. `precise`: its events are trusted from the start;
         else its cache is guessed, of `blocks` at first, with entries that live for `ttl` seconds after their last use (None: until
         evicted), and prompts of fewer than `least` tokens not cached at all. `tier`: seconds a token to load from a slower tier.
+        `parallel`: it is so many machines that no request waits for another (hosted APIs).
         """
         i = next((k for k in range(self.n) if not self.alive >> k & 1 and not self.load.inflight(k)), self.n)
         if i == self.n:
@@ -68,7 +70,7 @@ class Fleet:
         self.load.join(i)
         self.model.join(i)
         self.caches.join(i, precise, blocks, ttl, least)
-        self.tier_seconds[i] = tier
+        self.tier_seconds[i], self.load.parallel[i] = tier, parallel
         self.set_limit(i, limit, learn)
         self.alive |= 1 << i
         self._epoch += 1
@@ -178,9 +180,11 @@ class Fleet:
             self.caches.told(b.replica, b.blocks, b.cached / size, b.told / size, late)
 
     def _learn_first(self, b: Booking, began: float, now: float) -> None:
-        """Learns from a first token that was seen, of a request whose service began at `began`."""
-        self.observer.first(b, now - began)
+        """Learns from a first token that was seen, of a request whose service began at `began`. Where the limit is being learned, times
+        under load judge the limit and not the prefill, or a queue inside the engine would pass for slow prefills."""
         learned = self._learned[b.replica]
+        if learned is None or learned.calm(b.inflight):
+            self.observer.first(b, now - began)
         if learned is not None:
             learned.first(b.inflight, now - b.at, b.ahead + NOISE_SECONDS)
             self.load.limits[b.replica] = learned.current

@@ -32,7 +32,7 @@ class Sums:
 class Held:
     """Owner of the requests that wait. `add` and `remove` are O(1) but for the fair order."""
 
-    __slots__ = ("_lanes", "_sums", "all", "fair", "tokens")
+    __slots__ = ("_lanes", "_skip", "_sums", "all", "fair", "tokens")
 
     def __init__(self, fair: Fair) -> None:
         self.fair = fair
@@ -40,6 +40,7 @@ class Held:
         self.tokens = 0
         self._lanes: dict[int, dict[str, dict[int, Lane]]] = {}  # band -> tenant -> usable
         self._sums: dict[int, dict[str, Sums]] = {}
+        self._skip = 0  # lanes that were looked at in vain
 
     def __len__(self) -> int:
         return len(self.all)
@@ -79,10 +80,14 @@ class Held:
 
     def window(self, most: int) -> list[Want]:
         """At most `most` requests to be looked at, two at least of each lane for which there is room: high bands first, within a band the
-        least served tenants. Of a lane that is too long half of its part are the oldest and half the newest."""
+        least served tenants. Of a lane that is too long half of its part are the oldest and half the newest. When nothing of the last
+        window could go (`looked`), the lanes after those have their turn."""
         if len(self.all) <= most:
             return list(self.all.values())
-        lanes = list(islice(self._by_turn(), most // 2))
+        lanes = list(islice(self._by_turn(), self._skip, self._skip + most // 2))
+        if not lanes:
+            self._skip = 0
+            lanes = list(islice(self._by_turn(), most // 2))
         out: list[Want] = []
         for k, lane in enumerate(lanes):
             part = (most - len(out)) // (len(lanes) - k)
@@ -92,6 +97,10 @@ class Held:
                 half = part // 2
                 out += [*islice(lane.values(), half), *islice(reversed(lane.values()), part - half)]
         return out
+
+    def looked(self, lanes: int, found: bool) -> None:
+        """To be told: something in the last window, of at most so many `lanes`, could go, or nothing."""
+        self._skip = 0 if found else self._skip + lanes
 
     def oldest(self, tenant: str | None = None) -> Want | None:
         """Who has waited longest, of all or of one tenant. O(lanes) for one tenant."""
@@ -113,26 +122,30 @@ class Held:
         """Seconds of prefill that wait in all. O(bands * tenants)."""
         return sum(s.seconds for sums in self._sums.values() for s in sums.values())
 
-    def ahead(self, band: int, mine: tuple[int, float], times: float) -> tuple[float, float]:
-        """Requests and seconds that go before one that has `mine` of its own tenant's before it in its band, when each of its own lets
-        others go so that `times` as many go in all. O(bands * tenants)."""
-        count, seconds = mine[0] * times, mine[1] * times
-        same_count, same_seconds, above_count, above_seconds = 0, 0.0, 0, 0.0
-        for other, sums in self._sums.items():
-            for s in sums.values() if other >= band else ():
-                if other > band:
-                    above_count, above_seconds = above_count + s.count, above_seconds + s.seconds
-                else:
-                    same_count, same_seconds = same_count + s.count, same_seconds + s.seconds
-        return above_count + min(same_count, count), above_seconds + min(same_seconds, seconds)
+    def ahead(self, w: Want) -> tuple[float, float]:
+        """Requests and seconds that go before a request, held already or not: all of higher bands, and of its own as many as fair shares
+        let pass while those of its own tenant that came before it go. O(bands * tenants + requests of its own)."""
+        waits = w.key in self.all
+        own, mine = self.own(w) if waits else self.mine(w.band, w.tenant), (int(waits), w.least if waits else 0.0)
+        times = self.fair.weight(w.tenant, w.share)
+        above, same = [0, 0.0], [0, 0.0]
+        for band, sums in self._sums.items():
+            if band >= w.band:
+                to = same if band == w.band else above
+                for s in sums.values():
+                    to[0] += s.count
+                    to[1] += s.seconds
+        count = above[0] + min(same[0] - mine[0], own[0] * times)
+        return count, above[1] + min(max(0.0, same[1] - mine[1]), own[1] * times)
 
     def own(self, w: Want) -> tuple[int, float]:
         """Requests and seconds of its own tenant and band that came before a request that waits. O(those)."""
         count, seconds = 0, 0.0
         for lane in self._lanes[w.band][w.tenant].values():
             for other in lane.values():
-                if other.at < w.at:
-                    count, seconds = count + 1, seconds + other.least
+                if other is w or other.at > w.at:
+                    break
+                count, seconds = count + 1, seconds + other.least
         return count, seconds
 
     def mine(self, band: int, tenant: str) -> tuple[int, float]:

@@ -45,7 +45,7 @@ class Booking:
 class Load:
     """Bookings by replica. Owner of all of them; every method is O(1) except `behind`, `drop` and `check`."""
 
-    __slots__ = ("bookings", "changed", "context", "heads", "limits", "running", "sums", "waiting", "writing")
+    __slots__ = ("bookings", "changed", "context", "heads", "limits", "parallel", "running", "sums", "waiting", "writing")
 
     def __init__(self, replicas: int) -> None:
         self.bookings: dict[Hashable, Booking] = {}
@@ -56,6 +56,7 @@ class Load:
         self.context: list[int] = []  # and their prompt tokens
         self.changed: list[float] = []  # the last time a request came to it or was answered by it
         self.limits: list[int | None] = []  # requests it takes at once, waiting and running
+        self.parallel: list[bool] = []  # whether it computes prompts side by side, so that none waits for another
         self.writing: list[float] = []  # seconds from a first token to the end, decayed mean
         for _ in range(replicas):
             self.join(len(self.waiting))
@@ -73,8 +74,10 @@ class Load:
             self.heads.append(0.0)
             self.changed.append(0.0)
             self.limits.append(None)
+            self.parallel.append(False)
             self.writing.append(WRITING_SECONDS)
         self.heads[i], self.changed[i], self.limits[i], self.writing[i] = 0.0, 0.0, None, WRITING_SECONDS
+        self.parallel[i] = False
 
     def inflight(self, i: int) -> int:
         """Requests on replica `i`, answered or not."""
@@ -107,7 +110,7 @@ class Load:
         if b is None or b.answered:
             return None
         i = b.replica
-        began = max(b.at, self.heads[i])
+        began = b.at if self.parallel[i] else max(b.at, self.heads[i])
         b.inflight = self.inflight(i)
         self._leave(b)
         self.heads[i] = max(self.heads[i], t)
@@ -134,14 +137,16 @@ class Load:
             self.changed[i] = max(self.changed[i], t)
         return b
 
-    def due(self, b: Booking) -> float:
-        """When its first token comes by prediction: as soon as those before it and itself are computed. O(requests before it)."""
-        at = self.heads[b.replica]
-        for other in self.waiting[b.replica].values():
-            at = max(at, other.at) + other.prefill
-            if other is b:
+    def due(self, i: int, t: float) -> list[tuple[Booking, float]]:
+        """Those of replica `i` whose first token has come by `t`, by prediction, and when. O(those)."""
+        at, out = self.heads[i], []
+        for b in self.waiting[i].values():
+            at = (b.at if self.parallel[i] else max(at, b.at)) + b.prefill
+            if at <= t:
+                out.append((b, at))
+            elif not self.parallel[i]:
                 break
-        return at
+        return out
 
     def served(self, b: Booking, t: float) -> float:
         """Which share of its predicted prefill an unanswered request has had: 0.0 to 1.0, and 0.0 while others are before it."""
@@ -157,7 +162,7 @@ class Load:
     def backlog(self, i: int, t: float) -> float:
         """Seconds until replica `i` has answered all it was given, by prediction. A late head counts with 5 % of its time."""
         queue = self.waiting[i]
-        if not queue:
+        if not queue or self.parallel[i]:
             return 0.0
         head = next(iter(queue.values())).prefill
         return max(0.0, self.sums[i] - min(max(0.0, t - self.heads[i]), 0.95 * head))

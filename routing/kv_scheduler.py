@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Hashable, Sequence
 
 from routing.fair import OUTPUT_WEIGHT, Fair
@@ -40,7 +41,7 @@ class Scheduler(Fleet):
         self.choice = Choice(self.set, self.load, self.model, self.peers, rng)
         self.outlook = Outlook(self.held, self.load, self.model)
         self._output = OUTPUT_TOKENS  # of an answer, decayed mean
-        self._silent: dict[Hashable, Booking] = {}  # dispatched, and nothing will show their first token
+        self._silent: dict[int, int] = {}  # replica -> requests under way there whose first token nothing will show, before it
         for _ in range(replicas):
             self.join(precise=not approximate)
 
@@ -60,7 +61,7 @@ class Scheduler(Fleet):
         if w is None:
             return None
         replicas = self.usable(w)
-        ahead = self.outlook.ahead(w, True)
+        ahead = self.held.ahead(w)
         return Place(int(ahead[0]) + 1, len(self.held), self.outlook.ttft(w, replicas, ahead, now))
 
     def ask(self, want: Want, now: float) -> list[tuple[Want, int]]:
@@ -69,6 +70,7 @@ class Scheduler(Fleet):
         if want.key in self.load.bookings:
             raise ValueError(f"request {want.key!r} is under way already; end it before it is asked for again")
         self.matched(want, now)
+        want.least = min((want.prefill[i] for i in self.usable(want)), default=want.cold)
         self.held.add(want)
         return self.place(now)
 
@@ -98,6 +100,8 @@ class Scheduler(Fleet):
             for w in looked:
                 if w.costed is not None and (w.costed[1] == i or w.soon):  # others got no dearer
                     w.costed = None
+        if looked is not None:
+            self.held.looked(int(self.set.window) // 2, bool(out))
         return out
 
     def force(self, want: Want, replica: int, now: float) -> None:
@@ -120,7 +124,6 @@ class Scheduler(Fleet):
         if found is None:
             return None
         b, began = found
-        self._silent.pop(key, None)
         if self.alive >> b.replica & 1:
             self._tell(b, cached, False)
             self._learn_first(b, began, now)
@@ -144,13 +147,12 @@ class Scheduler(Fleet):
             self._computed(b, now)
         served = 1.0 if b.answered else self.load.served(b, now)
         self.load.end(key, now)
-        self._silent.pop(key, None)
         if b.answered:
             self._over(b, now, cached, output, blocks)
         else:
-            self.caches.expected.drop(b.replica, b.blocks)
+            self._left(b)
         self._settle(b, output, served)
-        self.peers.ended(b, now)
+        self.peers.ended(b, now, blocks or ())
         return b
 
     def quote(self, want: Want, now: float) -> list[Quote]:
@@ -165,19 +167,18 @@ class Scheduler(Fleet):
         self.caches.check()
         under_way = self.load.bookings.values()
         self.caches.check_expected((b.replica, b.blocks) for b in under_way if not b.answered)
-        presumed = {b.key: b for b in under_way if not b.answered and b.want is not None and not b.want.streamed}
-        assert self._silent == presumed, "presumed first tokens are of other requests"
+        silent = Counter(b.replica for b in under_way if not b.answered and b.want is not None and not b.want.streamed)
+        assert self._silent == silent, f"silent requests a replica {dict(silent)}, counted {self._silent}"
         assert not any(w.key in self.load.bookings for w in self.held.all.values()), "a request waits and is under way"
 
     def _tidy(self, now: float) -> None:
         """What time alone changes: beliefs that expire, and first tokens that nothing shows."""
         self.caches.tidy(now)
-        for b in list(self._silent.values()):
-            at = self.load.due(b)
-            if at <= now:
-                self.load.answer(b.key, at)
-                del self._silent[b.key]
-                self._computed(b, now)
+        for i in list(self._silent):
+            for b, at in self.load.due(i, now):
+                if b.want is not None and not b.want.streamed:
+                    self.load.answer(b.key, at)
+                    self._computed(b, now)
 
     def _window(self, now: float) -> list[Want]:
         """The requests that are looked at in this round, with fresh matches."""
@@ -199,15 +200,22 @@ class Scheduler(Fleet):
         self.load.book(b)
         self.caches.expected.add(i, b.blocks)
         if not w.streamed:
-            self._silent[w.key] = b
+            self._silent[i] = self._silent.get(i, 0) + 1
         self.peers.booked(b)
 
     def _computed(self, b: Booking, now: float) -> None:
         """Its prompt is in the replica's cache now."""
-        self.caches.expected.drop(b.replica, b.blocks)
-        if self.alive >> b.replica & 1:
-            self.caches.answered(b.replica, b.blocks, now)
+        self._left(b)
+        self.caches.answered(b.replica, b.blocks, now)
         self.peers.answered(b, now)
+
+    def _left(self, b: Booking) -> None:
+        """It no longer waits for its first token."""
+        self.caches.expected.drop(b.replica, b.blocks)
+        if b.want is not None and not b.want.streamed:
+            left = self._silent.pop(b.replica) - 1
+            if left:
+                self._silent[b.replica] = left
 
     def _over(self, b: Booking, now: float, cached: int | None, output: int | None, blocks: Sequence[Hashable] | None) -> None:
         """An answered request is over: what it tells of its replica and of answers."""

@@ -21,6 +21,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     target: float = 1.0  # time to the first token that is meant, on top of an idle replica's uncached prefill
     patience: float = 60.0  # who waits longer goes before others, one of `share` placements: nobody starves
     share: int = 4
+    yields: float = 20.0  # who waits longer for a replica is not overtaken there by small work
     window: int = 128  # requests looked at, half of them the oldest and half the newest of each kind
     stale: float = 0.05  # how old a match may be
     fresh: float = 2.0  # how long blocks just computed are believed without an event that says so

