@@ -2,15 +2,15 @@
 
 Each gateway says when it books, when a first token comes and when a booking ends; the others book the same under its name, and expect the
 same blocks in the same caches. In the tens of milliseconds before they hear, two could choose the same idle replica. So each replica has
-an order of gateways, another for every replica: the first in order may use it at once, the next one `delay` later than the last news of
-that replica, and so on. No lock, no leader: all compute the same order from the names they have heard.
+an order of gateways, another for every replica: of those who have it, the first in order may use it at once, the next one `delay` later
+than the last news of that replica, and so on. No lock, no leader: all compute the same order from the names they have heard.
 
 Each gateway numbers its replicas by itself; messages name them by numbers that all share (`name_of`, `number_of`). What a gateway says
 must come in order or be noticed as lost: whoever misses something says so (`lost`), and is told everything anew.
 
     booked, answered, ended     the life of a request; a booking brings its chain of blocks, shortened (kv_chains), and an end may bring
                                 that of prompt and answer
-    here, gone                  a sign of life; a farewell
+    here, gone                  a sign of life, with the replicas that I have (as blocks); a farewell
     anew, waits, runs, told     these are my bookings, and no others
     again                       to one gateway (`key`), or to all (0): tell me anew
     want, piece, whole          a newcomer asks one gateway for what it knows of caches, and gets it in pieces (kv_seed)
@@ -20,12 +20,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import NamedTuple, Protocol
-
-import msgspec
 
 from routing.kv_chains import Chains
 from routing.kv_load import Booking, Load
+from routing.kv_said import Caches
+from routing.kv_said import Foreign as Foreign
+from routing.kv_said import Message as Message
 from routing.kv_seed import Piece, Seed
 
 SILENT_SECONDS = 15.0  # a peer that says nothing for so long is gone, and its bookings with it
@@ -37,61 +37,15 @@ FETCH_MESSAGES, FETCH_BLOCKS = 256, 3072  # at most that many at once; with it a
 DELAY_SECONDS = 0.02  # until measured
 TICK_SECONDS = 0.012  # how much later than it could a gateway looks again
 DELAY_MAX = 0.5
-MOST_PEERS, MOST_BOOKINGS, MOST_STRANGERS = 1024, 1 << 16, 256
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True):
-    """One thing said. `replica` is the name that all share; `at` on the clock that all share, in seconds; `prefill` in seconds."""
-
-    gateway: int
-    kind: str
-    key: int = 0  # the sender's number of the booking, or the gateway that is meant
-    replica: int = 0
-    at: float = 0.0
-    prefill: float = 0.0
-    tokens: int = 0
-    base: Hashable = None
-    blocks: Sequence[Hashable] = ()
-
-
-class Foreign(NamedTuple):
-    """The key under which a peer's booking stands in the load."""
-
-    gateway: int
-    number: int
-
-
-class Caches(Protocol):
-    """What a gateway thinks is cached where (kv_heard): told of peers' bookings as of its own. Replicas by this gateway's numbers."""
-
-    def began(self, b: Booking) -> None:
-        """A peer sent a request: its blocks are on their way to the replica."""
-
-    def reached(self, b: Booking, t: float) -> None:
-        """Its first token came: they are there."""
-
-    def over(self, b: Booking) -> None:
-        """It ended; `b.answered` says whether the first token had come."""
-
-    def wrote(self, b: Booking, blocks: Sequence[Hashable], t: float) -> None:
-        """It ended, and its replica has these, prompt and answer."""
-
-    def stock(self) -> int:
-        """How many blocks we know that a newcomer cannot learn from the engines."""
-
-    def kept(self, replica: int) -> tuple[Sequence[Hashable], int]:
-        """Those of one replica, newest first, and how many we think that it can hold."""
-
-    def seed(self, replica: int, blocks: Sequence[Hashable], capacity: int, t: float) -> None:
-        """What a peer thinks is there, newest first; older than all that we know."""
+MOST_PEERS, MOST_BOOKINGS, MOST_REPLICAS, MOST_STRANGERS = 1024, 1 << 16, 4096, 256
 
 
 class Peers:
     """One gateway's view of the others. Writes their bookings into `load`; `name` is a random number, unlike any other's, not 0."""
 
     __slots__ = (
-        "_again", "_anew", "_box", "_chains", "_keys", "_load", "_mine", "_next", "_number", "_said", "_stale", "_strangers", "_swept",
-        "_talks", "_told", "caches", "delay", "gateways", "name", "name_of", "number_of", "passed", "rank", "seed", "seen",
+        "_again", "_anew", "_box", "_chains", "_has", "_keys", "_load", "_mine", "_names", "_next", "_number", "_places", "_said", "_stale",
+        "_strangers", "_swept", "_talks", "_told", "caches", "delay", "gateways", "name", "name_of", "number_of", "passed", "seed", "seen",
     )  # fmt: skip
 
     def __init__(self, name: int, load: Load, caches: Caches | None = None) -> None:
@@ -113,7 +67,10 @@ class Peers:
         self._again: dict[int, float] = {}  # peer -> when it was asked to tell anew, until it does
         self._strangers: dict[int, None] = {}  # names of replicas that we do not know
         self._said, self._swept = 0.0, float("-inf")
-        self.gateways, self.rank, self.delay = 1, 0, DELAY_SECONDS
+        self._names: tuple[int, ...] = ()  # of our replicas, as the others were told
+        self._has: dict[int, frozenset[Hashable]] = {}  # peer -> its replicas' names, once it has told
+        self._places: dict[int, int] = {}  # our number of a replica -> where we stand in its order
+        self.gateways, self.delay = 1, DELAY_SECONDS
 
     # --- what we say
     def booked(self, b: Booking) -> None:
@@ -139,7 +96,7 @@ class Peers:
         if (self._anew or len(self._box) > BOX) and t >= self._next:
             self._tell_anew(t)
         elif t - self._said >= BEAT_SECONDS:
-            self._box.append(Message(self.name, "here", at=t, tokens=self._stock()))
+            self._here("here", t)
         if len(self._box) < FETCH_MESSAGES:
             self._box.extend(self._piece(p) for p in self.seed.pieces())
         out: list[Message] = []
@@ -187,6 +144,7 @@ class Peers:
             self._leave(key, t)
         del self.seen[gateway], self._keys[gateway], self._chains[gateway]
         self._stale.pop(gateway, None)
+        self._has.pop(gateway, None)
         self._again.pop(gateway, None)
         self.seed.gone(gateway)
         self._count()
@@ -197,6 +155,8 @@ class Peers:
         if t - self._swept < 0.1:
             return False
         self._swept = t
+        if self._talks and self._mine_named() != self._names:
+            self._here("here", t)
         silent = [g for g, last in self.seen.items() if t - last > SILENT_SECONDS]
         for gateway in silent:
             self.gone(gateway, t)
@@ -212,7 +172,9 @@ class Peers:
 
     def turn(self, replica: int, since: float, t: float) -> float:
         """Seconds until we may use the replica for a request that came at `since`; 0.0 when it is our turn."""
-        place = (self.rank - (self.name_of(replica) or 0)) % self.gateways
+        place = self._places.get(replica)
+        if place is None:
+            place = self._places[replica] = self._place(replica)
         if not place:
             return 0.0
         news = self._load.changed[replica]
@@ -245,6 +207,8 @@ class Peers:
         return left
 
     def _on_here(self, m: Message, t: float) -> bool:
+        self._has[m.gateway] = frozenset(m.blocks[:MOST_REPLICAS])
+        self._places.clear()
         self.seed.heard(m.gateway, m.tokens, t)
         return False
 
@@ -255,8 +219,7 @@ class Peers:
         self._again.pop(m.gateway, None)
         self._chains[m.gateway].clear()
         self._stale[m.gateway] = {*self._keys[m.gateway]}
-        self.seed.heard(m.gateway, m.tokens, t)
-        return False
+        return self._on_here(m, t)
 
     def _on_told(self, m: Message, t: float) -> bool:
         return any([self._leave(key, t) for key in self._stale.pop(m.gateway, ())])
@@ -268,8 +231,8 @@ class Peers:
 
     def _on_want(self, m: Message, t: float) -> bool:
         if m.key == self.name and self.caches is not None:
-            names = [(i, name) for i in range(len(self._load.waiting)) if (name := self.name_of(i)) is not None]
-            self.seed.serve(m.gateway, names, self.caches.kept)
+            named = ((i, self.name_of(i)) for i in range(len(self._load.waiting)))
+            self.seed.serve(m.gateway, [(i, name) for i, name in named if name is not None], self.caches.kept)
         return False
 
     def _on_piece(self, m: Message, t: float) -> bool:
@@ -335,7 +298,18 @@ class Peers:
 
     def _count(self) -> None:
         self.gateways = len(self.seen) + 1
-        self.rank = sum(name < self.name for name in self.seen)
+        self._places.clear()
+
+    def _place(self, replica: int) -> int:
+        """How many gateways may use this replica before us: all who have it are in an order that begins with another one for each."""
+        shared = self.name_of(replica)
+        if shared is None:
+            return 0
+        others = [g for g in self.seen if g not in self._has or shared in self._has[g]]
+        return (sum(g < self.name for g in others) - shared) % (len(others) + 1)
+
+    def _mine_named(self) -> tuple[int, ...]:
+        return tuple(name for i in range(len(self._load.waiting)) if (name := self.name_of(i)) is not None)
 
     def _ask_again(self, gateway: int, t: float) -> None:
         if t - self._again.get(gateway, -AGAIN_SECONDS) >= AGAIN_SECONDS:
@@ -346,14 +320,17 @@ class Peers:
         self._box = deque(m for m in self._box if m.kind in _ASIDE)
         self._told.clear()
         self._anew, self._next = False, t + AGAIN_SECONDS
-        self._box.append(Message(self.name, "anew", at=t, tokens=self._stock()))
+        self._here("anew", t)
         for b in self._load.bookings.values():
             if not isinstance(b.key, Foreign):
                 self._book("runs" if b.answered else "waits", b)
         self._say("told", 0, t)
 
-    def _stock(self) -> int:
-        return 0 if self.caches is None else self.caches.stock()
+    def _here(self, kind: str, t: float) -> None:
+        self._names = self._mine_named()
+        self._places.clear()
+        stock = 0 if self.caches is None else self.caches.stock()
+        self._box.append(Message(self.name, kind, at=t, tokens=stock, blocks=self._names))
 
     def _book(self, kind: str, b: Booking) -> None:
         shared = self.name_of(b.replica)

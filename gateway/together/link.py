@@ -26,6 +26,8 @@ LAG_SECONDS = 0.02  # on the way, where the clocks of two hosts do not agree
 LAG_LEAST, LAG_MOST = -0.05, 0.5  # what is believed of clocks on two hosts
 SENDERS = 4096  # whose packets are counted
 
+_HERE = frozenset({"localhost", "::1", "0.0.0.0", "::"})
+
 Name = bytes | str | int
 
 
@@ -57,17 +59,17 @@ class Counts(msgspec.Struct):
 class Together:
     """What this gateway and others tell each other. Every method but `close` is plain, bounded and never blocks.
 
-    `lines`: what carries it; `host`: a number that those on our ring share, so that nothing is heard twice. `wall` and `steady` are
-    clocks in seconds, Unix time and this host's.
+    `lines`: what carries it, for a gateway of this name and host; `host`: a number that those on our ring share, so that nothing is heard
+    twice. `wall` and `steady` are clocks in seconds, Unix time and this host's.
     """
 
     def __init__(
-        self, lines: Callable[[int], Sequence[Line]], host: int = 0, wall: Callable[[], float] = time.time,
+        self, lines: Callable[[int, int], Sequence[Line]], host: int = 0, wall: Callable[[], float] = time.time,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
         self.name = secrets.randbits(47) + 1
         self.host = host or secrets.randbits(63) + 1
-        self.lines = list(lines(self.name))
+        self.lines = list(lines(self.name, self.host))
         self.counts = Counts()
         self._wall, self._steady = wall, steady
         self._groups: dict[int, Peers] = {}
@@ -86,6 +88,12 @@ class Together:
         peers.name_of = lambda number: None if (name := name_of(number)) is None else _number(name)
         peers.number_of = number_of
         self._groups[wire.name64(group)] = peers
+
+    def called(self, url: str, model: str) -> int:
+        """What a replica is called everywhere: by its URL and model, and where the URL leads to this host itself, by the host too."""
+        host = urlsplit(url).hostname or ""
+        here = host in _HERE or host.startswith("127.") or not host
+        return wire.name64(url.rstrip("/"), model, str(self.host) if here else "")
 
     def detach(self, group: str, but: Peers | None = None) -> None:
         """Leaves a group: the others forget what we had booked there. Nothing happens when it is not ours, or is `but` already."""
@@ -201,12 +209,12 @@ def joined(redis: str | None, share: Share | None) -> Together | None:
         logs.hide(password)
         logs.hide(unquote(password))
 
-    def lines(name: int) -> list[Line]:
+    def lines(name: int, host: int) -> list[Line]:
         out: list[Line] = []
         if share is not None:
             out.append(RingLine(Region(share.fd, share.slots), share.slot, name, os.getpid()))
         if redis is not None:
-            out.append(RedisLine(redis))
+            out.append(RedisLine(redis, host))
         return out
 
     return Together(lines, 0 if share is None else share.host)

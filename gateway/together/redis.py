@@ -35,7 +35,7 @@ MOST_MESSAGE = 8 << 20  # bytes of one publication
 
 Errors = tuple[type[Exception], ...]
 
-_PACKETS = msgspec.msgpack.Decoder(list[bytes])
+_PACKETS = msgspec.msgpack.Decoder(tuple[int, list[bytes]])
 
 
 def problem(url: str) -> str:
@@ -66,12 +66,13 @@ def channel(url: str) -> str:
 
 
 class RedisLine:
-    """The gateways on one Redis. Make it in a running loop; `draw` gives numbers in [0, 1) for the spread of new attempts."""
+    """The gateways on one Redis. Make it in a running loop. `host`: what those share who hear each other in another way already, so that
+    nothing of theirs is looked at here; `draw` gives numbers in [0, 1) for the spread of new attempts."""
 
     near = False
 
-    def __init__(self, url: str, draw: random.Random | None = None) -> None:
-        self._url, self._draw = url, (draw or random.Random()).random
+    def __init__(self, url: str, host: int, draw: random.Random | None = None) -> None:
+        self._url, self._host, self._draw = url, host, (draw or random.Random()).random
         self._out: deque[bytes] = deque()
         self._size = 0
         self._in: deque[bytes] = deque()
@@ -81,7 +82,7 @@ class RedisLine:
         self._since = 0.0  # the loop's time when the connection was made
         self._closing = False
         self.connected = asyncio.Event()
-        self.dropped = self.bad = self.attempts = 0
+        self.dropped = self.bad = self.attempts = self.echoes = 0
         self._task = asyncio.get_running_loop().create_task(self._run())
         self._task.add_done_callback(self._ended)
 
@@ -171,7 +172,7 @@ class RedisLine:
             self._size = 0
             if packets:
                 async with asyncio.timeout(CALL_SECONDS):
-                    await client.publish(name, msgspec.msgpack.encode(packets))
+                    await client.publish(name, msgspec.msgpack.encode((self._host, packets)))
             if not self._closing:
                 await asyncio.sleep(EVERY_SECONDS)
 
@@ -188,9 +189,12 @@ class RedisLine:
         try:
             if not isinstance(data, bytes) or len(data) > MOST_MESSAGE:
                 raise msgspec.DecodeError("no bytes, or too many")
-            packets = _PACKETS.decode(data)
+            host, packets = _PACKETS.decode(data)
         except msgspec.MsgspecError:
             self.bad += 1
+            return
+        if host == self._host:
+            self.echoes += 1
             return
         if len(self._in) + len(packets) > IN_PACKETS:
             self._in.clear()

@@ -115,15 +115,18 @@ class Reader:
     def __init__(self, region: Region, slot: int) -> None:
         self._header, self._data = region.header(slot), region.ring(slot)
         self._at = self._later = 0
+        self._new = True
         self.name = self.pid = 0
 
     def look(self) -> bool:
-        """Whether the writer is another one than before; reading begins with its first record then."""
-        name = self._header[_NAME]
+        """Whether the writer is another one than before. Reading begins with its first record then, but with the next one where the
+        writer was there before us: what it said long ago would look like news."""
+        name, new = self._header[_NAME], self._new
+        self._new = False
         if name == self.name:
             return False
         self.name, self.pid = name, self._header[_PID]
-        self._at, self._later = self._header[_START], 0
+        self._at, self._later = self._header[_WRITTEN if new else _START], 0
         return True
 
     def read(self) -> tuple[list[bytes], bool]:

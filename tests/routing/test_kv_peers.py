@@ -170,7 +170,9 @@ def test_a_newcomer_hears_what_was_said_before_it_came() -> None:
     c = One(5)
     talk(a, b, c, t=3.0)
     assert c.theirs() == [(1, False, ("p",))] == b.theirs()
-    assert {one.peers.rank for one in (a, b, c)} == {0, 1, 2} and a.peers.gateways == 3
+    assert a.peers.gateways == b.peers.gateways == c.peers.gateways == 3
+    turns = [[one.peers.turn(replica, 3.0, 3.0) for one in (a, b, c)] for replica in range(3)]
+    assert all(len({*of_one}) == 3 for of_one in turns) and {of_one.index(0.0) for of_one in turns} == {0, 1, 2}
 
 
 def test_telling_anew_changes_nothing_where_nothing_was_lost() -> None:
@@ -345,6 +347,19 @@ def test_a_turn_goes_by_the_name_that_all_share() -> None:
     b.peers.name_of = lambda i: 1 - i  # the same two replicas, numbered the other way round
     assert [a.peers.turn(i, 0.0, 0.0) == 0.0 for i in (0, 1)] == [b.peers.turn(1 - i, 0.0, 0.0) > 0.0 for i in (0, 1)]
     assert 0.0 < b.peers.delay < 0.1
+
+
+def test_a_replica_that_nobody_else_has_is_always_free() -> None:
+    a, b = pair()
+    for one, names in ((a, [100, 101, 102]), (b, [100, 201, 102])):
+        one.peers.name_of = lambda i, names=names: names[i]  # type: ignore[misc]
+        one.peers.number_of = lambda name, names=names: names.index(name) if name in names else None  # type: ignore[misc]
+    for one in (a, b):
+        one.peers.sweep(1.0)
+    talk(a, b, t=1.2)
+    assert a.peers.turn(1, 1.2, 1.2) == b.peers.turn(1, 1.2, 1.2) == 0.0
+    assert (a.peers.turn(0, 1.2, 1.2) == 0.0) != (b.peers.turn(0, 1.2, 1.2) == 0.0)
+    assert (a.peers.turn(2, 1.2, 1.2) == 0.0) != (b.peers.turn(2, 1.2, 1.2) == 0.0)
 
 
 # Seeds

@@ -48,7 +48,7 @@ class Gate:
     def __init__(self, lines: Sequence[Line] | None = None, host: int = 0, wall: float = 1e9, order: Sequence[int] = (0, 1, 2)) -> None:
         self.air = Air()
         self.wall, self.now = wall, 0.0
-        self.together = Together(lambda name: lines or [self.air], host, lambda: self.wall + self.now, lambda: self.now)
+        self.together = Together(lambda name, host: lines or [self.air], host, lambda: self.wall + self.now, lambda: self.now)
         self.s = Scheduler(len(order), BLOCK, random.Random(1), approximate=4096)
         self.order = list(order)  # our number -> which of NAMES it is
         self.together.attach("m", self.s, lambda i: NAMES[self.order[i]], lambda name: numbers.get(name))

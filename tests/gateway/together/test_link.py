@@ -138,6 +138,14 @@ def test_replicas_may_be_named_by_bytes_or_text() -> None:
     assert wire.name64("x") == wire.name64(b"x") != wire.name64("x", "") and wire.name64("ab", "c") != wire.name64("a", "bc")
 
 
+def test_an_engine_on_this_host_is_not_that_of_another_at_the_same_address() -> None:
+    a, b, c = Gate(host=5), Gate(host=5), Gate(host=6)
+    for url in ("http://127.0.0.1:8081/v1", "http://localhost:1", "http://[::1]:5", "unix:///run/engine.sock"):
+        assert a.together.called(url, "m") == b.together.called(url, "m") != c.together.called(url, "m")
+    for url in ("http://10.0.0.1:8000/v1", "https://api.example.com"):
+        assert a.together.called(url, "m") == c.together.called(url + "/", "m") != a.together.called(url, "n")
+
+
 def test_a_newcomer_is_seeded_over_the_line() -> None:
     a, b = gates()
     a.s.caches.guesses.touch(1, range(3000), 1.0)
@@ -212,7 +220,7 @@ def test_the_senders_that_are_counted_are_bounded(monkeypatch: pytest.MonkeyPatc
 
 def test_alone_there_is_nothing_to_join() -> None:
     assert joined(None, None) is None
-    idle = Together(lambda name: [])
+    idle = Together(lambda name, host: [])
     idle.attach("m", Scheduler(1, 64, random.Random(1)), lambda i: 1, lambda name: 0)
     assert not idle.tick(1.0) and idle.counts.sent == 0 and idle.peers == 0
 

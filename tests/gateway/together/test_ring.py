@@ -98,6 +98,19 @@ def test_a_successor_takes_the_slot_from_its_own_beginning() -> None:
         reader.close()
 
 
+def test_who_comes_late_hears_what_is_said_from_now_on() -> None:
+    with region() as shared:
+        early, writer, late = Reader(shared, 0), Writer(shared, 0, 7, 1), Reader(shared, 0)
+        assert early.look()
+        writer.put(b"before")
+        assert late.look()
+        writer.put(b"after")
+        assert early.read() == ([b"before", b"after"], False) and late.read() == ([b"after"], False)
+        waits = Reader(shared, 0)
+        for end in (early, late, waits, writer):
+            end.close()
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=300)
 def test_any_interleaving_gives_what_was_written_or_says_that_some_is_missed(data: st.DataObject) -> None:
