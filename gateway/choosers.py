@@ -24,6 +24,7 @@ from routing.private import Near
 from routing.types import Arm, Decision, Replica, Route
 
 Clock = Callable[[], float]
+LEARNT = frozenset({"chat", "completions", "embeddings", "rerank", "messages", "responses"})  # surfaces whose calls tell a model's pace
 
 
 def chooses(route: RouteConfig) -> bool:
@@ -126,7 +127,7 @@ class RouteChooser:
 
     def pilot(self, call: Call, tenant: Tenant, clock: Clock = time.monotonic, prompt: int | None = None) -> Pilot:
         """What guides `call`. `prompt`: its tokens, where they are counted already."""
-        return Pilot(self, self.asked(call, tenant, prompt), call.stream, clock)
+        return Pilot(self, self.asked(call, tenant, prompt), call.stream, clock, call.api in LEARNT)
 
     def asked(self, call: Call, tenant: Tenant, prompt: int | None = None) -> Asked:
         """The call as the policy sees it."""
@@ -144,13 +145,15 @@ def minute_of_day() -> int:
 
 
 class Pilot:
-    """Guides one call, and learns from what becomes of its attempts. Each `sent` is followed by a `released`; between them, or after it,
-    come `answered` (the first content, or the whole of an answer in one piece) and `over`. Idempotent in its ends."""
+    """Guides one call, and learns from what becomes of its attempts, of which several may be under way on different replicas. Each `sent`
+    is followed by one `released`; before that `answered` tells of the first content, and `over` of the end of a good answer. All of it is
+    idempotent. Of the rest of an answer that another began nothing is learned: its prompt and its beginning are not a call's own."""
 
-    __slots__ = ("asked", "chooser", "clock", "flights", "stream")
+    __slots__ = ("asked", "begun", "chooser", "clock", "flights", "learns", "stream")
 
-    def __init__(self, chooser: RouteChooser, asked: Asked, stream: bool, clock: Clock) -> None:
-        self.chooser, self.asked, self.stream, self.clock = chooser, asked, stream, clock
+    def __init__(self, chooser: RouteChooser, asked: Asked, stream: bool, clock: Clock, learns: bool = True) -> None:
+        self.chooser, self.asked, self.stream, self.clock, self.learns = chooser, asked, stream, clock, learns
+        self.begun = False  # the client has content
         self.flights: dict[Replica, tuple[Pace, Sent]] = {}  # attempts that are not settled
 
     def choose(self, excluded: Collection[Replica]) -> Decision | None:
@@ -158,32 +161,33 @@ class Pilot:
         return self.chooser.chooser.choose(self.asked, self.clock(), excluded)
 
     def sent(self, decision: Decision) -> None:
-        """An attempt goes there. Call it before the replica counts it."""
+        """An attempt goes there; the replica counts it already."""
         option = self.chooser.chooser.option(decision)
-        if option is not None:
+        if option is not None and self.learns and not self.begun:
             replica = decision.replica
-            self.flights[replica] = option.pace, option.pace.sent(self.asked.prompt, replica.inflight, self.clock())
+            self.flights[replica] = option.pace, option.pace.sent(self.asked.prompt, max(0, replica.inflight - 1), self.clock())
 
     def answered(self, decision: Decision) -> None:
         """Its first content has come."""
+        self.begun = True
         found = self.flights.get(decision.replica)
-        if found is not None and self.stream:
+        if found is not None and self.stream and found[1].open:
             found[0].first(found[1], self.clock())
 
     def released(self, decision: Decision) -> None:
-        """The attempt is over, or its place is free again."""
+        """The attempt is over."""
         found = self.flights.pop(decision.replica, None)
         if found is not None and found[1].open:
             found[0].lost(found[1], self.clock())
 
     def over(self, decision: Decision, usage: Usage | None) -> None:
-        """The answer is whole. Call it before `released`; what its tokens were tells the pace."""
+        """The answer is whole. Call it before `released`: its tokens tell the pace."""
         found = self.flights.get(decision.replica)
         if found is None:
             return
         pace, sent = found
         written = usage.output + usage.reasoning if usage is not None else 0
-        if usage is not None and written:
+        if written:
             self.chooser.chooser.wrote(written)
         if sent.first is not None:
             pace.rest(sent, written, max(0, decision.replica.inflight - 1), self.clock())

@@ -7,6 +7,7 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from backends import wire
@@ -105,12 +106,13 @@ def test_a_stream_teaches_both_times_and_the_next_call_goes_elsewhere() -> None:
         for _ in range(12):
             p = pilot(chooser, now)
             where = to(p)
-            p.sent(where)
             where.replica.inflight += 1
+            p.sent(where)
             slow = where.replica.backend == "desk"
             now.seconds += 4.0 if slow else 0.3
             p.answered(where)
             now.seconds += 10.0 if slow else 2.0
+            p.answered(where)  # idempotent
             p.over(where, Usage(input=1000, output=101))
             where.replica.inflight -= 1
             p.released(where)
@@ -176,6 +178,30 @@ def test_answers_in_one_piece_and_those_that_never_came() -> None:
         unknown.released(where)
 
     built(work, m={"policy": "priority"})
+
+
+def test_the_rest_of_an_answer_and_what_is_only_relayed_teach_nothing() -> None:
+    def work(made: Generation, fleet: Fleet, build: Any) -> None:
+        chooser, now = made.choosers[made.routes["m"]], Now()
+        p = pilot(chooser, now)
+        first, second = made.routes["m"].arms[0].choices
+        p.sent(first)
+        now.seconds += 1.0
+        p.answered(first)
+        p.released(first)
+        p.sent(second)  # goes on with it
+        now.seconds += 50.0
+        p.answered(second)
+        p.over(second, Usage(output=400))
+        p.released(second)
+        assert [o.pace.starts.seen for o in chooser.chooser.options] == [1, 0, 0]
+        relayed = chooser.pilot(msgspec.structs.replace(call(), api="audio/speech"), TENANT, now)
+        relayed.sent(second)
+        now.seconds += 9.0
+        relayed.released(second)
+        assert [o.pace.starts.seen for o in chooser.chooser.options] == [1, 0, 0]
+
+    built(work, m={"policy": "latency"})
 
 
 def test_what_was_learned_outlives_a_reload_and_goes_with_its_replica() -> None:
