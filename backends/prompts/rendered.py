@@ -89,8 +89,9 @@ class Rendered:
         template = self._templates.get("tool_use", self._default) if tools else self._default
         if self.engine == "vllm" and not template.developer:
             arranged = without_developer(arranged)
-        wanted = body.flag(call, "add_generation_prompt", True) if answer is None else answer
-        return template.render(arranged, tools, options, answer=wanted)
+        if answer is None:  # SGLang's chat has no such option
+            answer = self.engine == "sglang" or body.flag(call, "add_generation_prompt", True)
+        return template.render(arranged, tools, options, answer=answer)
 
     def completion(self, call: Call, prompt: str) -> Ids:
         """The prompt of a completion."""

@@ -80,8 +80,8 @@ async def verify(prompter: Prompter, fetch: Fetch, model: str = "") -> bool:
     """Asks the engine and adapts the prompter: True when it is in token mode afterwards, and otherwise `prompter.reason` says why not.
 
     `fetch(path, body)` POSTs and returns the answer's body whatever its status. A `Fault` of the kinds bad_request and not_found counts as
-    a refusal of that question; what else it raises passes through, and nothing is changed then. Of several replicas each is asked, one after
-    the other: the first one's ways are kept, and what any does otherwise is left to text mode.
+    a refusal of that question; what else it raises passes through, and nothing is changed then. Of several replicas each is asked,
+    one after the other: the first one's ways are kept, and what any does otherwise is left to text mode.
     """
     answers = [(probe, await _ask(fetch, probe)) for probe in probes(prompter, model)]
     rendered = prompter.rendered  # it may have been left meanwhile

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from backends.prompts import Hashing
@@ -171,3 +175,19 @@ def chat(*contents: Any, **more: Any) -> Call:
         else:
             out.append({"role": "assistant" if out and out[-1]["role"] == "user" else "user", "content": content})
     return call({"messages": out, **more})
+
+
+KINDS: dict[str, Callable[[], str]] = {"bpe": bpe, "sentencepiece": sentencepiece, "stripping": stripping}
+
+
+def plain(template: str, messages: list[dict[str, Any]], tools: Any = None, **more: Any) -> str:
+    """The template rendered by jinja2 whole, without anything of ours."""
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+
+    def refuse(message: str) -> None:
+        raise ValueError(message)
+
+    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
+    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime(2026, 11, 22).strftime(form)}
+    given = {"messages": messages, "tools": tools, "bos_token": "<|begin|>", "eos_token": "</s>", "add_generation_prompt": True, **more}
+    return environment.from_string(template).render(**given)

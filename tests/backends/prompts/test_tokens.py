@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,6 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jinja2.ext import loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from backends.prompts import Prompter, cutter, prompter
@@ -24,14 +20,13 @@ from backends.prompts.cutter import Cutter
 from backends.prompts.prompter import HEAVY, WRONG
 from backends.prompts.rendered import PSEUDO
 from backends.prompts.tokens import Tokens
-from backends.prompts.types import Unreadable
 from quant import builtin
 from quant.builtin import tokenizer as toy
 from quant.builtin.template import CHAT_TEMPLATE, renderer
 from tests.backends.prompts.made import (
     CHATML,
     HASHING,
-    LLAMA3,
+    KINDS,
     MISTRAL,
     PARTS,
     QWEN,
@@ -41,11 +36,9 @@ from tests.backends.prompts.made import (
     call,
     chat,
     folder,
-    sentencepiece,
-    stripping,
+    plain,
 )
 
-KINDS: dict[str, Callable[[], str]] = {"bpe": bpe, "sentencepiece": sentencepiece, "stripping": stripping}
 LONG = "The quick brown fox jumps over the lazy dog. " * 40
 PIECES = st.sampled_from([
     *SPECIALS, "<|end|>", "<|im", "<", "|>", " ", "  ", "\n", "\n\n", "a", "word", " word", "12", "é", "e\u0301", "你", "😀", "_",
@@ -58,30 +51,6 @@ TALKS = st.lists(st.one_of(TEXTS, st.text(max_size=40)), min_size=1, max_size=7)
 @pytest.fixture(scope="module", params=KINDS)
 def tokens(request: pytest.FixtureRequest) -> Tokens:
     return Tokens(Tokenizer.from_str(KINDS[request.param]()))
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Prompter]:
-    count = itertools.count()
-
-    def make(template: str, kind: str = "bpe", engine: str = "vllm", **more: Any) -> Prompter:
-        place = folder(tmp_path_factory.mktemp(f"model{next(count)}"), template, KINDS[kind]())
-        return prompter(str(place), HASHING, engine=engine, now=lambda: datetime(2026, 11, 22), **more)
-
-    return make
-
-
-def plain(template: str, messages: list[dict[str, Any]], tools: Any = None, **more: Any) -> str:
-    """The template rendered by jinja2 whole, without anything of ours."""
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-
-    def refuse(message: str) -> None:
-        raise ValueError(message)
-
-    environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    environment.globals |= {"raise_exception": refuse, "strftime_now": lambda form: datetime(2026, 11, 22).strftime(form)}
-    given = {"messages": messages, "tools": tools, "bos_token": "<|begin|>", "eos_token": "</s>", "add_generation_prompt": True, **more}
-    return environment.from_string(template).render(**given)
 
 
 @given(st.lists(TEXTS, max_size=4))
@@ -154,31 +123,6 @@ def test_prompts_are_the_template_tokenised_whole(made: Callable[..., Prompter],
 
 
 _CACHE: dict[tuple[str, str], Prompter] = {}
-TOOL = {
-    "type": "function",
-    "function": {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"b": {}, "a": {}}}},
-}
-CALLING: list[dict[str, Any]] = [
-    {"role": "system", "content": "S"},
-    {"role": "user", "content": "q"},
-    {"role": "assistant", "content": "", "tool_calls": [
-        {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": "ü", "b":1}'}},
-    ]},
-    {"role": "tool", "tool_call_id": "1", "content": "r"},
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("engine", ["vllm", "sglang", ""])
-@pytest.mark.parametrize("template", [QWEN, LLAMA3, CHAT_TEMPLATE])
-def test_tools_are_rendered_as_the_engine_does(made: Callable[..., Prompter], template: str, engine: str) -> None:
-    p = made(template, engine=engine)
-    asked, parsed = [dict(m) for m in CALLING], [dict(m) for m in CALLING]
-    if engine == "vllm":
-        asked[2]["content"] = None  # an empty text is a part there, and no part is what this template sees as no content
-    parsed[2] = {**parsed[2], "tool_calls": [{"function": {"name": "f", "arguments": {"a": "ü", "b": 1}}}]}
-    text = plain(template, parsed, [TOOL if engine != "sglang" else {**TOOL, "defer_loading": None}])
-    assert p.rendered is not None and p.rendered.text(call({"messages": asked, "tools": [TOOL]}), asked) == text
-    assert p.prompt(call({"messages": CALLING, "tools": [TOOL]})).needs == {"tools"}
 
 
 def test_the_built_in_models_template_and_tokenizer(tmp_path: Path) -> None:
@@ -193,103 +137,6 @@ def test_the_built_in_models_template_and_tokenizer(tmp_path: Path) -> None:
     text = renderer()(messages, None, True)
     assert p.mode == "tokens" and p.rendered is not None and p.rendered.tokens.joins
     assert list(p.ids(call({"messages": messages})) or []) == built.encode(text).ids
-
-
-def test_vllm_writes_tools_in_its_own_order_and_sglang_as_they_came(made: Callable[..., Prompter]) -> None:
-    tool = {"function": {"parameters": {"z": 1}, "name": "f", "odd": 1}, "type": "function"}
-    doc = {"messages": [{"role": "user", "content": "q"}], "tools": [tool], "tool_choice": "none"}
-    texts = {e: p.rendered.text(call(doc), doc["messages"]) for e in ("vllm", "sglang", "") if (p := made(QWEN, engine=e)).rendered}
-    assert '{"type": "function", "function": {"name": "f", "description": null, "parameters": {"z": 1}}}' in texts["vllm"]
-    assert "function" not in texts["sglang"] and "function" not in texts[""]
-    named = {**doc, "tool_choice": {"type": "function", "function": {"name": "f"}}}
-    p = made(QWEN, engine="sglang")
-    assert p.rendered is not None
-    assert '"function": {"parameters": {"z": 1}, "name": "f", "description": null}, "defer_loading": null}' in p.rendered.text(
-        call(named), doc["messages"]
-    )
-
-
-def test_lists_of_parts(made: Callable[..., Prompter]) -> None:
-    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": ""}, "b"]
-    message = [{"role": "user", "content": parts}]
-
-    def text(template: str, engine: str) -> str:
-        p = made(template, engine=engine)
-        assert p.rendered is not None
-        return p.rendered.text(call({"messages": message}), message)
-
-    assert "user\na\nb<" in text(CHATML, "vllm") and "user\na  b<" in text(CHATML, "sglang") and "user\na\n\nb<" in text(CHATML, "")
-    assert all("user\nab<" in text(PARTS, engine) for engine in ("vllm", "sglang", ""))
-
-
-def test_the_roles_that_engines_change(made: Callable[..., Prompter]) -> None:
-    def text(messages: list[dict[str, Any]], engine: str, template: str = CHATML) -> str:
-        p = made(template, engine=engine)
-        assert p.rendered is not None
-        return p.rendered.text(call({"messages": messages}), messages)
-
-    developers = [
-        {"role": "developer", "content": "A"},
-        {"role": "user", "content": "q"},
-        {"role": "system", "content": [{"type": "text", "text": "B"}]},
-    ]
-    assert text(developers, "vllm").startswith("<|im_start|>system\nA\n\nB<|im_end|>\n<|im_start|>user")
-    assert text(developers[:2], "vllm").startswith("<|im_start|>system\nA<|im_end|>")
-    assert text(developers, "vllm", CHAT_TEMPLATE).startswith("<|system|>A")
-    assert text(developers[:2], "sglang").startswith("<|im_start|>developer\nA")
-    ended = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "w"}]
-    assert "user\nw<" in text(ended, "sglang") and "assistant\nw<" in text(ended, "vllm")
-
-
-SHOW = "{% for m in messages %}{{ m | tojson }}\n{% endfor %}"
-
-
-def _called(arguments: Any) -> list[dict[str, Any]]:
-    return [{"role": "assistant", "content": "", "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": arguments}}]}]
-
-
-def test_what_templates_see_of_a_message(made: Callable[..., Prompter]) -> None:
-    """vLLM passes on what it knows, SGLang what is not null; arguments become objects, and what is none is nothing, or refused."""
-
-    def seen(engine: str, messages: list[dict[str, Any]]) -> Any:
-        p = made(SHOW, engine=engine)
-        assert p.rendered is not None
-        return [json.loads(line) for line in p.rendered.text(call({"messages": messages}), messages).splitlines()]
-
-    said = [{"role": "assistant", "content": "a", "reasoning": "r", "name": "n", "odd": 1}, {"role": "user", "content": "b", "name": "u"}]
-    assert seen("vllm", said)[0] == {"role": "assistant", "content": "a", "reasoning": "r", "reasoning_content": "r", "name": "n"}
-    assert seen("sglang", said) == [{"role": "assistant", "content": "a", "name": "n"}, {"role": "user", "content": "b"}]
-    assert seen("", said) == said
-    for arguments in ("", "[]", "no", None, 3, {}):
-        assert seen("vllm", _called(arguments))[0]["tool_calls"][0]["function"]["arguments"] == {}
-    for arguments in ("[]", "no", "", "[" * 100_000):
-        with pytest.raises(Unreadable):
-            seen("sglang", [*_called(arguments), {"role": "user", "content": "x"}])
-
-
-@pytest.mark.parametrize("engine", ["vllm", "sglang", ""])
-def test_tools_that_are_none_fall_back_to_text(made: Callable[..., Prompter], engine: str) -> None:
-    got = made(QWEN, engine=engine).prompt(chat("a", tools=[{"type": "web_search"}], tool_choice="auto"))
-    assert got.needs == {"tools"} and got.exact == (engine == "")
-
-
-@pytest.mark.parametrize("engine", ["vllm", "sglang", ""])
-@pytest.mark.parametrize(
-    "messages",
-    [
-        [{"content": "no role"}],
-        [{"role": "user", "content": [{"type": "odd"}]}],
-        [{"role": "user", "content": [3]}],
-        [{"role": "user", "content": 3}],
-        [{"role": "assistant", "tool_calls": [{}], "content": ""}],
-    ],
-)  # fmt: skip
-def test_what_engines_refuse_falls_back_to_text(made: Callable[..., Prompter], engine: str, messages: list[dict[str, Any]]) -> None:
-    p = made(CHATML, engine=engine)
-    got = p.prompt(call({"messages": messages}))
-    assert p.mode == "tokens"
-    if not (engine == "sglang" and messages[0].get("content") == 3) and not (engine == "" and messages[0].get("content") == 3):
-        assert not got.exact and p.ids(call({"messages": messages})) is None
 
 
 def test_templates_that_refuse_fall_back_to_text(made: Callable[..., Prompter]) -> None:
