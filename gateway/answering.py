@@ -39,8 +39,8 @@ class Answering:
 
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended",
-        "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received", "relay", "route",
-        "sink", "splice", "status", "stream", "tail", "tenant", "ttft", "upstream_headers", "watched",
+        "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received", "relay",
+        "route", "sink", "splice", "status", "stream", "tail", "tenant", "ttft", "upstream_headers", "watched",
     )  # fmt: skip
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
@@ -79,7 +79,9 @@ class Answering:
         if not good or self.stream or self.watched or seconds > PLAIN_SECONDS or len(body) > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
-        if self.dropped or self.cors or not PASSED.isdisjoint(headers) or (self.pilot is not None and self.pilot.told):  # there is more to tell, in the answer's head and in the record
+        pilot = self.pilot
+        if self.dropped or self.cors or not PASSED.isdisjoint(headers) or (pilot is not None and pilot.told):
+            # There is more to tell, in the answer's head and in the record.
             self._whole(status, headers, body)
             return
         # The usual case in one piece: each call here would cost as much as what it does.
@@ -93,17 +95,16 @@ class Answering:
         core.inflight.discard(self)
         at = body.rfind(b',"usage":{', -1024)
         tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
-        if self.pilot is not None:
-            self._piloted(tail)
+        if pilot is not None:
+            self._piloted(pilot, tail)
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, len(body), tail))
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
         self.sink.respond(200, b"%b%b%b" % (JSON_HEAD, self.id, replica.line), body)
 
-    def _piloted(self, tail: bytes | None) -> None:
-        """Tells the pilot of a good answer that came in one piece."""
-        pilot = self.pilot
-        assert pilot is not None
+    @staticmethod
+    def _piloted(pilot: Pilot, tail: bytes | None) -> None:
+        """Tells a pilot of a good answer that came in one piece."""
         pilot.answered()
         pilot.finished(tail)
         pilot.released()

@@ -24,7 +24,7 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     """The door and the routes that `config` gives with what the fleet has found."""
     server = config.server
     routes: dict[str, Route] = {}
-    wanted = {**discovered(config, fleet), **config.routes}
+    wanted = written(config, fleet)
     for name, route in wanted.items():
         routes[name] = _route(name, route, config, fleet)
     plans.attach(routes, wanted, config)
@@ -36,6 +36,11 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
         routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
     door = Door(config.keys, (server.host, *server.hosts), server.cors_origins, server.private_header)
     return Generation(number, server, door, routes, parts, choosers(config, wanted, routes, parts, fleet, random.Random()))
+
+
+def written(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:
+    """All routes as configuration has them, and those of servers that list their models."""
+    return {**discovered(config, fleet), **config.routes}
 
 
 def discovered(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:

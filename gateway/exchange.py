@@ -114,11 +114,11 @@ class Exchange(Answering):
         target, replica = decision.target, decision.replica
         if target.unsupported and not target.unsupported.isdisjoint(call.doc):
             call = self._unsupported(call, target)
+        if pilot is not None:
+            pilot.sent(decision)
         self.held = replica
         replica.inflight += 1  # `lease.take`, without its frame
         replica.total += 1
-        if pilot is not None:
-            pilot.sent(decision)
         timeouts = route.timeouts.get(target.backend) if route.timeouts else None
         try:
             self.flight = replica.link.send(call, target, timeouts, self)
@@ -231,9 +231,9 @@ class Exchange(Answering):
         self.count_beside()
         target, replica = decision.target, decision.replica
         self.decision, self.dropped = decision, dropped
-        self.held = take(replica)
         if self.pilot is not None:
             self.pilot.sent(decision)
+        self.held = take(replica)
         try:
             self.flight = replica.link.send(call, target, self.route.timeouts.get(target.backend), self)
         except Fault:

@@ -172,9 +172,9 @@ def race(guide: Guide) -> Rival | None:
     target, replica = decision.target, decision.replica
     rival = Rival(guide, decision)
     timeouts = route.timeouts.get(target.backend) if route.timeouts else None
-    rival.held = take(replica)
     if rival.pilot is not None:
         rival.pilot.sent(decision)
+    rival.held = take(replica)
     try:
         call, rival.dropped = exchange.fitted(call, target)
         rival.flight = replica.link.send(call, target, timeouts, rival)

@@ -1,0 +1,394 @@
+"""The owner of one KV-aware scheduler (`routing.kv`): replicas by number, calls that are held, and what each of them hears.
+
+Routes that share replicas share a `Dispatcher`, so that whatever is sent to one of them is booked, by whichever route and for whichever
+reason (a hedge, the rest of an answer, another policy's choice). A reload keeps dispatchers whose replicas are still there; calls under way
+keep the one that they came by. Everything here is plain and runs on the gateway's loop; `place` runs after first tokens, ends and peers'
+news, once a turn of the loop, and every 10 ms while calls are held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Iterable, Mapping
+from itertools import count
+from time import monotonic
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from backends import wire
+from backends.prompts import Hashing, Prompt, Prompter
+from backends.types import Fault
+from gateway.config_policy import PolicyConfig
+from gateway.pilot import EXPLAIN, decision_line
+from routing import prefix
+from routing.kv import Caps, Quote, Scheduler, Settings, Want
+from routing.pool import available, pick
+from routing.types import Chooser, Decision, Pilot, Replica, Route
+
+if TYPE_CHECKING:
+    from gateway.exchange import Exchange
+    from gateway.feeds import Feeds
+
+TICK_SECONDS = 0.01
+CAPS = Caps(held=4096, tenant_held=2048)
+HASHING = Hashing(prefix.digest, prefix.text_blocks, prefix.token_blocks, prefix.salted, prefix.TEXT_BLOCK, prefix.TOKEN_BLOCK)
+BANDS = range(-8, 9)  # priorities that a header may ask for
+
+
+class Seat(msgspec.Struct, frozen=True):
+    """How a replica joins: `limit` requests at once (None: any number), `learn` that from its pace, `hosted`: an API whose calls do not
+    wait for each other and whose cache outlives minutes. `name`: what other gateways call it."""
+
+    limit: int | None = None
+    learn: bool = False
+    hosted: bool = False
+    name: int | None = None
+
+
+class Dispatcher:
+    """One scheduler and what it needs of the world. `name`: of its group of routes, the same on every gateway."""
+
+    def __init__(self, name: str, prompter: Prompter, settings: Settings, loop: asyncio.AbstractEventLoop) -> None:
+        self.name, self.prompter, self.loop = name, prompter, loop
+        self.scheduler = Scheduler(0, prefix.TOKEN_BLOCK, random.Random(), settings, caps=CAPS)
+        self.numbers: dict[Replica, int] = {}
+        self.names: dict[int, int] = {}  # what others call them -> number
+        self.seats: dict[int, Seat] = {}
+        self.waiting: dict[int, KVPilot] = {}  # held calls by their key
+        self.feeds: Feeds | None = None
+        self._keys = count(1)
+        self._soon = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        load = self.scheduler.load
+        return f"<Dispatcher {self.name}: {len(self.numbers)} replicas, {len(load)} booked, {len(self.waiting)} held>"
+
+    # --- replicas
+    def sync(self, wanted: Mapping[Replica, Seat]) -> None:
+        """Its replicas from now on. Those that stay keep their numbers, caches and bookings."""
+        scheduler = self.scheduler
+        for replica in [r for r in self.numbers if r not in wanted]:
+            number = self.numbers.pop(replica)
+            self.seats.pop(number)
+            if self.feeds is not None:
+                self.feeds.unfollow(number)
+            scheduler.leave(number)
+        for replica, seat in wanted.items():
+            if replica in self.numbers:
+                if self.seats[self.numbers[replica]] != seat:
+                    scheduler.set_limit(self.numbers[replica], seat.limit, seat.learn)
+                    self.seats[self.numbers[replica]] = seat
+                continue
+            ttl, least = (300.0, 1024) if seat.hosted else (None, 0)
+            number = scheduler.join(seat.limit, learn=seat.learn, ttl=ttl, least=least, parallel=seat.hosted)
+            self.numbers[replica], self.seats[number] = number, seat
+        self.names = {seat.name: number for number, seat in self.seats.items() if seat.name is not None}
+        self.soon()
+
+    def restarted(self, replica: Replica) -> None:
+        """The engine behind it lost its cache."""
+        number = self.numbers.get(replica)
+        if number is None:
+            return
+        if self.feeds is not None:
+            self.feeds.restarted(number)
+        self.scheduler.restarted(number)
+
+    def name_of(self, number: int) -> int | None:
+        """What other gateways call a replica."""
+        seat = self.seats.get(number)
+        return seat.name if seat is not None else None
+
+    def number_of(self, name: int) -> int | None:
+        """The replica that all gateways call so; None where it is not one of ours."""
+        return self.names.get(name)
+
+    # --- calls
+    def key(self) -> int:
+        """A key for one attempt."""
+        return next(self._keys)
+
+    def soon(self) -> None:
+        """Something changed: held calls are looked at once this turn of the loop is over."""
+        if self.waiting and not self._soon:
+            self._soon = True
+            self.loop.call_soon(self._place)
+
+    def _place(self) -> None:
+        self._soon = False
+        if self.waiting:
+            self.go(self.scheduler.place(monotonic()))
+            self.watch()
+
+    def watch(self) -> None:
+        """Looks again in 10 ms while calls are held."""
+        if self.waiting and self._timer is None:
+            self._timer = self.loop.call_later(TICK_SECONDS, self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._place()
+
+    def go(self, placed: Iterable[tuple[Want, int]]) -> None:
+        """Sends held calls where they were placed."""
+        for want, number in placed:
+            pilot = self.waiting.pop(want.key, None)  # type: ignore[call-overload]
+            if pilot is None:
+                self.scheduler.ended(want.key, monotonic())
+            else:
+                pilot.placed = number
+                pilot.exchange.core.send_on(pilot.exchange)
+
+    def close(self) -> None:
+        """Stops looking. Idempotent."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.feeds is not None:
+            self.feeds.close()
+            self.feeds = None
+
+
+class KVRoute:
+    """The `Chooser` of one route: through its dispatcher, by its settings. `inner`: what chooses in the scheduler's place, while that only
+    keeps the books (None: the draw by weight); `aware`: the scheduler chooses."""
+
+    __slots__ = ("aware", "decisions", "dispatcher", "inner", "mask", "policy", "route")
+
+    def __init__(self, route: Route, dispatcher: Dispatcher, policy: PolicyConfig, aware: bool, inner: Chooser | None = None) -> None:
+        self.route, self.dispatcher, self.policy, self.aware, self.inner = route, dispatcher, policy, aware, inner
+        self.decisions: dict[int, Decision] = {}
+        for arm in route.arms:
+            for replica in arm.replicas:
+                number = dispatcher.numbers.get(replica)
+                if number is not None and arm.target.weight > 0:
+                    self.decisions.setdefault(number, Decision(replica, arm.target, "least seconds by prefix cache and load"))
+        self.mask = sum(1 << number for number in self.decisions)
+
+    def pilot(self, exchange: Exchange) -> Pilot:
+        inner = self.inner.pilot(exchange) if self.inner is not None else None
+        return KVPilot(self, exchange, inner)
+
+    def usable(self, now: float, excluded: Collection[Replica]) -> int:
+        """A bitmask of the replicas that could take a call, a free slot or not."""
+        mask = 0
+        for number, decision in self.decisions.items():
+            replica = decision.replica
+            if replica.health == "ready" and (not replica.down_until or available(replica, now)) and replica not in excluded:
+                mask |= 1 << number
+        return mask
+
+
+class KVPilot:
+    """One call, or a second attempt of it. A booking belongs to an attempt and ends with it, whichever way that ends."""
+
+    __slots__ = (
+        "at", "booked", "cached", "exchange", "holds", "inner", "key", "mask", "output", "placed", "prompt", "refusable", "route", "told",
+        "want",
+    )  # fmt: skip
+
+    def __init__(self, route: KVRoute, exchange: Exchange, inner: Pilot | None = None, prompt: Prompt | None = None) -> None:
+        self.route, self.exchange, self.inner = route, exchange, inner
+        self.prompt = prompt
+        self.at = exchange.received
+        self.holds = False
+        self.told = b""
+        self.want: Want | None = None  # what is held or booked
+        self.key = 0  # of it; 0: nothing is
+        self.booked: int | None = None  # the replica's number
+        self.placed: int | None = None  # where a held call may go now
+        self.mask = 0
+        self.refusable = True  # no attempt was made yet
+        self.cached: int | None = None
+        self.output: int | None = None
+
+    # --- choosing
+    def choose(self, excluded: Collection[Replica]) -> Decision | None:
+        if not self.route.aware:
+            return self._beside(excluded)
+        now = monotonic()
+        usable = self.route.usable(now, excluded)
+        if self.placed is not None:
+            number, self.placed = self.placed, None
+            if usable >> number & 1 and not self.route.decisions[number].replica.full:
+                return self._taken(number)
+            self._drop(now)
+        if not usable:  # all rest, or load: as anybody would wait or try
+            self._drop(now)
+            self.holds = False
+            return pick(self.exchange.route, now, self.exchange.core.draw(), excluded)
+        if self.holds and usable == self.mask:
+            return None
+        self._drop(now)
+        return self._ask(usable, now)
+
+    def _beside(self, excluded: Collection[Replica]) -> Decision | None:
+        if self.inner is not None:
+            decision = self.inner.choose(excluded)
+            self.told = self.inner.told
+            return decision
+        core = self.exchange.core
+        return pick(self.exchange.route, core.clients.now, core.draw(), excluded)
+
+    def _ask(self, usable: int, now: float) -> Decision | None:
+        dispatcher = self.route.dispatcher
+        scheduler, want = dispatcher.scheduler, self._want(usable)
+        if self.refusable:
+            self.refusable = False
+            refusal = scheduler.admit(want, now)
+            if refusal is not None:
+                code = "deadline_unreachable" if refusal.cap == "deadline" else "queue_full"
+                why = f"Model '{self.exchange.call.model}': {refusal.reason}."
+                raise Fault("overloaded", why, retry_after=refusal.retry_after, code=code)
+        if EXPLAIN in self.exchange.headers:
+            self.told = decision_line(told(self.route, scheduler.quote(want, now)))
+        self.want, self.key, self.mask = want, want.key, usable  # type: ignore[assignment]
+        mine: int | None = None
+        others: list[tuple[Want, int]] = []
+        for one in scheduler.ask(want, now):
+            if one[0] is want:
+                mine = one[1]
+            else:
+                others.append(one)
+        if others:
+            dispatcher.loop.call_soon(dispatcher.go, others)
+        if mine is None:
+            self.holds = True
+            dispatcher.waiting[self.key] = self
+            dispatcher.watch()
+            return None
+        decision = self.route.decisions[mine]
+        if decision.replica.full:  # by calls that the scheduler does not place
+            self._drop(now)
+            self.holds = False
+            return None
+        return self._taken(mine)
+
+    def _taken(self, number: int) -> Decision:
+        self.holds, self.booked = False, number
+        return self.route.decisions[number]
+
+    def _want(self, usable: int) -> Want:
+        exchange, route = self.exchange, self.route
+        dispatcher, policy = route.dispatcher, route.policy
+        prompter, prompt = dispatcher.prompter, self.prompt
+        if prompt is None:
+            prompt = self.prompt = prompter.prompt(exchange.call)
+        headers = exchange.headers
+        return Want(
+            dispatcher.key(), prompt.tokens, prompt.blocks, self.at, usable=usable, tenant=exchange.tenant.name,
+            band=_band(headers.get(policy.priority_header.encode())) if policy is not None else 0,
+            deadline=_seconds(headers.get(policy.deadline_header.encode()), policy.deadline),
+            output=prompt.output if prompt.output is not None and prompt.output < 4096 else None,
+            size=prompter.block_tokens, streamed=exchange.stream,
+        )  # fmt: skip
+
+    # --- what becomes of it
+    def sent(self, decision: Decision) -> None:
+        if self.inner is not None:
+            self.inner.sent(decision)
+        if self.booked is not None:
+            return
+        dispatcher, now = self.route.dispatcher, monotonic()
+        number = dispatcher.numbers.get(decision.replica)
+        self._drop(now)
+        if number is not None:  # another chose
+            self.want = self._want(1 << number)
+            self.key, self.booked = self.want.key, number  # type: ignore[assignment]
+            dispatcher.scheduler.force(self.want, number, now)
+
+    def answered(self) -> None:
+        if self.inner is not None:
+            self.inner.answered()
+        if self.booked is not None:
+            self.route.dispatcher.scheduler.answered(self.key, monotonic())
+            self.route.dispatcher.soon()
+
+    def finished(self, tail: bytes | None) -> None:
+        if self.inner is not None:
+            self.inner.finished(tail)
+        usage = wire.usage(tail) if tail is not None else None
+        if tail is None or usage is None or self.booked is None or self.prompt is None or self.want is None:
+            return
+        dispatcher = self.route.dispatcher
+        self.output = usage.output + usage.reasoning
+        if tail.find(b"cached_tokens") >= 0:  # told, be it zero
+            self.cached = usage.cached
+            if dispatcher.feeds is not None and self.want.hits:
+                dispatcher.feeds.hit(self.booked, usage.cached, self.want.hits[self.booked])
+        prompt = usage.input + usage.cached + usage.cache_write
+        if prompt:
+            dispatcher.prompter.told(self.prompt, prompt)
+
+    def released(self) -> None:
+        if self.inner is not None:
+            self.inner.released()
+        self._drop(monotonic())
+        self.route.dispatcher.soon()
+
+    def over(self) -> None:
+        if self.inner is not None:
+            self.inner.over()
+        if self.key:
+            self._drop(monotonic())
+            self.route.dispatcher.soon()
+
+    def beside(self) -> Pilot:
+        return KVPilot(self.route, self.exchange, self.inner.beside() if self.inner is not None else None, self.prompt)
+
+    def _drop(self, now: float) -> None:
+        """Whatever is held or booked is so no longer."""
+        key, self.key, self.booked, self.placed, self.holds = self.key, 0, None, None, False
+        if key:
+            dispatcher = self.route.dispatcher
+            dispatcher.waiting.pop(key, None)
+            dispatcher.scheduler.ended(key, now, self.cached, self.output)
+            self.cached = self.output = None
+
+
+def told(route: KVRoute, quotes: Iterable[Quote]) -> str:
+    """The scheduler's costs in one line: the winner, the runner-up, and each one's seconds by term."""
+    rows = [(route.decisions[q.replica].replica.name, q) for q in quotes if q.replica in route.decisions]
+    if not rows:
+        return "no replica can take it now"
+    line = f"{rows[0][0]}: least seconds by prefix cache and load"
+    if len(rows) > 1:
+        line += f"; next {rows[1][0]}"
+    return "; ".join([line, *(f"{name} {_terms(q)}" for name, q in rows[:8])])
+
+
+def terms(q: Quote) -> dict[str, float]:
+    """A quote's seconds by term, those that are not zero."""
+    every = {
+        "queue": q.queue, "slot": q.slot, "prefill": q.prefill, "load": q.load, "stall": q.stall, "decode": q.decode, "turn": q.turn,
+        "extra": q.extra,
+    }  # fmt: skip
+    return {name: round(seconds, 6) for name, seconds in every.items() if seconds}
+
+
+def _terms(q: Quote) -> str:
+    parts = ", ".join(f"{name} {seconds:.3g}" for name, seconds in terms(q).items())
+    return f"{q.total:.3g} s ({parts}; {q.cached} tokens cached)"
+
+
+def _band(raw: bytes | None) -> int:
+    """A priority from a header; 0 where there is none or it is no whole number."""
+    if raw is None:
+        return 0
+    try:
+        return min(max(int(raw), BANDS[0]), BANDS[-1])
+    except ValueError:
+        return 0
+
+
+def _seconds(raw: bytes | None, usual: float | None) -> float | None:
+    if raw is None:
+        return usual
+    try:
+        found = float(raw)
+    except ValueError:
+        return usual
+    return found if 0 < found < 86400 else usual
