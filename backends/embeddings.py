@@ -34,7 +34,7 @@ class BatchLimits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     """How calls for embeddings are joined: one waits at most `window` seconds for others while an engine call is under way, and one
     engine call has at most so many inputs and so many bytes of them. Bytes are few on purpose: all get their answer with the last."""
 
-    window: Annotated[float, msgspec.Meta(gt=0, le=1)] = 0.002
+    window: Annotated[float, msgspec.Meta(gt=0, le=10)] = 0.002
     items: Annotated[int, msgspec.Meta(ge=2, le=2048)] = 256
     bytes: Annotated[int, msgspec.Meta(ge=1, extra={"size": True}, extra_json_schema={"size": True})] = 32 * KIB
 

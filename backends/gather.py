@@ -320,8 +320,8 @@ class Group:
 
 
 class Gatherer:
-    """What one link gathers. `send`: how a call leaves. `calls`: engine calls that were made of calls for embeddings; `members`: calls that
-    went with others; `refused`: joint calls that were sent again in their parts."""
+    """What one link gathers. `send`: how a call leaves. `calls`: calls to the engine, without those for the parts of one that failed;
+    `members`: clients' calls that went with others; `refused`: joint calls that were sent again in their parts."""
 
     __slots__ = ("allowed", "calls", "groups", "limits", "members", "number", "prefix", "refused", "resting", "send", "struck")
 

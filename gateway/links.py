@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from backends import carriers, catalog, facts
@@ -16,7 +16,8 @@ from backends.openai import OpenAILink
 from backends.types import Fault
 from gateway import hidden
 from gateway.config import BackendConfig
-from routing.types import Health, Link
+from gateway.metrics import Metrics
+from routing.types import Health, Link, Replica
 
 
 class NativeLink(NativeMixin, PricedLink):
@@ -138,3 +139,21 @@ def credentials(signs: Signs) -> tuple[Health, str]:
     except Fault as fault:
         return ("loading" if fault.code == "credentials_pending" else "down"), fault.message
     return "ready", ""
+
+
+_GATHERED = (
+    ("pointsman_embeddings_engine_calls_total", "Calls for embeddings as they were sent, joined or not.", "calls"),
+    ("pointsman_embeddings_joined_total", "Clients' calls for embeddings that were sent with others.", "members"),
+    ("pointsman_embeddings_refused_total", "Joint calls for embeddings that failed, and were sent again one by one.", "refused"),
+)
+
+
+def gauges(figures: Metrics, replicas: Callable[[], Iterable[Replica]]) -> None:
+    """Registers what links count, by replica. They begin anew with a link: when its backend changed, or its engine was started again."""
+    for name, help, field in _GATHERED:
+        figures.callback(name, help, lambda f=field: _counted(replicas(), f), kind="counter")  # type: ignore[misc]
+
+
+def _counted(replicas: Iterable[Replica], field: str) -> list[tuple[dict[str, str], float]]:
+    gathered = ((r.name, r.link.gather) for r in replicas if isinstance(r.link, BatchedLink))
+    return [({"replica": name}, float(getattr(gather, field))) for name, gather in gathered if gather is not None]

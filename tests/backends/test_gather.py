@@ -22,7 +22,7 @@ from tests.backends.seen import DEADLINE, Seen
 
 JSON: Mapping[bytes, bytes] = {b"content-type": b"application/json"}
 TARGET = Target("gpu", "own")
-LONG = BatchLimits(window=1.0)  # so long that nothing here leaves by it
+LONG = BatchLimits(window=10.0)  # so long that nothing here leaves by it
 
 
 class Sent:
@@ -208,7 +208,7 @@ def test_nobody_waits_longer_than_the_window() -> None:
 
 def test_one_engine_call_holds_so_many_and_no_more() -> None:
     async def run() -> None:
-        world = World(BatchLimits(window=1.0, items=4, bytes=40))
+        world = World(BatchLimits(window=10.0, items=4, bytes=40))
         for one in (["a", "b", "c"], ["d", "e"], "f", "x" * 34, "y" * 50, ["1", "2", "3", "4", "5"], "g"):
             world.ask(one)
         await world.turn()
@@ -506,7 +506,7 @@ class Story:
     """A world in which things happen in any order."""
 
     def __init__(self) -> None:
-        self.world = World(BatchLimits(window=1.0, items=5, bytes=64))
+        self.world = World(BatchLimits(window=10.0, items=5, bytes=64))
         self.asked: list[tuple[Call, Seen, Flight]] = []
         self.left: set[int] = set()
         self.broken = False

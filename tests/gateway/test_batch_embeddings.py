@@ -64,7 +64,7 @@ def test_engines_gather_where_together_is_as_alone() -> None:
     [
         ("kind: gemini, key: k, batch_embeddings: true", "only for servers that speak OpenAI's own format, which `kind: gemini` does not"),
         ("url: 'http://h/v1', batch_embeddings: {items: 1}", "batch_embeddings.items"),
-        ("url: 'http://h/v1', batch_embeddings: {window: 2}", "batch_embeddings.window"),
+        ("url: 'http://h/v1', batch_embeddings: {window: 20}", "batch_embeddings.window"),
         ("url: 'http://h/v1', batch_embeddings: {size: 2}", "unknown field"),
         ("url: 'http://h/v1', batch_embeddings: {bytes: many}", "is not a size"),
     ],
@@ -90,7 +90,7 @@ def test_clients_at_once(tmp_path: Path, flags: tuple[str, ...], bad: bool) -> N
         engine.on_model("m", answer)
         config = {
             "server": {"port": 0, "admin": {"port": 0}},
-            "backends": {"gpu": {"url": engine.url, "batch_embeddings": {"window": 1}}},
+            "backends": {"gpu": {"url": engine.url, "batch_embeddings": {"window": 10}}},
             "routes": {"m": {"targets": [{"backend": "gpu"}]}},
         }
         with serving(tmp_path, config, *flags) as gateway:
@@ -111,7 +111,8 @@ def test_clients_at_once(tmp_path: Path, flags: tuple[str, ...], bad: bool) -> N
                     alone = body_of(embeddings({"model": "m", "input": text}).steps).partition(b"\r\n\r\n")[2]
                     assert found.content == alone
             asked = [one.doc["input"] for one in engine.posts("/v1/embeddings") if one.doc]
-            joint = [one for one in asked if isinstance(one, list)]
-            assert sorted(text for one in joint for text in one) == sorted(texts) or len(joint) > 1  # more: some came after the window
-            assert len(asked) - len(joint) <= (1 + len(texts) if bad else 1) or len(joint) > 1
+            assert asked[0] == "first" and sorted(asked[1]) == sorted(texts) and len(asked) == 2 + len(texts) * bad
+            told = gateway.get("/metrics").text
+            assert 'pointsman_embeddings_engine_calls_total{replica="gpu"} 2\n' in told
+            assert f'pointsman_embeddings_joined_total{{replica="gpu"}} {len(texts)}\n' in told
             assert gateway.status()["inflight_total"] == 0
