@@ -1,6 +1,6 @@
 """From a configuration and a fleet to what chooses on each route, and what one call tells it.
 
-`kv_aware` and costs that ask the scheduler are not made here: their routes belong to `gateway.dispatcher`.
+Routes of the scheduler belong to `gateway.dispatcher`; of those only what it must be told besides is made here (`Pilot.besides`).
 """
 
 from __future__ import annotations
@@ -28,9 +28,14 @@ LEARNT = frozenset({"chat", "completions", "embeddings", "rerank", "messages", "
 
 
 def chooses(route: RouteConfig) -> bool:
-    """Whether a route needs more than the weighted draw of `routing.pool`, and nothing of the scheduler."""
+    """Whether a route needs more than the weighted draw of `routing.pool`: a policy, or targets that do not take every call. Of what the
+    scheduler chooses, where it must be told what else counts."""
     policy = policy_of(route.policy)
-    return not policy.scheduled and (policy.preset != "weighted" or any(target.when is not None for target in route.targets))
+    if any(target.when is not None for target in route.targets):
+        return True
+    if policy.scheduled:
+        return policy.preset == "costs" or policy.seconds_per_dollar > 0
+    return policy.preset != "weighted"
 
 
 def choosers(
@@ -38,7 +43,7 @@ def choosers(
     rng: random.Random,
 ) -> dict[Route, RouteChooser]:  # fmt: skip
     """What chooses on each of `routes` and of their local parts, and on the targets that go on with their answers. Routes that the
-    weighted draw serves, and those of the scheduler, are not in it. Drops from the fleet's paces what no route names any more."""
+    weighted draw or the scheduler serves alone are not in it. Drops from the fleet's paces what no route names any more."""
     made: dict[Route, RouteChooser] = {}
     pairs: set[tuple[Replica, str]] = set()
     for name, written in wanted.items():
@@ -160,12 +165,20 @@ class Pilot:
         """Where the next attempt goes; None: it must wait. Raises Fault where it cannot go anywhere."""
         return self.chooser.chooser.choose(self.asked, self.clock(), excluded)
 
+    def besides(self) -> Mapping[Replica, tuple[Target, float]]:
+        """For a scheduler: see `Chooser.besides`."""
+        return self.chooser.chooser.besides(self.asked, self.clock())
+
+    def barred(self) -> frozenset[Replica]:
+        """The replicas whose targets do not take this call, whoever may choose among them."""
+        return self.chooser.chooser.barred(self.asked)
+
     def sent(self, decision: Decision) -> None:
-        """An attempt goes there; the replica counts it already."""
+        """An attempt goes there. Call it before the replica counts it."""
         option = self.chooser.chooser.option(decision)
         if option is not None and self.learns and not self.begun:
             replica = decision.replica
-            self.flights[replica] = option.pace, option.pace.sent(self.asked.prompt, max(0, replica.inflight - 1), self.clock())
+            self.flights[replica] = option.pace, option.pace.sent(self.asked.prompt, replica.inflight, self.clock())
 
     def answered(self, decision: Decision) -> None:
         """Its first content has come."""

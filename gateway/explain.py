@@ -21,9 +21,8 @@ from backends.wire import Doc
 from gateway import logs, surfaces
 from gateway.asgi import AsgiSink, Make
 from gateway.auth import Tenant
-from gateway.choosers import RouteChooser
 from gateway.exchange import Exchange
-from gateway.explain_policy import UNWEIGHED, decided, picked, weighed
+from gateway.explain_policy import UNWEIGHED, Explains, Guide, decided, picked, weighed
 from gateway.serve import Core
 from gateway.surface import SurfaceExchange
 from routing import pool
@@ -56,17 +55,12 @@ class _DryCore(Core):
         self.dry[dry] = found
         return dry
 
-    def chooser_of(self, route: Route) -> RouteChooser | None:
-        """What chooses on a copied route; None where the draw by weight does."""
-        return self.generation.choosers.get(self.dry[route]) if route in self.dry else None
-
-    def policy_of(self, route: Route) -> str:
-        """The name of its policy."""
-        found = self.chooser_of(route)
-        return found.chooser.policy.name if found is not None else "weighted"
-
-    def permitted(self, model: str, route: Route, tenant: Tenant) -> Route:
-        return route if route in self.dry else super().permitted(model, route, tenant)  # a copy is made of what was permitted
+    def guide(self, route: Route) -> Guide:
+        """Who chooses on a copied route."""
+        found = self.dry.get(route)
+        if found is None:
+            return Guide()
+        return Guide(found.chooser if isinstance(found.chooser, Explains) else None, self.generation.choosers.get(found))
 
 
 async def explain(core: Core, makes: Mapping[str, Make], headers: Mapping[bytes, bytes], body: bytes) -> bytes:
@@ -112,7 +106,7 @@ def _explained(core: _DryCore, exchange: Exchange, doc: Doc) -> Json:
     """What becomes of a request that was read. `doc` is the client's own."""
     route, surface = exchange.route, exchange if isinstance(exchange, SurfaceExchange) else None
     try:
-        decision = picked(exchange, core.chooser_of(exchange.route))
+        decision = picked(exchange, core.guide(exchange.route))
     except Fault as fault:
         return _about(core, exchange, None) | _refused(fault, ())
     out = _about(core, exchange, decision)
@@ -148,7 +142,7 @@ def _about(core: _DryCore, exchange: Exchange, decision: Decision | None) -> Jso
     """What can be told of any request that has a route."""
     route = exchange.route
     return {
-        "model": exchange.call.model, "route": route.name, "decision": None, "policy": core.policy_of(route),
+        "model": exchange.call.model, "route": route.name, "decision": None, "policy": core.guide(route).policy,
         "candidates": _candidates(core, exchange, decision),
         "native": False, "estimate": None, "parameters": [], "requests": [], "error": None,
     }  # fmt: skip
@@ -213,7 +207,7 @@ def _text(value: Any) -> int:
 def _candidates(core: _DryCore, exchange: Exchange, chosen: Decision | None) -> list[Json]:
     """Every replica that the route could send it to, and what is for and against it."""
     now, route = core.clients.now, exchange.route
-    costs = weighed(exchange, core.chooser_of(route), chosen)
+    costs = weighed(exchange, core.guide(route), chosen)
     whole = route.total_weight or 1.0
     return [
         {

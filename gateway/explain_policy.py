@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from gateway.choosers import RouteChooser
 from gateway.exchange import Exchange
@@ -14,28 +14,57 @@ from routing.types import Decision
 Json = dict[str, Any]
 
 
-def picked(exchange: Exchange, chooser: RouteChooser | None) -> Decision | None:
-    """Where the request would go; None: it would wait. `chooser`: of its route, None where the draw by weight decides. Counts nothing.
-    Raises Fault where the policy has nowhere for it."""
+@runtime_checkable
+class Explains(Protocol):
+    """A route's `Chooser` that explains itself: where the request of `exchange` would go, and `weighed`'s rows. Counts nothing."""
+
+    @property
+    def preset(self) -> str:
+        """The policy's name."""
+        ...
+
+    def explain(self, exchange: Exchange) -> tuple[Decision | None, Mapping[tuple[str, str], Json]]: ...
+
+
+class Guide(NamedTuple):
+    """Who chooses on the route that is explained: one that explains itself, a policy, or neither: the draw by weight."""
+
+    explains: Explains | None = None
+    chooser: RouteChooser | None = None
+
+    @property
+    def policy(self) -> str:
+        """The policy's name."""
+        if self.explains is not None:
+            return self.explains.preset
+        return self.chooser.chooser.policy.name if self.chooser is not None else "weighted"
+
+
+def picked(exchange: Exchange, guide: Guide) -> Decision | None:
+    """Where the request would go; None: it would wait. Counts nothing. Raises Fault where the policy has nowhere for it."""
     core = exchange.core
-    if chooser is None:
+    if guide.explains is not None:
+        return guide.explains.explain(exchange)[0]
+    if guide.chooser is None:
         return pool.pick(exchange.route, core.clients.now, core.draw(), exchange.excluded)
-    inner = chooser.chooser
+    inner = guide.chooser.chooser
     turn = inner.turn
     try:
-        return inner.choose(chooser.asked(exchange.call, exchange.tenant), core.clients.now, exchange.excluded)
+        return inner.choose(guide.chooser.asked(exchange.call, exchange.tenant), core.clients.now, exchange.excluded)
     finally:
         inner.turn = turn
 
 
-def weighed(exchange: Exchange, chooser: RouteChooser | None, decision: Decision | None) -> Mapping[tuple[str, str], Json]:
+def weighed(exchange: Exchange, guide: Guide, decision: Decision | None) -> Mapping[tuple[str, str], Json]:
     """By replica and model: `seconds` in all, `terms` (seconds, and dollars), and `out`, why it may not be used."""
-    if chooser is None:
+    if guide.explains is not None:
+        return guide.explains.explain(exchange)[1]
+    if guide.chooser is None:
         return {}
-    inner = chooser.chooser
+    inner = guide.chooser.chooser
     scores = decision.scores if decision is not None else None
     if not isinstance(scores, Scores):
-        asked = chooser.asked(exchange.call, exchange.tenant)
+        asked = guide.chooser.asked(exchange.call, exchange.tenant)
         scores = Scores(inner, asked, inner.candidates(asked, exchange.core.clients.now, exchange.excluded), None)
     return {(option.replica.name, option.target.model): row(scores[option.label]) for option in inner.options}
 

@@ -111,14 +111,34 @@ class Chooser:
         option = self.options[choice.index]
         return Decision(option.replica, option.target, choice.reason, Scores(self, asked, candidates, choice))
 
-    def candidates(self, asked: Asked, now: float, excluded: Collection[Replica] = ()) -> list[Candidate]:
-        """What is known of every option. Where only some prices are known, the others are taken to be as high as the highest."""
-        made = [o.candidate(asked, now, o.replica not in excluded and available(o.replica, now)) for o in self.options]
+    def candidates(self, asked: Asked, now: float, excluded: Collection[Replica] = (), *, ready: bool = False) -> list[Candidate]:
+        """What is known of every option; all are taken to be `ready` where that is said. Where only some prices are known, the others are
+        taken to be as high as the highest."""
+        made = [o.candidate(asked, now, ready or (o.replica not in excluded and available(o.replica, now))) for o in self.options]
         if all(c.price_in < inf for c in made):
             return made
         dear_in = max((c.price_in for c in made if c.price_in < inf), default=0.0)
         dear_out = max((c.price_out for c in made if c.price_out < inf), default=0.0)
         return [c if c.price_in < inf else msgspec.structs.replace(c, price_in=dear_in, price_out=dear_out) for c in made]
+
+    def besides(self, asked: Asked, now: float) -> dict[Replica, tuple[Target, float]]:
+        """For a scheduler that knows queues and caches: who takes the request, as which target, and what else counts there, in seconds
+        of its own (money, and the other costs of the policy over the factor of `scheduled`). Raises Fault `no_target`."""
+        every = self.candidates(asked, now, ready=True)
+        costs, factor = _others(self.policy)
+        found: dict[Replica, tuple[Target, float]] = {}
+        for i in policies.allowed(asked, every, (policies.takes,)):
+            option, seconds = self.options[i], sum(cost(asked, every[i]) for cost in costs) / factor
+            if option.replica not in found or seconds < found[option.replica][1]:
+                found[option.replica] = option.target, seconds
+        if not found:
+            raise self._nobody(asked)
+        return found
+
+    def barred(self, asked: Asked) -> frozenset[Replica]:
+        """The replicas none of whose targets take the request."""
+        taking = {o.replica for o in self.options if (o.local or not asked.private) and (o.when is None or policies.holds(o.when, asked))}
+        return frozenset(o.replica for o in self.options if o.replica not in taking)
 
     def option(self, decision: Decision) -> Option | None:
         """The option that a decision of this route means."""
@@ -183,6 +203,15 @@ _SIMPLE: Mapping[str, Callable[[Asked, Sequence[Candidate], random.Random], Choi
 _BY_GOAL: Mapping[str, Callable[[Asked, Sequence[Candidate], Goal, random.Random], Choice | None]] = {
     "cost": policies.frugal, "kv_aware": policies.kv_aware, "local_first": policies.local_first,
 }  # fmt: skip
+
+
+def _others(policy: Policy) -> tuple[list[Cost], float]:
+    """The costs of a policy beside the scheduler's, and that one's factor."""
+    if policy.name != "costs":
+        return [policies.money(policy.goal)], 1.0
+    factors = dict(policy.costs)
+    factor = factors.pop("scheduled", 1.0)
+    return [policies.times(COSTS[name], other) for name, other in factors.items()], factor
 
 
 def weighed(policy: Policy) -> list[Cost]:

@@ -106,8 +106,8 @@ def test_a_stream_teaches_both_times_and_the_next_call_goes_elsewhere() -> None:
         for _ in range(12):
             p = pilot(chooser, now)
             where = to(p)
-            where.replica.inflight += 1
             p.sent(where)
+            where.replica.inflight += 1
             slow = where.replica.backend == "desk"
             now.seconds += 4.0 if slow else 0.3
             p.answered(where)

@@ -187,6 +187,25 @@ def test_what_is_too_long_or_unsupported_is_told() -> None:
     assert found.scores["plain"]["out"] == "it has no tools"
 
 
+def test_what_a_scheduler_is_told_besides() -> None:
+    both, dear, gold = replica("both"), replica("dear", health="down"), replica("gold")
+    when = Condition(headers={"x-tier": "gold"})
+    options = (option(both, dollars=2.0), option(both, 1, dollars=1.0), option(dear, 2, dollars=50.0), option(gold, 3, when=when))
+    asked = Asked(prompt=900, output=100)
+    money = chooser(*options, name="kv_aware", goal=Goal(seconds_per_dollar=10.0)).besides(asked, 0.0)
+    assert {r.name: (target.model, round(seconds, 6)) for r, (target, seconds) in money.items()} == {
+        "both": ("t1", 0.01),
+        "dear": ("t2", 0.5),
+    }
+    summed = chooser(*options, name="costs", costs={"scheduled": 2.0, "latency": 1.0}).besides(asked, 0.0)
+    assert summed[both][1] == pytest.approx(1.0)
+    assert chooser(*options).barred(asked) == {gold} and not chooser(*options).barred(Asked(headers={"x-tier": "gold"}))
+    assert chooser(*options).barred(Asked(private=True)) == {both, dear, gold}
+    only = chooser(option(gold, when=when), name="kv_aware")
+    with pytest.raises(Fault, match="wants another header"):
+        only.besides(asked, 0.0)
+
+
 def test_round_robin_turns_and_gateways_begin_differently() -> None:
     options = [option(replica(name), i) for i, name in enumerate("abcd")]
     made = chooser(*options, name="round_robin")
