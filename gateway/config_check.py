@@ -22,7 +22,8 @@ _OF_AUTH = {"aws": ("profile",), "google": ("credentials",)}
 _REMOTE_ONLY = ("key", "headers", "timeouts", "health_seconds", "proxy", "http2", "verify", "discover", *_SETTINGS)
 _ENGINE_ONLY = (
     "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
-    "embeddings", "reranking", "chat_template", "served_name", "health_path", "slot_save_path", "nice",
+    "embeddings", "reranking", "chat_template", "served_name", "health_path", "slot_save_path", "nice", "kv_transfer",
+    "kv_store",
 )  # fmt: skip
 _A_KIND = "the `kind` of a provider (`pointsman providers` lists them)"
 _IN_PYTHON = ("vllm", "sglang", "llama-cpp-python", "llamacpp")

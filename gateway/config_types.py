@@ -157,6 +157,15 @@ class FactsOverride(_Noun, frozen=True, kw_only=True):
         return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
+class KvStoreConfig(_Noun, frozen=True, kw_only=True):
+    """What a llama.cpp engine of ours may keep of prompts that it has computed: bytes in memory (null: a sixteenth of what is free, at most
+    1 GiB), bytes on disk behind that (null: none), in which folder (null: the one for temporary files). All goes when the gateway ends."""
+
+    memory: Size | None = None
+    disk: Size | None = 1024 * MIB
+    path: str | None = None
+
+
 class BackendConfig(_Noun, frozen=True, kw_only=True):
     """What answers calls: a provider of the catalogue (`kind`), a server that runs elsewhere (`url` or `urls`), or an engine that the
     gateway runs (`engine`). A provider's `url` and `key` are filled in by `gateway.config_provider` when they are not said."""
@@ -207,6 +216,8 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     served_name: str | None = None
     health_path: str | None = None
     slot_save_path: str | None = None
+    kv_transfer: bool = True  # whether prefixes that several requests share are computed once and moved between slots (llamacpp)
+    kv_store: KvStoreConfig = KvStoreConfig()
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 
     @property

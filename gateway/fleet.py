@@ -24,6 +24,7 @@ from backends.engines.supervisor import Supervisor
 from backends.http import Clients
 from backends.native import ProviderLink
 from backends.openai import OpenAILink
+from backends.slots.keeper import Keeper
 from backends.translate import TranslatedLink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 from gateway import config_kv, hidden, links, logs
@@ -99,12 +100,14 @@ class Fleet:
         self.found: dict[str, tuple[Found, ...]] = {}
         self.contexts: dict[str, int | None] = {}  # tokens, of engines
         self.paces = Paces()  # what was learned of their speed
+        self.slots = Keeper()  # of engines whose slots are ours
         self.supervisor = Supervisor(self._changed, drain=self._drained)
         self._signers: dict[str, dict[Replica, Signs]] = {}  # by backend: credentials that end with it
         self._leaving: dict[str, Replica] = {}  # of engines that are about to stop
         self._specs: dict[str, EngineSpec] = {}
         self._vocab: dict[str, int | None] = {}
         self._apart: dict[str, bool] = {}
+        self._alone = True
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- configuration
@@ -112,7 +115,9 @@ class Fleet:
         """Makes the fleet what `config` says. Engines start in the background; a model that must be fetched is fetched there too."""
         several = config.server.workers > 1  # each with a sidecar of its own: then ids must do
         self.sidecar.mode = "both" if several and config.server.tool_state == "sidecar" else config.server.tool_state
+        self._alone = not several  # slots of one engine are owned by one process
         new, old = config.backends, self.configs
+        self.slots.keep(new)
         for name in [n for n in old if new.get(n) != old[n]]:
             self._remove(name)
         self.configs = dict(new)
@@ -205,6 +210,11 @@ class Fleet:
             self._all(name, "down", str(e))
             log.error("model of backend %s: %s", name, e)
             return
+        if backend.kv_transfer and self._alone:
+            store = backend.kv_store
+            spec = await self.slots.prepare(spec, store.memory, store.disk or 0, store.path)
+        else:
+            self.slots.drop(name)
         self._specs[name] = spec
         await self.supervisor.apply([*self._specs.values()])
         for instance in self.supervisor.instances:  # those that went on have no change to tell
@@ -276,8 +286,10 @@ class Fleet:
         guard = partial(guards.refuse, vocab=state.vocab) if kind in LLAMA else None
         key, limits = state.api_key or None, links.batches(backend, state.together)
         if limits is None:
-            return OpenAILink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard)
-        return batching(BatchedLink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard), limits)
+            link = OpenAILink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard)
+        else:
+            link = batching(BatchedLink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard), limits)
+        return self.slots.link(link, state.backend, self._specs.get(state.backend), state.context)
 
     def follow(self, states: Iterable[EngineState], found: Mapping[str, tuple[Found, ...]]) -> None:
         """Takes over what the parent process knows."""
@@ -368,3 +380,4 @@ class Fleet:
             signs.close()
         await asyncio.gather(*(r.link.stop() for r in self.every() if isinstance(r.link, OpenAILink | TranslatedLink)))
         await self.supervisor.stop()
+        await asyncio.to_thread(self.slots.close)

@@ -89,7 +89,7 @@ def parameters(settings: Settings, meta: gguf.Meta, memory: int, cores: int) -> 
     if settings.chat_template:
         params.chat_template = settings.chat_template
     if settings.slot_save_path:
-        params.slot_save_path = settings.slot_save_path
+        params.slot_save_path = os.path.join(settings.slot_save_path, "")  # llama.cpp only puts a file's name behind it
     if settings.reranking:
         params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_RANK
     elif settings.embeddings:

@@ -1,0 +1,141 @@
+"""Requests that wait for one prefix: it is computed once, by the first of them, then saved, restored for the others, and all go.
+
+A request that comes alone is sent at once and pays nothing for any of this. When another comes that shares much of its prompt while
+that is still being computed, the first is called back: its connection is closed. llama.cpp finishes the batch it is computing and keeps
+in the slot what it has; the request to save the slot waits in the engine until then. Measured with 1,040 tokens: all of them were there
+after a call back, and sending the first again costs one token. A stream notices a closed connection at its first token, a silent
+request within a second (`table.NOTICE`).
+
+A prompt of more than one batch must not be called back before its shared part is computed: then a timer does it, or its first byte.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Protocol
+
+from backends.slots.store import Kept
+from backends.slots.table import Computing, Slot, common
+
+if TYPE_CHECKING:
+    from backends.slots.link import SlotLink
+    from backends.slots.ride import Ride
+
+SHORT = 0.9  # of what was wanted: what saved less is computed to its end first
+LEAST, FACTOR = 0.5, 1.5  # a request waits at most that many seconds, or that many times its own predicted prefill
+
+
+class Timer(Protocol):
+    """What `loop.call_later` gives."""
+
+    def cancel(self) -> None: ...
+
+
+class Group:
+    """`slot` of `link` holds, or will hold, the prefix; `members` wait. The leader computes it with its own prompt; there is none where it
+    lies in an idle slot already. `shared`: bytes of text that all have in common. Its end comes once."""
+
+    def __init__(self, link: SlotLink, leader: Ride | None, slot: Slot, text: bytes, began: float, seconds: float) -> None:
+        self.link, self.leader, self.slot, self.text = link, leader, slot, text
+        self.began, self.seconds = began, seconds  # monotonic; what computing is predicted to take
+        self.members: dict[Ride, Timer] = {}
+        self.shared = len(text)
+        self.closing = self.ended = False  # closing: the leader is called back, or done; what is there is being saved
+        self.timer: Timer | None = None
+
+    def __repr__(self) -> str:
+        return f"<Group of {len(self.members)} on {self.link.pool.name} slot {self.slot.id}{', closing' if self.closing else ''}>"
+
+    def offer(self, text: bytes, link: SlotLink, now: float) -> Computing:
+        """What waiting would give a request of `text` on `link`."""
+        return Computing(common(self.text, text), max(0.0, self.began + self.seconds - now), link is self.link)
+
+    def join(self, ride: Ride, shared: int, seconds: float) -> None:
+        """`ride`, which would compute for `seconds` itself, waits from now on."""
+        loop = asyncio.get_running_loop()
+        ride.group = self
+        ride.waits += 1
+        self.members[ride] = loop.call_later(max(LEAST, FACTOR * (seconds + self.seconds)), self._late, ride)
+        self.shared = min(self.shared, shared)
+        if not self.closing and self.timer is None:
+            self.timer = loop.call_later(self.link.delay(self, loop.time()), self.call_back)
+
+    def leave(self, ride: Ride) -> None:
+        """`ride` waits no longer."""
+        timer = self.members.pop(ride, None)
+        if timer is not None:
+            timer.cancel()
+        ride.group = None
+
+    def _late(self, ride: Ride) -> None:
+        """`ride` has waited for longer than anything would have taken: it goes its own way."""
+        self.leave(ride)
+        ride.alone = True
+        ride.link.again(ride)
+
+    def call_back(self) -> None:
+        """Stops the leader where it is and saves what is there. Does nothing when it is closing already, or nobody waits."""
+        self.timer = None
+        if self.closing or not self.members or self.leader is None:
+            return
+        leader = self.leader
+        flight, leader.flight, leader.slot, leader.leads = leader.flight, None, None, None  # the slot is the group's
+        if flight is not None:
+            flight.cancel()
+        self.save(recalled=True)
+        self.link.shared.counts.primes += 1
+
+    def save(self, *, prime: bool = False, recalled: bool = False) -> None:
+        """From now on the slot is being saved, after the leader's prompt has been computed into it where `prime` says so; whoever joins is
+        served by that. `recalled`: the leader was stopped while it computed."""
+        self._close()
+        self.link.spawn(self._finish(prime, recalled))
+
+    def _close(self) -> None:
+        self.closing = True
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    async def _finish(self, prime: bool, recalled: bool) -> None:
+        """Without KV to restore each goes its own way."""
+        moves, leader, kept = self.link.moves, self.leader, None
+        try:
+            if prime and leader is not None:
+                await moves.rescue(self.slot, self.text)
+                await moves.prime(leader, self.slot)
+            kept = await moves.save(self.slot, self.text)
+            if recalled and kept is not None and leader is not None:
+                kept = await self._completed(leader, kept)
+        finally:
+            self._end(kept, alone=kept is None)
+
+    async def _completed(self, leader: Ride, kept: Kept) -> Kept:
+        """`kept`, or what is saved once the leader's prompt is computed to its end, when too little of it was."""
+        speed = self.link.shared.speed
+        if kept.tokens >= SHORT * speed.tokens(self.shared):
+            if leader.call.stream:  # it was stopped at its first token at the latest
+                speed.learn("prefill", (asyncio.get_running_loop().time() - self.began) / kept.tokens)
+            return kept
+        await self.link.moves.prime(leader, self.slot)
+        return await self.link.moves.save(self.slot, self.text) or kept
+
+    def disband(self) -> None:
+        """The leader is through, or failed, before anything was saved: whoever waits looks again."""
+        if not self.closing:
+            self._end(None, alone=False)
+
+    def _end(self, kept: Kept | None, alone: bool) -> None:
+        if self.ended:
+            return
+        saving = self.closing
+        self._close()
+        self.ended = True
+        self.link.shared.groups.discard(self)
+        members = [*self.members]
+        for ride in members:
+            self.leave(ride)
+            ride.alone = alone
+        self.link.after(self.leader, self.slot if saving else None)
+        for link in {id(ride.link): ride.link for ride in members}.values():
+            link.serve([ride for ride in members if ride.link is link], kept)

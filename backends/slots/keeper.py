@@ -1,0 +1,108 @@
+"""One a gateway: the stores of its llama.cpp engines, and the links that share them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Container
+from importlib.metadata import PackageNotFoundError, version
+
+import msgspec
+
+from backends.engines import sizing
+from backends.engines.spec import EngineSpec
+from backends.openai import OpenAILink
+from backends.slots.link import SlotLink
+from backends.slots.shared import Figures, Shared
+from backends.slots.store import Store, fingerprint
+
+log = logging.getLogger("pointsman.slots")
+Limits = tuple[int | None, int, str | None]  # bytes in memory (None: what the machine can spare), bytes on disk, folder
+
+
+class Keeper:
+    """By backend. `figures` may be read at any time."""
+
+    def __init__(self) -> None:
+        self.shared: dict[str, Shared] = {}
+
+    async def prepare(self, spec: EngineSpec, memory: int | None, disk: int, path: str | None) -> EngineSpec:
+        """Opens a store for an engine, or keeps the one it has, and returns the spec that tells it where. The same spec where its slots are
+        not ours to own, or there is no room. `memory`, `disk`: bytes; None: what the machine can spare."""
+        if spec.kind != "llamacpp" or spec.slots < 2 or spec.reranking or spec.slot_save_path:
+            self.drop(spec.name)
+            return spec
+        old = self.shared.get(spec.name)
+        limits = (memory, disk, path)
+        opening = asyncio.ensure_future(asyncio.to_thread(_opened, spec, limits, old.store if old is not None else None))
+        try:
+            store = await asyncio.shield(opening)
+        except asyncio.CancelledError:  # another configuration came meanwhile
+            opening.add_done_callback(lambda done: _unwanted(done.result(), old))
+            raise
+        if store is None:
+            self.drop(spec.name)
+            return spec
+        if old is None or store is not old.store:
+            self.drop(spec.name)
+            self.shared[spec.name] = Shared(store)
+        return msgspec.structs.replace(spec, slot_save_path=str(store.near))
+
+    def link(self, bare: OpenAILink, backend: str, spec: EngineSpec | None, context: int | None) -> OpenAILink:
+        """A link that owns its engine's slots and sends over `bare`; `bare` itself where `backend` has no store. Needs a running loop."""
+        shared = self.shared.get(backend)
+        if shared is None or spec is None:
+            return bare
+        guard, bare.guard = bare.guard, None
+        threads = sizing.threads(spec.threads, spec.replicas, sizing.machine_cores())
+        return SlotLink(bare, shared, spec.slots, guard=guard, context=context or sizing.DEFAULT_CONTEXT, threads=threads)
+
+    def drop(self, backend: str) -> None:
+        """Forgets a backend; its files are removed in a thread."""
+        shared = self.shared.pop(backend, None)
+        if shared is not None:
+            asyncio.get_running_loop().run_in_executor(None, shared.store.close)
+
+    def keep(self, backends: Container[str]) -> None:
+        """Forgets all others."""
+        for backend in [name for name in self.shared if name not in backends]:
+            self.drop(backend)
+
+    def close(self) -> None:
+        """Forgets all and removes their files. Blocks."""
+        for shared in self.shared.values():
+            shared.store.close()
+        self.shared.clear()
+
+    def figures(self) -> dict[str, Figures]:
+        """What was moved and what is held, by backend."""
+        return {backend: shared.figures() for backend, shared in self.shared.items()}
+
+
+def _opened(spec: EngineSpec, limits: Limits, old: Store | None) -> Store | None:
+    """The store for an engine: `old`, where that is of the same model and limits. None where there is no folder. Blocks."""
+    memory, disk, path = limits
+    try:
+        of = fingerprint(spec.model, (*spec.args, _version()))
+        if old is not None and (old.of, old.limits) == (of, limits):
+            return old
+        if memory is None:
+            memory = sizing.prompt_cache_mib(sizing.machine_memory()) << 20
+        store = Store.open(memory, disk, path, of)
+    except OSError as error:
+        log.warning("engine %s: KV is not moved, as there is no folder for it: %s", spec.name, error.strerror or type(error).__name__)
+        return None
+    store.limits = limits
+    return store
+
+
+def _unwanted(store: Store | None, old: Shared | None) -> None:
+    if store is not None and (old is None or store is not old.store):
+        asyncio.get_running_loop().run_in_executor(None, store.close)
+
+
+def _version() -> str:
+    try:
+        return version("xllamacpp")
+    except PackageNotFoundError:
+        return ""

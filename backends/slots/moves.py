@@ -1,0 +1,138 @@
+"""What an engine is asked about a slot: to save it, to restore into it, to compute a prompt into it. Nothing raises a fault: what fails
+is counted, and its request goes on without."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from backends.fetch import Answer, Whole
+from backends.openai import OpenAILink
+from backends.slots import table
+from backends.slots.ride import Ride, Truth, truth
+from backends.slots.shared import Shared
+from backends.slots.store import Kept
+from backends.slots.table import Slot
+from backends.types import Fault
+
+log = logging.getLogger("pointsman.slots")
+SMALL = 512  # bytes of text: below that nothing is worth moving
+MEASURABLE = 64  # computed tokens, for their speed to mean anything
+_NOT_PRIMED = frozenset({"stream", "stream_options", "max_completion_tokens", "n_predict", "logprobs", "top_logprobs", "n", "stop"})
+_ZERO = msgspec.Raw(b"0")
+_object = msgspec.json.Decoder(dict[str, Any])
+
+
+def within(call_doc: Mapping[str, msgspec.Raw], slot: Slot) -> dict[str, msgspec.Raw]:
+    """A request's document with the slot that it is to take."""
+    return {**call_doc, "id_slot": msgspec.Raw(b"%d" % slot.id)}
+
+
+class Moves:
+    """The questions, asked over `link`; what their answers say of speed is learned."""
+
+    def __init__(self, link: OpenAILink, shared: Shared) -> None:
+        self.link, self.shared = link, shared
+
+    async def save(self, slot: Slot, text: bytes) -> Kept | None:
+        """Saves `slot`, which holds `text` or its beginning; waits until the engine is through with it. None when that failed."""
+        shared = self.shared
+        speed, store = shared.speed, shared.store
+        kept = None
+        if await store.room(int(speed.density * speed.tokens(len(text)))):
+            part = store.part()
+            told = await self._ask(slot, "save", part)
+            tokens, size = _number(told, "n_saved"), _number(told, "n_written")
+            if tokens > 0 and size > 0:
+                kept = await store.adopt(part, text, tokens, size)
+                speed.learn("density", size / tokens)
+                speed.learn("save", _seconds(told, "save_ms") / size)
+            else:
+                await store.discard(part)
+        shared.counts.saves += kept is not None
+        shared.counts.failed += kept is None
+        return kept
+
+    async def rescue(self, slot: Slot, text: bytes) -> None:
+        """Saves what `slot` is about to lose to `text`, if that is worth it."""
+        speed, old = self.shared.speed, slot.text
+        if table.common(old, text) < table.KEEP * len(old) and speed.pays(len(old)) and not self.shared.store.covers(old, speed.ratio):
+            await self.save(slot, old)
+
+    async def restore(self, slot: Slot, entry: Kept) -> bool:
+        """Restores `entry` into `slot`. False when that failed; the slot is then empty."""
+        told = await self._ask(slot, "restore", entry.name)
+        good = _number(told, "n_restored") == entry.tokens and _number(told, "n_read") == entry.size
+        slot.text = entry.text if good else b""
+        if good:
+            self.shared.speed.learn("load", _seconds(told, "restore_ms") / entry.size)
+        self.shared.counts.restores += good
+        self.shared.counts.failed += not good
+        return good
+
+    async def prime(self, ride: Ride, slot: Slot) -> None:
+        """Computes the prompt of `ride` into `slot` and nothing more."""
+        doc = {key: value for key, value in ride.call.doc.items() if key not in _NOT_PRIMED}
+        call = msgspec.structs.replace(ride.call, doc=within(doc, slot) | {"max_tokens": _ZERO}, stream=False)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        whole = Whole(future, 1 << 20)
+        try:
+            whole.flight = self.link.send(call, ride.target, ride.timeouts, whole)
+            status, _, body = await future
+        except Fault:
+            status = 0
+        finally:
+            if whole.flight is not None:
+                whole.flight.cancel()
+        self.shared.counts.failed += status != 200
+        if status == 200:
+            slot.text = ride.text
+            self.learn(ride.text, truth(body), quiet=False)
+
+    async def parameters(self) -> int:
+        """How many the engine's model has; 0 when it does not say."""
+        try:
+            status, _, body = await self.link.ask(self.link.get(self.link.base + "/models"))
+            found = _object.decode(body)["data"][0]["meta"]["n_params"] if status == 200 else 0
+        except (Fault, msgspec.MsgspecError, LookupError, TypeError):
+            return 0
+        return found if isinstance(found, int) else 0
+
+    def learn(self, text: bytes, told: Truth | None, *, quiet: bool) -> None:
+        """What the engine said of a prompt of `text`. `quiet`: it computed nothing else meanwhile."""
+        speed = self.shared.speed
+        if told is None:
+            return
+        if len(text) >= SMALL:
+            speed.learn("ratio", (told.cached + told.computed) / len(text))
+        if told.computed >= MEASURABLE and (quiet or not speed.knows("prefill")):
+            speed.learn("prefill", told.seconds / told.computed)
+
+    async def _ask(self, slot: Slot, action: str, filename: str) -> Mapping[str, Any]:
+        path = f"{self.link.root}/slots/{slot.id}?action={action}"
+        try:
+            status, _, body = await self.link.ask(self.link.post(path, msgspec.json.encode({"filename": filename})))
+            if status == 200:
+                return _object.decode(body)
+            why = f"status {status}"
+        except Fault as fault:
+            why = fault.message
+        except msgspec.MsgspecError:
+            why = "its answer is no JSON object"
+        log.info("engine %s: slot %d: no %s: %s", self.link.pool.name, slot.id, action, why)
+        return {}
+
+
+def _number(told: Mapping[str, Any], name: str) -> int:
+    value = told.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _seconds(told: Mapping[str, Any], name: str) -> float:
+    timings = told.get("timings")
+    value = timings.get(name) if isinstance(timings, dict) else None
+    return value / 1e3 if isinstance(value, int | float) else 0.0

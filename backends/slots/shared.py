@@ -1,0 +1,66 @@
+"""What the replicas of one backend share: the store, what was learned of speed, the groups that are computing, and the figures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from backends.slots.store import Store
+from backends.slots.table import Speed
+
+if TYPE_CHECKING:
+    from backends.slots.group import Group
+    from backends.slots.link import SlotLink
+
+STRIKES = 3  # restores in a row that the engine made nothing of: then this model's KV cannot be moved
+
+
+class Figures(msgspec.Struct):
+    """Counts since the start. `primes`: prefixes computed for several, `waited`: requests that waited for one. `tokens_saved`: tokens
+    that restored KV spared, as the engine counted them. `failed`: saves, restores and primes that did not work; the request went on
+    without. `bytes_*`: what the store holds now."""
+
+    primes: int = 0
+    saves: int = 0
+    restores: int = 0
+    waited: int = 0
+    tokens_saved: int = 0
+    failed: int = 0
+    entries: int = 0
+    bytes_memory: int = 0
+    bytes_disk: int = 0
+    moving: bool = True  # false: this model's KV turned out not to be movable
+
+
+class Shared:
+    """One a backend."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.speed = Speed()
+        self.groups: set[Group] = set()
+        self.links: set[SlotLink] = set()
+        self.counts = Figures()
+        self.strikes = 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether restoring has not proved useless: models with a sliding window or a recurrent state cannot go on in the middle of
+        what was saved."""
+        return self.strikes < STRIKES
+
+    def judged(self, cached: int, expected: float) -> None:
+        """A request for which `expected` tokens were restored found `cached`."""
+        if cached < expected / 2:
+            self.strikes += self.moves
+        else:
+            self.strikes = 0
+            self.counts.tokens_saved += cached
+
+    def figures(self) -> Figures:
+        """The counts as they are now."""
+        store = self.store
+        return msgspec.structs.replace(
+            self.counts, entries=len(store.kept), bytes_memory=store.bytes[True], bytes_disk=store.bytes[False], moving=self.moves
+        )
