@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import httptools
 
+from backends.dial import Dial, unmade
 from backends.heads import PAUSE, Known, learn
+from backends.origin import unreachable
+from backends.splice import LINES, LONGEST, Splice
 from backends.types import Fault, Receiver, Timeouts
 
 if TYPE_CHECKING:
@@ -24,25 +27,6 @@ log = logging.getLogger("pointsman.upstream")
 MAX_HEAD = 64 * 1024  # bytes of an answer's head, and of framing between two bytes of its body
 Payload = tuple[bytes, bytes]  # a request: head, body; a short body stands in the head's piece already
 _lower = bytes.lower
-# Chunk sizes as servers write them; what is written otherwise (extensions, leading zeros), or is larger, is the parser's.
-_SIZES = {b"%x" % size: size for size in range(1, 2048)}
-
-
-class Splice:
-    """Lets chunks of a stream pass from its connection to the client's as they are, framing and all: whole events that are like
-    the last one but for their text (see `gateway.relay.StreamRelay`). `write` is the client's; the counters are of what passed."""
-
-    __slots__ = ("after", "before", "chunks", "head", "size", "tail", "write")
-
-    def __init__(self, write: Callable[[bytes], None]) -> None:
-        self.write = write
-        self.before = self.after = b""
-        self.head = self.tail = self.chunks = self.size = 0
-
-    def teach(self, before: bytes, after: bytes) -> None:
-        """What stands around the text of an event that may pass: `before` ends and `after` begins with the text's quotation mark."""
-        self.before, self.after = before, after + b"\r\n"
-        self.head, self.tail = len(before) + 2, len(self.after)
 
 
 class Sent:
@@ -54,7 +38,7 @@ class Sent:
         self.pool, self.payload, self.timeouts = pool, payload, timeouts
         self.receiver: Receiver | None = receiver
         self.conn: Connection | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.task: asyncio.Task[None] | Dial | None = None  # what connects
         self.splice: Splice | None = None
         self.begun = self.last = pool.clients.now
         self.paused = False
@@ -63,7 +47,7 @@ class Sent:
         """Stops reading the answer: back-pressure from a slow client."""
         if not self.paused and self.receiver is not None:
             self.paused = True
-            if self.conn is not None:  # while connecting, `Pool._connect` sees to it
+            if self.conn is not None:  # what connects sees to it
                 self.conn.transport.pause_reading()
 
     def resume(self) -> None:
@@ -102,7 +86,7 @@ class Sent:
         t = self.timeouts
         if now - self.begun > t.total:
             return self._late(f"did not finish within {t.total:g} s", "total_timeout")
-        if self.paused or self.conn is None:  # connecting has its own limit in Pool._connect
+        if self.paused or self.conn is None:  # connecting has a limit of its own
             return None
         if not self.conn.answered:
             if now - self.begun > t.first_byte:
@@ -110,6 +94,14 @@ class Sent:
         elif now - self.last > t.idle:
             return self._late(f"sent nothing for {t.idle:g} s", "idle_timeout")
         return None
+
+    def due(self, now: float) -> float:
+        """When the first time limit passes, as things stand; infinity when none is running but those of what comes next."""
+        t = self.timeouts
+        end = self.begun + t.total
+        if self.paused or self.conn is None:
+            return end
+        return min(end, self.last + t.idle if self.conn.answered else self.begun + t.first_byte)
 
     def _late(self, what: str, code: str) -> Fault:
         return Fault("timeout", f"Backend {self.pool.name} {what}.", origin="backend", code=code, retry=True)
@@ -119,7 +111,7 @@ class Connection(asyncio.Protocol):
     """One pooled connection: llhttp framing, lent to one `Sent` at a time."""
 
     __slots__ = (
-        "answered", "between", "complete", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim", "known",
+        "answered", "between", "complete", "dial", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim", "known",
         "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "taught", "transport",
     )  # fmt: skip
 
@@ -133,6 +125,7 @@ class Connection(asyncio.Protocol):
         self.on_body = self.parts.append
         self.parser = httptools.HttpResponseParser(self)
         self.reused = False
+        self.dial: Dial | None = None  # what opened it, where that was no task
         self.idle_since = 0.0
         self.known: Known | None = None  # the head of the last whole answer
         self.taught = -PAUSE  # when a head was learned last
@@ -147,6 +140,21 @@ class Connection(asyncio.Protocol):
     # --- asyncio's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        if self.dial is not None:
+            flight = self.flight
+            if flight is None:
+                self.transport.abort()  # it was given up in the meantime
+                return
+            flight.task = None
+            self.opened(flight)
+
+    def opened(self, flight: Sent) -> None:
+        """The connection is there, for `flight`."""
+        self.pool.opened += 1
+        flight.last = self.pool.clients.now
+        self.begin(flight)
+        if flight.paused:
+            self.transport.pause_reading()
 
     def begin(self, flight: Sent) -> None:
         """Writes the flight's request. The connection must be idle."""
@@ -162,22 +170,24 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
             return
         if self.between:
-            at = data.find(b"\r", 0, 4)
-            if _SIZES.get(data[:at]) == len(data) - at - 4 and data[at + 1] == 10 and data.endswith(b"\r\n"):
+            length = len(data)
+            line = LINES[length] if length < LONGEST else b"\0"
+            if data.startswith(line):
                 # One whole chunk, as most reads of a stream are: the parser need not see it, it ends where it began.
-                flight.last = self.pool.clients.now
+                flight.last, at = self.pool.clients.now, len(line)
                 splice = flight.splice
                 if splice is not None:
-                    start, end = at + splice.head, len(data) - splice.tail
                     # The first quotation mark after `before` must be that of `after`: the text has none, and the two do not overlap.
-                    if data[at + 2 : start] == splice.before and data[end:] == splice.after and data.find(b'"', start) == end:
+                    end = length - splice.tail
+                    if data.startswith(splice.before, at) and data.endswith(splice.after) and data.find(b'"', at + splice.head) == end:
                         splice.chunks += 1
-                        splice.size += len(data) - at - 4
+                        splice.rest += length - at
                         splice.write(data)
                         return
                     flight.splice = None
-                flight.receiver.on_data(data[at + 2 : -2])  # type: ignore[union-attr]
-                return
+                if data.endswith(b"\r\n"):
+                    flight.receiver.on_data(data[at:-2])  # type: ignore[union-attr]
+                    return
         elif self.known is not None and not self.answered:
             body = self.known.body(data)
             if body is not None:
@@ -333,19 +343,25 @@ class Connection(asyncio.Protocol):
             self._finish(flight, reusable=False)  # the end of such an answer is the end of the connection (RFC 9112, 6.3)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.pool.forget(self)
-        flight, self.flight = self.flight, None
+        pool, dial = self.pool, self.dial
+        pool.forget(self)
+        if dial is not None:
+            pool.dialing.drop(dial)
+        flight, self.flight, self.dial = self.flight, None, None
         # The parser holds this object and this object the parser's callbacks: break the cycle so that memory goes at once.
         self.parser = self.on_header = self.on_body = None  # type: ignore[assignment]
         if flight is None or flight.receiver is None:
             return
         flight.conn = None
-        if self.reused and not self.answered:
-            self.pool.stale += 1
+        if dial is not None and not self.reused and not self.answered and unmade(exc):
+            assert exc is not None
+            flight.fail(unreachable(pool.name, exc, flight.timeouts.connect))
+        elif self.reused and not self.answered:
+            pool.stale += 1
             flight.pool.connect(flight)  # closed while idle, most likely: one fresh connection, once
         else:
             what = "closed the connection in the middle of its answer" if self.answered else "closed the connection without an answer"
-            flight.fail(_upstream(f"Backend {self.pool.name} {what}.", "connection_lost"))
+            flight.fail(_upstream(f"Backend {pool.name} {what}.", "connection_lost"))
 
 
 def _tell(receiver: Receiver, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
