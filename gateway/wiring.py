@@ -33,7 +33,8 @@ from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
 from gateway.responses_store import Keep, ResponsesStore
-from gateway.serve import Core
+from gateway.scheduling import Scheduling
+from gateway.serve import Core, Generation
 from gateway.server import Server, SocketError, listen, settings
 from gateway.together.link import Share, Together, joined
 from gateway.version import VERSION
@@ -64,6 +65,7 @@ class Control(ABC):
         self._tasks: list[asyncio.Task[Any]] = []
         self._plane: Server | None = None
         self._number = 1
+        self.scheduling: Scheduling | None = None  # where calls are served: not in a parent of workers
         self._problem = ""  # why the last reload was refused
 
     def _fleet(self, *, follows: bool = False) -> Fleet:
@@ -108,14 +110,22 @@ class Control(ABC):
     # --- what changes while it runs
     def _on_health(self, replica: Replica) -> None:
         if hasattr(self, "core"):
+            if self.scheduling is not None:
+                self.scheduling.changed(replica)
             self.core.wake(replica)
 
     def _rebuild(self) -> None:
         """New routes from what the fleet has found."""
         if hasattr(self, "core"):
             self._number += 1
-            self.core.swap(build.generation(self._number, self.configuration, self.fleet))
+            self.core.swap(self._generation())
             self.figures.known = frozenset(self.core.generation.routes)
+
+    def _generation(self) -> Generation:
+        made = build.generation(self._number, self.configuration, self.fleet)
+        if self.scheduling is not None:
+            self.scheduling.attach(made, build.written(self.configuration, self.fleet), self.configuration)
+        return made
 
     async def reload(self) -> dict[str, object]:
         """Builds the new generation beside the old one and swaps; a configuration with an error changes nothing. ValueError then."""
@@ -217,7 +227,8 @@ class Gateway(Control):
         self.fleet = self._fleet(follows=self.sock is not None)
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
-        self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
+        self.scheduling = Scheduling(self.fleet, self.together)
+        self.core = Core(self._generation(), self.clients, self.recorder)
         self.figures.known = frozenset(self.core.generation.routes)
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
@@ -228,7 +239,7 @@ class Gateway(Control):
         self.port = self._data.port
         await self._data.start()
         self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data), self._price())]
-        self._tasks.append(asyncio.create_task(self.checks.run()))
+        self._tasks += [asyncio.create_task(self.checks.run()), asyncio.create_task(self.scheduling.run())]
         if self.sock is None:
             await self._control(config)
 
@@ -266,6 +277,8 @@ class Gateway(Control):
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.scheduling is not None:
+            await self.scheduling.close()
         if self.together is not None:
             await self.together.close()
         await self.store.stop()
