@@ -121,9 +121,9 @@ class Caches:
 
     def trust(self, i: int, precise: bool) -> None:
         """Whether the engine's events are believed. What the other source said is dropped, or it would never be taken back."""
-        if precise and not self.precise[i]:
+        if precise:
             self.guesses.clear(i)
-        elif not precise and self.precise[i]:
+        else:
             self.index.clear(i)
         self.precise[i] = precise
 

@@ -5,7 +5,7 @@ A booking belongs to a request and ends with it, however it ends; no health chec
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Booking:
 
 
 class Load:
-    """Bookings by replica. Owner of all of them; every method is O(1) except `behind`, `drop` and `check`."""
+    """Bookings by replica. Owner of all of them; every method is O(1) except `behind`, `due` and `check`."""
 
     __slots__ = ("bookings", "changed", "context", "heads", "limits", "parallel", "running", "sums", "waiting", "writing")
 
@@ -153,11 +153,6 @@ class Load:
         if next(iter(self.waiting[b.replica].values()), None) is not b:
             return 0.0
         return min(1.0, max(0.0, t - self.heads[b.replica]) / b.prefill)
-
-    def drop(self, keys: Iterable[Hashable], t: float) -> None:
-        """Ends many bookings at once, as of a peer that is gone."""
-        for key in keys:
-            self.end(key, t)
 
     def backlog(self, i: int, t: float) -> float:
         """Seconds until replica `i` has answered all it was given, by prediction. A late head counts with 5 % of its time."""

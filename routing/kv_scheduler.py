@@ -61,6 +61,7 @@ class Scheduler(Fleet):
         if w is None:
             return None
         replicas = self.usable(w)
+        self.matched(w, now)
         ahead = self.held.ahead(w)
         return Place(int(ahead[0]) + 1, len(self.held), self.outlook.ttft(w, replicas, ahead, now))
 

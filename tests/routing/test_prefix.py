@@ -146,3 +146,30 @@ def test_an_approximate_cache_stays_within_bounds_whatever_is_reported(steps: li
 def test_an_impossible_capacity_is_refused() -> None:
     with pytest.raises(ValueError, match="must lie between"):
         Approximate(PrefixIndex(1), 10, least=64)
+
+
+def test_what_another_gateway_knows_is_older_than_all_that_we_know() -> None:
+    cache = Approximate(PrefixIndex(1), 8, least=4)
+    cache.touch(0, ["a", "b"], 5.0)
+    cache.seed(0, ["x", "a", "y", "x", "z"], 5, 9.0)
+    assert cache.kept(0) == ["a", "b", "x", "y", "z"] and cache.capacity == [5.0]
+    cache.touch(0, ["c"], 6.0)
+    assert cache.kept(0) == ["c", "a", "b", "x", "y"]  # the last one told goes first
+    cache.seed(0, ["q"], 100, 9.0)
+    assert cache.kept(0) == ["c", "a", "b", "x", "y"] and cache.capacity == [5.0]  # no room, and a capacity of our own
+    cache.check()
+
+
+def test_entries_live_as_long_as_they_are_used() -> None:
+    cache = Approximate(PrefixIndex(0), 8, least=4)
+    cache.grow(2)
+    cache.begin(0, 6, 10.0)
+    cache.begin(1, 1000)
+    for i in (0, 1):
+        cache.touch(i, ["a", "b"], 0.0)
+        cache.touch(i, ["a", "c"], 5.0)
+        cache.expire(i, 12.0)
+    assert [set(cache.kept(i)) for i in (0, 1)] == [{"a", "c"}, {"a", "b", "c"}] and cache.capacity == [6.0, 1000.0]
+    cache.report(1, ["a", "b", "c"], 3, 0, late=True)
+    assert cache.capacity[1] == 980.0 and len(cache.kept(1)) == 3
+    cache.check()
