@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,10 @@ from tests.gateway.test_cluster import config
 from tests.gateway.together.gateways import Child
 
 
-def left_behind() -> set[str]:
-    """What has a name in shared memory."""
+def left_behind(pids: Iterable[int]) -> set[str]:
+    """What has a name in shared memory, and in it the number of one of these processes."""
     place = Path("/dev/shm")
-    return {p.name for p in place.iterdir()} if place.is_dir() else set()
+    return {p.name for p in place.iterdir() if any(str(pid) in p.name for pid in pids)} if place.is_dir() else set()
 
 
 @contextlib.contextmanager
@@ -46,8 +46,9 @@ def until(ask: Callable[[], Any], wanted: Any) -> None:
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_processes_know_of_each_other_and_of_a_sudden_death(count: int) -> None:
-    before = left_behind()
+    pids: set[int] = set()
     with children(count) as (region, all):
+        pids |= {child.process.pid for child in all}
         for child in all:
             until(lambda c=child: c("peers"), count - 1)
         names = [child("name") for child in all]
@@ -79,7 +80,8 @@ def test_processes_know_of_each_other_and_of_a_sudden_death(count: int) -> None:
             until(lambda c=child: c("check"), {"bookings": 0, "bad": 0, "missed": child("check")["missed"]})
         assert all[1].end() == 0  # a farewell
         until(lambda: all[0]("peers"), count - 2)
-    assert left_behind() == before
+        pids |= {child.process.pid for child in all}
+    assert left_behind({*pids, os.getpid()}) == set()
 
 
 def test_a_newcomer_learns_what_is_cached_where() -> None:
@@ -114,7 +116,6 @@ def shared_memory(pid: int) -> int:
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks into /proc")
 def test_workers_have_slots_and_leave_nothing_when_all_are_killed(tmp_path: Path) -> None:
-    before = left_behind()
     with Engine() as engine:
         process = Process(tmp_path, config(engine))
         workers = process.children()
@@ -136,4 +137,4 @@ def test_workers_have_slots_and_leave_nothing_when_all_are_killed(tmp_path: Path
         eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers) or None, "the end of the workers")
         assert process.process.stdout is not None
         process.process.stdout.close()
-    assert left_behind() == before
+    assert left_behind({process.process.pid, *workers}) == set()
