@@ -18,6 +18,7 @@ from backends.openai import OpenAILink
 from backends.types import Fault
 from gateway import passthrough, surfaces
 from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange, run_surface
+from gateway.choosers import counting
 from gateway.explain import explain
 from gateway.limits import headers_too_large
 from gateway.openapi import document
@@ -25,7 +26,6 @@ from gateway.responses_store import ResponsesStore
 from gateway.serve import Core
 from gateway.surface_api import SurfaceApi
 from gateway.version import VERSION
-from routing.pool import pick
 
 log = logging.getLogger("pointsman")
 Headers = Mapping[bytes, bytes]
@@ -167,7 +167,7 @@ class App:
         if name is None:
             raise wire.bad("'model' is missing; GET /v1/models lists what there is.", param="model", code="missing_model")
         route = core.route(name, tenant)
-        decision = pick(route, core.clients.now, core.draw())
+        decision = counting(core, route, what, doc, tenant, headers)
         if decision is None or not isinstance(decision.replica.link, OpenAILink):
             raise Fault("unavailable", f"No replica of '{name}' can count tokens now.", retry_after=2.0, code="no_replica")
         call = tokens.tokenize if what == "tokenize" else tokens.detokenize

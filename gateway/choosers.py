@@ -8,9 +8,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 
 from backends import catalog, facts
 from backends.types import Call, Target, Usage
+from backends.wire import Doc
 from gateway.asking import asked
 from gateway.auth import Tenant
 from gateway.config import Config, RouteConfig, TargetConfig
@@ -20,8 +22,12 @@ from gateway.fleet import LLAMA, Fleet
 from routing.choose import Chooser, Option, Policy
 from routing.pace import Pace, Sent
 from routing.policies import Asked, Condition, Goal
+from routing.pool import pick
 from routing.private import Near
 from routing.types import Arm, Decision, Replica, Route
+
+if TYPE_CHECKING:
+    from gateway.serve import Core
 
 Clock = Callable[[], float]
 LEARNT = frozenset({"chat", "completions", "embeddings", "rerank", "messages", "responses"})  # surfaces whose calls tell a model's pace
@@ -141,6 +147,15 @@ class RouteChooser:
             call, tenant, output=chooser.output, minute=minute_of_day() if chooser.timed else 0, headers=chooser.headers,
             session=self.session_header, prompt=prompt,
         )  # fmt: skip
+
+
+def counting(core: Core, route: Route, api: str, doc: Doc, tenant: Tenant, headers: Mapping[bytes, bytes]) -> Decision | None:
+    """Who is asked to count a prompt: one of those that would take the call, by the route's policy. Raises Fault where none takes it."""
+    found = core.generation.choosers.get(route)
+    if found is None:
+        return pick(route, core.clients.now, core.draw())
+    call = Call(b"", api, route.name, False, doc, tenant.name, headers, core.clients.now)
+    return found.chooser.choose(found.asked(call, tenant), core.clients.now)
 
 
 def minute_of_day() -> int:

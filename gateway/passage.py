@@ -19,6 +19,7 @@ from backends.http import Pool
 from backends.openai import OpenAILink
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 from backends.upload import Upload
+from backends.wire import Doc
 from gateway.answering import MAX_ERROR
 from gateway.exchange import Exchange
 from gateway.serve import Core
@@ -56,12 +57,13 @@ def can(replica: Replica, need: str) -> bool:
 class Passage(Exchange):
     """One relayed request. Set `route` and `sends` and call `begin`; a form calls `upload` instead of setting `sends`."""
 
-    __slots__ = ("cannot", "error", "is_events", "moved", "need", "once", "sends", "sized", "spent", "tail_seen", "unread")
+    __slots__ = ("cannot", "doc", "error", "is_events", "moved", "need", "once", "sends", "sized", "spent", "tail_seen", "unread")
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes], need: str) -> None:
         super().__init__(core, sink, api, headers)
         self.need = need  # the surface, in the catalogue's words
         self.sends: Send | None = None
+        self.doc: Doc = {}  # its document, where it has one: what a policy may look at
         self.cannot: frozenset[Replica] = frozenset()
         self.once = need == "files"  # it creates something, or is no use elsewhere
         self.moved = asyncio.Event()  # there is a flight to write to, or the request is over
@@ -93,7 +95,9 @@ class Passage(Exchange):
             raise Fault("bad_request", message, origin="client", param="model", code="unsupported_api")
         route.inflight += 1
         self.route = route
-        self.call = Call(self.id, self.api, model, False, {}, self.tenant.name, self.headers, self.received)
+        self.call = Call(self.id, self.api, model, False, self.doc, self.tenant.name, self.headers, self.received)
+        if route.chooser is not None:
+            self.pilot = route.chooser.pilot(self)
 
     def head(self, link: OpenAILink, method: str, path: str, kind: bytes) -> bytes:
         """A request's head without its length. `kind`: its content type, empty for none."""
@@ -106,10 +110,14 @@ class Passage(Exchange):
         """Sends the request to a replica that has the surface, parks it until one comes, or raises the `Fault` that says why not."""
         route, core = self.route, self.core
         excluded = self.cannot.union(self.excluded)
-        decision = pick(route, core.clients.now, core.draw(), excluded)
+        pilot = self.pilot
+        decision = pick(route, core.clients.now, core.draw(), excluded) if pilot is None else pilot.choose(excluded)
         if decision is None:
             self.excluded = set(excluded)
-            core.park(self)
+            if pilot is not None and pilot.holds:
+                core.hold(self)
+            else:
+                core.park(self)
             return
         self.attempts += 1
         self.parked_at = None
@@ -118,6 +126,8 @@ class Passage(Exchange):
         if not isinstance(link, OpenAILink) or self.sends is None:
             raise Fault("unavailable", f"Backend '{target.backend}' cannot be asked now.", origin="backend", code="no_replica")
         self.flight = self.sends(link, target, route.timeouts.get(target.backend) or link.timeouts, self)
+        if pilot is not None:
+            pilot.sent(decision)
         self.held = take(decision.replica)
         self.moved.set()
 
@@ -224,6 +234,8 @@ class Passage(Exchange):
             health.good(replica)
         self.status, self.upstream_headers, self.last_fault = status, headers, None
         self.ttft = monotonic() - self.received
+        if self.pilot is not None:
+            self.pilot.answered()
         self.stream = self.is_events = headers.get(b"content-type", b"")[:17].lower() == b"text/event-stream"
 
     def _first(self, headers: Mapping[bytes, bytes]) -> bytes:

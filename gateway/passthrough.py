@@ -163,7 +163,7 @@ class Run:
         return lambda: True
 
     def _json(self, body: bytes) -> None:
-        doc = wire.parse(body)
+        self.passage.doc = doc = wire.parse(body)
         self.passage.take(*self._route(wire.text(doc, "model")))
         self.passage.whole("POST", self.path, _JSON, lambda target: wire.encode({**doc, "model": target_raw(target.model)}))
 

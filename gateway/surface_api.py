@@ -23,13 +23,13 @@ from backends.wire import Doc
 from gateway import surfaces
 from gateway.asgi import Make, Receive, Scope, Send, headers_of, read_body, reply
 from gateway.auth import Tenant
+from gateway.choosers import counting
 from gateway.logs import conceal
 from gateway.responses_store import Kept, ResponsesStore
 from gateway.serve import Core
 from gateway.surface_messages import MessagesExchange
 from gateway.surface_past import Past, find
 from gateway.surface_responses import ResponsesExchange
-from routing.pool import pick
 from routing.types import Decision, Route
 
 Headers = Mapping[bytes, bytes]
@@ -99,7 +99,7 @@ class SurfaceApi:
         if past.private:
             tenant = core.door.identify(core.door.private_headers(headers))
         route = core.route(name, tenant)
-        decision = pick(route, core.clients.now, core.draw())
+        decision = counting(core, route, api, doc, tenant, headers)
         if decision is not None and speaks(decision.replica.link, api):
             if past.missing is not None and core.door.locked:
                 raise past.missing
