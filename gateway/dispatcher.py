@@ -13,7 +13,7 @@ import random
 from collections.abc import Collection, Iterable, Mapping
 from itertools import count
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -182,6 +182,39 @@ class KVRoute:
         return mask
 
 
+class KVAware(KVRoute):
+    """The same of a route where the scheduler chooses; it can say what it would do."""
+
+    __slots__ = ()
+
+    @property
+    def preset(self) -> str:
+        """The policy's name."""
+        return "kv_aware"
+
+    def explain(self, exchange: Exchange) -> tuple[Decision | None, Mapping[tuple[str, str], dict[str, Any]]]:
+        """Where the call would go now, None: it would wait for one; and each candidate's seconds by term. Counts nothing."""
+        now, scheduler = monotonic(), self.dispatcher.scheduler
+        usable = self.usable(now, exchange.excluded)
+        rows: dict[tuple[str, str], dict[str, Any]] = {}
+        for number, decision in self.decisions.items():
+            out = "" if usable >> number & 1 else decision.replica.reason or "it is not ready, or rests after failures"
+            rows[decision.replica.name, decision.target.model] = {"seconds": None, "terms": {}, "out": out}
+        if not usable:
+            return None, rows
+        quotes = [q for q in scheduler.quote(KVPilot(self, exchange).want_of(usable), now) if q.replica in self.decisions]
+        for q in quotes:
+            decision = self.decisions[q.replica]
+            row = {"seconds": round(q.total, 6), "terms": terms(q), "out": "all its slots are taken" if q.full else ""}
+            rows[decision.replica.name, decision.target.model] = row
+        first = next((q for q in quotes if not q.full), None)
+        if first is None:
+            return None, rows
+        chosen = self.decisions[first.replica]
+        second = next((self.decisions[q.replica].replica.name for q in quotes if q is not first and not q.full), None)
+        return Decision(chosen.replica, chosen.target, chosen.reason, {"runner_up": second, "words": told(self, quotes)}), rows
+
+
 class KVPilot:
     """One call, or a second attempt of it. A booking belongs to an attempt and ends with it, whichever way that ends."""
 
@@ -235,7 +268,7 @@ class KVPilot:
 
     def _ask(self, usable: int, now: float) -> Decision | None:
         dispatcher = self.route.dispatcher
-        scheduler, want = dispatcher.scheduler, self._want(usable)
+        scheduler, want = dispatcher.scheduler, self.want_of(usable)
         if self.refusable:
             self.refusable = False
             refusal = scheduler.admit(want, now)
@@ -271,7 +304,8 @@ class KVPilot:
         self.holds, self.booked = False, number
         return self.route.decisions[number]
 
-    def _want(self, usable: int) -> Want:
+    def want_of(self, usable: int) -> Want:
+        """The call as the scheduler sees it, for these replicas."""
         exchange, route = self.exchange, self.route
         dispatcher, policy = route.dispatcher, route.policy
         prompter, prompt = dispatcher.prompter, self.prompt
@@ -296,7 +330,7 @@ class KVPilot:
         number = dispatcher.numbers.get(decision.replica)
         self._drop(now)
         if number is not None:  # another chose
-            self.want = self._want(1 << number)
+            self.want = self.want_of(1 << number)
             self.key, self.booked = self.want.key, number  # type: ignore[assignment]
             dispatcher.scheduler.force(self.want, number, now)
 

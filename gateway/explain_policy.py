@@ -85,4 +85,6 @@ def decided(decision: Decision) -> Json:
     if isinstance(scores, Scores):
         option = scores.chooser.option(decision)
         second = scores.runner_up(option.label) if option is not None else None
+    elif "words" in scores:
+        return {"words": scores["words"], "runner_up": scores["runner_up"]}
     return {"words": words(decision), "runner_up": second}

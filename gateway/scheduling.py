@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic
 
 from backends import catalog
@@ -19,8 +20,9 @@ from backends.types import Fault, Timeouts
 from gateway.config import Config, RouteConfig
 from gateway.config_policy import PolicyConfig, policy_of
 from gateway.config_types import DEFAULT_SLOTS
-from gateway.dispatcher import HASHING, TICK_SECONDS, Dispatcher, KVRoute, Seat
+from gateway.dispatcher import HASHING, TICK_SECONDS, Dispatcher, KVAware, KVRoute, Seat
 from gateway.fleet import LLAMA, Fleet
+from gateway.metrics import Metrics
 from gateway.pilot import ByPolicy
 from gateway.serve import Generation
 from gateway.together.link import Together
@@ -66,7 +68,8 @@ class Scheduling:
         inner = ByPolicy(chooser) if chooser is not None else None
         dispatcher = next((d for d in self.dispatchers if any(r in d.numbers for r in route.replicas)), None)
         if dispatcher is not None:
-            route.choose_by(KVRoute(route, dispatcher, policy, policy.scheduled, inner))
+            kind = KVAware if policy.scheduled else KVRoute
+            route.choose_by(kind(route, dispatcher, policy, policy.scheduled, inner))
         elif inner is not None:
             route.choose_by(inner)
 
@@ -109,6 +112,14 @@ class Scheduling:
                 self._asked.discard(replica)
             dispatcher.sync({r: self._seat(r) for r in dispatcher.numbers})
             self._learn_tokens(dispatcher)
+
+    def truths(self, field: str) -> list[tuple[dict[str, str], float]]:
+        """One figure of `routing.kv.Truth` of every replica."""
+        return [
+            ({"group": d.name, "replica": replica.name}, float(getattr(d.scheduler.truth(number), field)))
+            for d in self.dispatchers
+            for replica, number in d.numbers.items()
+        ]
 
     # --- token mode
     def _learn_tokens(self, dispatcher: Dispatcher) -> None:
@@ -251,3 +262,24 @@ def _served(replica: Replica, config: Config | None) -> str:
             if target.backend == replica.backend:
                 return target.model or name
     return ""
+
+
+def gauges(figures: Metrics, scheduling: Scheduling) -> None:
+    """Registers what the schedulers can be read for: their books, and how well cached tokens were predicted."""
+    figures.callback(
+        "pointsman_scheduler_bookings", "Attempts that the scheduler has on its books.",
+        lambda: [({"group": d.name}, len(d.scheduler.load.bookings)) for d in scheduling.dispatchers],
+    )  # fmt: skip
+    figures.callback(
+        "pointsman_scheduler_held", "Calls that the scheduler holds until a replica comes free.",
+        lambda: [({"group": d.name}, len(d.waiting)) for d in scheduling.dispatchers],
+    )  # fmt: skip
+    for field, help in (
+        ("prompt", "Prompt tokens of answers whose cached tokens were told."), ("predicted", "Of them, predicted to be cached."),
+        ("reported", "Of them, reported by the engine to have been cached."),
+    ):  # fmt: skip
+        figures.callback(f"pointsman_cache_{field}_tokens_total", help, partial(scheduling.truths, field), kind="counter")
+    figures.callback(
+        "pointsman_cache_error_tokens", "Size of the error of predicted cached tokens, 95th percentile of the last answers.",
+        lambda: scheduling.truths("p95"), merge="max",
+    )  # fmt: skip

@@ -16,7 +16,7 @@ import msgspec
 from backends import prices
 from backends.http import Clients
 from backends.types import Fault
-from gateway import build, links, process, views
+from gateway import build, links, process, scheduling, views
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
@@ -232,6 +232,7 @@ class Gateway(Control):
         self.figures.known = frozenset(self.core.generation.routes)
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
+        scheduling.gauges(self.figures, self.scheduling)
         self.checks = Checks(self.fleet)
         server = settings(config.server, safely(App(self.core, self.all_metrics, self.store)), "httptools" if self.asgi else Front)
         server.app_core = self.core  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ import pytest
 
 from gateway.config import Config, parse
 from gateway.dispatcher import Dispatcher
+from routing.kv_model import PrefillModel
 from tests.fakes.engine import Engine
 from tests.fakes.script import Gate
 from tests.faults import test_matrix as matrix
@@ -61,7 +62,9 @@ def talk(system: str, *turns: str, **more: Any) -> dict[str, Any]:
     return {"model": "m", "messages": messages, **more}
 
 
-def test_a_conversation_stays_where_its_prefix_is() -> None:
+def test_a_conversation_stays_where_its_prefix_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The fakes compute nothing: it is not learned that their prefill costs no time, after which any replica would do.
+    monkeypatch.setattr(PrefillModel, "learn", lambda *args: None)
     with fleet(4) as (gateway, engines):
         for name in "abcdefgh":
             turns: list[str] = []
@@ -189,3 +192,23 @@ def test_faults_after_the_commit(fault: str, policy: str) -> None:
             text, whole = matrix.told(answer)
             assert matrix.WHOLE.startswith(text) and (not whole or text == matrix.WHOLE)
             at_rest(gateway)
+
+
+def test_explain_says_what_the_scheduler_would_do() -> None:
+    with fleet(2) as (gateway, _):
+        gateway.ask(talk(SYSTEM, "count a"))
+        told = gateway.ask({"path": "/v1/chat/completions", "body": talk(SYSTEM, "count b")}, path="/v1/explain").doc
+        assert told["policy"] == "kv_aware" and told["decision"]["runner_up"].startswith("fake#")
+        assert "tokens cached)" in told["decision"]["words"]
+        seconds = {c["replica"]: c["seconds"] for c in told["candidates"]}
+        assert len(seconds) == 2 and all(s is not None for s in seconds.values())
+        assert min(seconds, key=lambda name: seconds[name]) == told["decision"]["replica"]
+
+
+def test_books_are_told_in_metrics() -> None:
+    with fleet(2) as (gateway, _):
+        gateway.ask(talk(SYSTEM, "count a"))
+        gateway.settled()
+        lines = gateway.get("/metrics").body.decode().splitlines()
+        assert 'pointsman_scheduler_bookings{group="m"} 0' in lines and 'pointsman_scheduler_held{group="m"} 0' in lines
+        assert any(line.startswith('pointsman_cache_prompt_tokens_total{group="m",replica="fake#0"}') for line in lines)
