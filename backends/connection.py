@@ -111,8 +111,8 @@ class Connection(asyncio.Protocol):
     """One pooled connection: llhttp framing, lent to one `Sent` at a time."""
 
     __slots__ = (
-        "answered", "between", "complete", "dial", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim", "known",
-        "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "taught", "transport",
+        "answered", "between", "complete", "dial", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim",
+        "known", "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "taught", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -141,12 +141,17 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
         if self.dial is not None:
-            flight = self.flight
-            if flight is None:
-                self.transport.abort()  # it was given up in the meantime
-                return
-            flight.task = None
-            self.opened(flight)
+            self.transport.pause_reading()  # until `dialled`: a loop that closed it sooner would lose track of its socket
+
+    def dialled(self) -> None:
+        """The transport is all there: off it goes, unless the flight was given up in the meantime."""
+        flight = self.flight
+        if flight is None:
+            self.transport.abort()
+            return
+        flight.task = None
+        self.transport.resume_reading()
+        self.opened(flight)
 
     def opened(self, flight: Sent) -> None:
         """The connection is there, for `flight`."""
@@ -355,6 +360,7 @@ class Connection(asyncio.Protocol):
         flight.conn = None
         if dial is not None and not self.reused and not self.answered and unmade(exc):
             assert exc is not None
+            pool.opened -= 1
             flight.fail(unreachable(pool.name, exc, flight.timeouts.connect))
         elif self.reused and not self.answered:
             pool.stale += 1

@@ -11,6 +11,7 @@ import asyncio
 import time
 
 from backends.connection import Connection, Payload, Sent
+from backends.dial import Address, Dial, Dialing, address
 from backends.origin import Origin, tls_context, unreachable
 from backends.types import Receiver, Timeouts
 
@@ -21,12 +22,20 @@ IDLE_SECONDS = 60.0
 class Pool:
     """All connections to one origin. `repr` is written to be read."""
 
+    near: Address | None
+    lead: float
+    due: float
+
     def __init__(self, clients: Clients, origin: Origin, name: str, verify: bool | str) -> None:
         self.clients, self.origin, self.name = clients, origin, name
         self.idle: list[Connection] = []
         self.busy: set[Sent] = set()
         self.keep = MAX_IDLE  # connections that may idle; none once the pool is closed
         self.opened = self.hits = self.stale = 0
+        self.near = address(origin)
+        self.dialing = Dialing(clients.loop, self._late)
+        self.timeouts: Timeouts | None = None  # the last call's
+        self.lead, self.due = float("inf"), 0.0  # the shortest time limit of any call, seconds; when to look at the time limits next
         self.tls = tls_context(verify) if origin.tls else None
 
     def __repr__(self) -> str:
@@ -35,6 +44,8 @@ class Pool:
 
     def send(self, payload: Payload, receiver: Receiver, timeouts: Timeouts) -> Sent:
         """Sends a request (head, body) as bytes. The receiver is never called before this returns."""
+        if timeouts is not self.timeouts:
+            self._heed(timeouts)
         flight = Sent(self, payload, receiver, timeouts)
         self.busy.add(flight)
         idle = self.idle
@@ -52,11 +63,33 @@ class Pool:
         self.connect(flight)
         return flight
 
+    def _heed(self, timeouts: Timeouts) -> None:
+        """No time limit of a call passes sooner than `lead` seconds after whatever starts it."""
+        self.timeouts = timeouts
+        self.lead = min(self.lead, timeouts.first_byte, timeouts.idle, timeouts.total)
+        self.due = min(self.due, self.clients.now + self.lead)
+
     def connect(self, flight: Sent) -> None:
-        """Opens a fresh connection for `flight`, in a task of its own."""
+        """Opens a fresh connection for `flight`. Never calls it back before it returns."""
         if not self.keep:
             self.clients.leaving.add(self)  # an old call's retry
-        flight.task = self.clients.loop.create_task(self._connect(flight))
+        loop = self.clients.loop
+        if self.near is None:
+            flight.task = loop.create_task(self._connect(flight))
+            return
+        conn = Connection(self)
+        try:
+            dial = Dial(loop, conn, self.near)
+        except OSError as e:
+            loop.call_soon(flight.fail, unreachable(self.name, e, flight.timeouts.connect))
+            return
+        conn.dial, conn.flight, flight.task = dial, flight, dial
+        self.dialing.add(dial, flight.timeouts.connect)
+
+    def _late(self, dial: Dial) -> None:
+        flight = dial.conn.flight
+        if flight is not None:
+            flight.fail(unreachable(self.name, TimeoutError(), flight.timeouts.connect))
 
     async def _connect(self, flight: Sent) -> None:
         try:
@@ -70,11 +103,10 @@ class Pool:
         if flight.receiver is None:
             conn.transport.abort()
             return
-        self.opened += 1
-        flight.last = self.clients.now
-        conn.begin(flight)
-        if flight.paused:
-            conn.transport.pause_reading()
+        if conn.transport.is_closing():  # `connection_lost` knew of no flight
+            flight.fail(unreachable(self.name, ConnectionResetError("the connection was closed at once"), flight.timeouts.connect))
+            return
+        conn.opened(flight)
 
     async def _open(self) -> Connection:
         loop, o = self.clients.loop, self.origin
@@ -102,10 +134,8 @@ class Pool:
 
     def tick(self, now: float) -> None:
         """Ends what is overdue and closes connections that have idled too long."""
-        for flight in [*self.busy]:
-            fault = flight.overdue(now)
-            if fault is not None:
-                flight.fail(fault)
+        if self.busy and now >= self.due:
+            self._look(now)
         if self.idle and now - self.idle[0].idle_since > IDLE_SECONDS:  # oldest first: the list is a stack
             old, self.idle = self.idle, []
             for conn in old:
@@ -113,6 +143,17 @@ class Pool:
                     conn.transport.close()
                 else:
                     self.idle.append(conn)
+
+    def _look(self, now: float) -> None:
+        """Ends what is overdue. Until `due` nothing else can be: what begins after now has `lead` seconds at least."""
+        due = now + self.lead
+        for flight in [*self.busy]:
+            fault = flight.overdue(now)
+            if fault is not None:
+                flight.fail(fault)
+            else:
+                due = min(due, flight.due(now))
+        self.due = due
 
     def close(self) -> None:
         """Closes idle connections; flights under way go on, and close theirs when they end."""

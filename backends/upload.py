@@ -24,6 +24,7 @@ class Fresh(Pool):
         self.idle: list[Connection] = []
         self.busy: set[Sent] = set()
         self.keep = self.opened = self.hits = self.stale = 0
+        self.near, self.lead, self.due = None, 0.0, 0.0  # it connects in a task, and is looked at every time
 
     async def _open(self) -> Connection:
         loop, o = self.clients.loop, self.origin

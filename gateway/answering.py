@@ -13,8 +13,9 @@ from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from backends import wire
-from backends.connection import Sent, Splice
+from backends.connection import Sent
 from backends.faults import from_answer
+from backends.splice import Splice
 from backends.types import Call, Fault, Flight
 from gateway.answers import JSON_HEAD, PASSED, SSE_HEAD, header_lines
 from gateway.auth import ANYONE, Tenant

@@ -29,7 +29,7 @@ class EventRelay(Relay):
     events have that end the answer or tell usage, and no others, and `events`, what is read of one; and `_kind`.
     """
 
-    before = b""  # nothing of these streams passes unread from connection to connection (see `backends.connection.Splice`)
+    before = b""  # nothing of these streams passes unread from connection to connection (see `backends.splice.Splice`)
     mark: ClassVar[bytes]
     events: ClassVar[msgspec.json.Decoder[Any]]
     __slots__ = ()

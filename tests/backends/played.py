@@ -90,6 +90,6 @@ async def sent(pool: Played, timeouts: Timeouts = T, seen: Seen | None = None) -
     seen = seen or Seen()
     flight = pool.send(REQUEST, seen, timeouts)
     assert not seen.calls
-    if flight.task is not None:
+    if isinstance(flight.task, asyncio.Task):
         await asyncio.wait([flight.task])
     return seen, flight

@@ -7,8 +7,9 @@ from typing import Any, cast
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backends.connection import Connection, Splice
+from backends.connection import Connection
 from backends.http import Clients
+from backends.splice import Splice
 from gateway.relay import StreamRelay
 from tests.backends.played import REQUEST, Played, T, Wire
 from tests.backends.seen import Seen

@@ -81,7 +81,7 @@ class Connections(RuleBasedStateMachine):
         seen = Acting(act, at)
         flight = seen.flight = self.pool.send(REQUEST, seen, T)
         assert not seen.calls
-        if flight.task is not None:
+        if isinstance(flight.task, asyncio.Task):
             assert not self.idle, "there was an idle connection"
             self.loop.run_until_complete(asyncio.wait([flight.task]))
             wire = self.pool.wires[-1]
@@ -237,7 +237,7 @@ class Connections(RuleBasedStateMachine):
         started = bool(one.planned and (wire.protocol is None or wire.protocol.answered))
         self.lost(wire)
         if used and not started:
-            assert not one.seen.calls and one.flight.task is not None
+            assert not one.seen.calls and isinstance(one.flight.task, asyncio.Task)
             self.loop.run_until_complete(asyncio.wait([one.flight.task]))
             self.asked[self.pool.wires[-1]] = Asked(one.seen, one.flight)
         else:

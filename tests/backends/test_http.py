@@ -139,7 +139,7 @@ def test_a_stale_connection_is_retried_exactly_once() -> None:
         pool.conn().data_received(OK)
         seen, flight = await sent(pool)  # on the kept connection
         pool.conn().connection_lost(None)
-        assert not seen.calls and flight.task is not None
+        assert not seen.calls and isinstance(flight.task, asyncio.Task)
         await asyncio.wait([flight.task])
         assert pool.wires[1].written == b"".join(REQUEST) and pool.stale == 1
         pool.conn().connection_lost(None)  # a fresh one closes: that is a failure
@@ -193,7 +193,7 @@ def test_cancel_is_idempotent_and_silent() -> None:
         seen = Seen()
         flight = pool.send(REQUEST, seen, T)
         task = flight.task
-        assert task is not None
+        assert isinstance(task, asyncio.Task)
         await asyncio.sleep(0)
         flight.cancel()
         await asyncio.wait([task])
@@ -236,7 +236,7 @@ def test_pause_and_resume() -> None:
         flight = pool.send(REQUEST, Seen(), T)
         flight.pause()  # while connecting
         pool.gate.set()
-        assert flight.task is not None
+        assert isinstance(flight.task, asyncio.Task)
         await asyncio.wait([flight.task])
         assert not pool.wires[1].reading
         flight.resume()
@@ -265,11 +265,12 @@ def test_time_limits() -> None:
         assert not seen.over
         pool.tick(now + 71)
         assert seen.outcome == "idle_timeout"
-        pool.clients.now = now
+        now = pool.clients.now = now + 200
         seen, flight = await sent(pool)
         flight.pause()
         pool.tick(now + 101)
         assert seen.outcome == "total_timeout"
+        now = pool.clients.now = now + 200
         pool.gate = asyncio.Event()
         seen = Seen()
         pool.send(REQUEST, seen, T)

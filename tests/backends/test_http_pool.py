@@ -80,7 +80,7 @@ def test_a_head_and_a_large_body_are_two_writes() -> None:
     async def work(pool: Played) -> None:
         seen = Seen()
         flight = pool.send((b"head", b"x" * 20_000), seen, T)
-        assert flight.task is not None
+        assert isinstance(flight.task, asyncio.Task)
         await asyncio.wait([flight.task])
         assert pool.wires[0].written == b"head" + b"x" * 20_000
 
@@ -93,7 +93,7 @@ def test_fetch_is_bounded_and_cancels_with_its_caller() -> None:
             task = asyncio.ensure_future(fetch(pool, REQUEST, T, limit))
             await asyncio.sleep(0)
             (flight,) = pool.busy
-            if flight.task is not None:
+            if isinstance(flight.task, asyncio.Task):
                 await asyncio.wait([flight.task])
             pool.conn().data_received(raw)
             return await task
@@ -111,5 +111,22 @@ def test_fetch_is_bounded_and_cancels_with_its_caller() -> None:
         task.cancel()
         await asyncio.wait([task])
         assert not pool.busy
+
+    played(work)
+
+
+def test_a_connection_that_closes_before_it_is_used_is_a_fault() -> None:
+    async def work(pool: Played) -> None:
+        opening = pool._open
+
+        async def fleeting() -> Connection:
+            conn = await opening()
+            pool.wires[-1].closed = True
+            conn.connection_lost(None)
+            return conn
+
+        pool._open = fleeting  # type: ignore[method-assign]
+        seen, _ = await sent(pool)
+        assert seen.outcome == "connect_failed" and not pool.busy
 
     played(work)
