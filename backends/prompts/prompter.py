@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
+
+import msgspec
 
 from backends.prompts import body
 from backends.prompts.learned import Learned, estimated
 from backends.prompts.rendered import Ids, Rendered
 from backends.prompts.sources import find
-from backends.prompts.text import Canonical
+from backends.prompts.text import ANSWER, Canonical, shortened
 from backends.prompts.tokens import CACHE_BYTES, load
 from backends.prompts.types import Hashing, Prompt, Unreadable
 from backends.types import Call
@@ -20,6 +23,19 @@ HEAVY = 1 << 16  # bytes of new text that are better tokenised in a thread
 HEAVY_TEXT = 1 << 20  # in text mode
 WRONG = 8  # reports in a row that differ from what was counted, after which token mode is left
 OPENING = 512  # characters of a plain prompt that name its conversation
+
+
+class _Message(msgspec.Struct, forbid_unknown_fields=True):
+    role: str
+    content: str
+
+
+_talk = msgspec.json.Decoder(list[_Message])
+# What a prompt is made of besides its messages, or that changes how they are read.
+_BESIDES = frozenset({
+    "tools", "functions", "response_format", "modalities", "audio", "cache_salt", "prompt_cache_key", "user", "add_generation_prompt",
+    *body.OPTIONS,
+})  # fmt: skip
 
 
 class Prompter:
@@ -59,6 +75,9 @@ class Prompter:
         """The call's prompt. O(bytes); never raises. In token mode it blocks for new text (`heavy`)."""
         try:
             if "messages" in call.doc:
+                if self._rendered is None and _BESIDES.isdisjoint(call.doc):
+                    with suppress(msgspec.MsgspecError, UnicodeError):
+                        return self._talk(call)
                 return self._chat(call)
             return self._plain(call)
         except Unreadable:
@@ -118,6 +137,22 @@ class Prompter:
                 pass  # text blocks then: they match nothing of this engine's events, and do no harm
         text, media = self._canonical.chat(call, messages)
         return self._estimated(call, text, session, needs, media)
+
+    def _talk(self, call: Call) -> Prompt:
+        """What `_chat` makes in text mode of messages that are a role and a text each and nothing else, at a quarter of its cost. Raises
+        what msgspec does for any other."""
+        messages = _talk.decode(call.doc["messages"])
+        texts = [f"<|{'system' if m.role == 'developer' else m.role}|>\n{m.content}<|end|>\n" for m in messages]
+        opening = []
+        for m, text in zip(messages, texts, strict=True):
+            opening.append(shortened(text))
+            if m.role == "user":
+                break
+        if messages and messages[-1].role != "assistant":
+            texts.append(ANSWER)
+        begins = "".join(opening)
+        session = f"{self._hashing.root(call.tenant, '', begins):016x}" if begins else ""
+        return self._estimated(call, "".join(texts), session, frozenset(), 0)
 
     def _plain(self, call: Call) -> Prompt:
         """Completions and embeddings: of several inputs all count, and the first one's blocks stand for them."""

@@ -45,8 +45,7 @@ class Canonical:
         """What a conversation begins with: everything up to the first message that is the user's; of long ones both ends and the length."""
         out = []
         for message in messages:
-            text = self.message(message, [])
-            out.append(text if len(text) <= 2 * END else f"{text[:END]}<|{len(text)}|>{text[-END:]}")
+            out.append(shortened(self.message(message, [])))
             if message.get("role") == "user":
                 break
         return "".join(out)
@@ -96,6 +95,11 @@ class Canonical:
             text = _json(body.value(call, key))
             self._seen.put(known, text, len(text) + 64)
         return text
+
+
+def shortened(text: str) -> str:
+    """Of a long text both ends and its length."""
+    return text if len(text) <= 2 * END else f"{text[:END]}<|{len(text)}|>{text[-END:]}"
 
 
 _PLAIN = frozenset({"role", "content", "name", "tool_call_id"})

@@ -277,3 +277,11 @@ def test_estimates_are_of_the_order_of_the_text(value: str) -> None:
 def test_only_very_long_texts_are_heavy() -> None:
     p = text()
     assert not p.heavy(chat("x" * 1000)) and p.heavy(chat("x" * (HEAVY_TEXT + 1))) and p.ids(chat("x")) is None
+
+
+@given(st.lists(st.tuples(st.sampled_from(["system", "developer", "user", "assistant", "tool"]), st.text(max_size=3000)), max_size=6))
+def test_plain_talk_is_the_prompt_that_any_other_way_makes(turns: list[tuple[str, str]]) -> None:
+    plain = call({"messages": [{"role": role, "content": content} for role, content in turns]})
+    # A name that is no text says nothing, but such a message is read the long way.
+    other = call({"messages": [{"role": role, "content": content, "name": None} for role, content in turns]})
+    assert text().prompt(plain) == text().prompt(other)
