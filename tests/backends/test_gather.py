@@ -559,3 +559,59 @@ def test_whatever_happens_everybody_gets_what_they_would_have_got_alone(steps: l
         story.check()
 
     asyncio.run(run())
+
+
+def test_one_by_itself_in_pieces_and_left_in_between() -> None:
+    async def run() -> None:
+        world = World()
+        seen, _ = world.ask("a")
+        await world.turn()
+        world.sent[0].answer(parts=True)
+        assert seen.calls == ["head", "data", "data", "end"]
+        good(seen, 1, id="req-1")
+        left, flight = world.ask("b")
+        flight.pause()  # before it is sent
+        await world.turn()
+        sent = world.sent[1]
+        assert sent.asked == ["pause"]
+        sent.receiver.on_head(200, JSON)
+        flight.cancel()
+        for tell in (lambda: sent.receiver.on_data(b"{"), sent.receiver.on_end, lambda: sent.receiver.on_fault(Fault("timeout", "late"))):
+            tell()  # a carrier says no more after `cancel`; here it makes no difference
+        sent.receiver.on_head(200, JSON)
+        sent.receiver.on_whole(200, JSON, b"{}")
+        assert left.calls == ["head"] and world.at_rest()
+
+    asyncio.run(run())
+
+
+def test_a_second_chance_in_pieces_counts_as_one() -> None:
+    async def run() -> None:
+        world = World()
+        for _ in range(2):
+            before = len(world.sent)
+            world.ask("a")
+            world.ask("b")
+            await world.turn()
+            world.sent[before].refuse(500)
+            for sent in world.sent[before + 1 :]:
+                sent.answer(parts=True)
+        assert world.gather.allowed == 2 and world.gather.resting == RESTING and world.at_rest()
+        assert "1 at once" not in repr(world.gather) and "2 at once" in repr(world.gather)
+
+    asyncio.run(run())
+
+
+def test_what_comes_late_to_a_joint_call_is_nothing() -> None:
+    async def run() -> None:
+        world = World()
+        flights = [world.ask("a")[1], world.ask("b")[1]]
+        await world.turn()
+        sent = world.sent[0]
+        for flight in flights:
+            flight.cancel()
+        sent.receiver.on_whole(200, JSON, b"{}")
+        sent.receiver.on_fault(Fault("timeout", "late"))
+        assert len(world.sent) == 1 and world.at_rest()
+
+    asyncio.run(run())
