@@ -41,7 +41,7 @@ class NoZmq(RuntimeError):
 
 class Sink(Protocol):
     """Who hears: plain calls on the loop, which neither block nor raise. After `Subscriber.fetch` come `part`s and one `filled`, and no
-    `message` before that one."""
+    `message` before that one. Where there is a replay, what was published before `connected` does not come as `message`s."""
 
     def connected(self) -> None: ...
 
@@ -233,6 +233,10 @@ class Subscriber:
         event, _ = _EVENT.unpack(frames[0][: _EVENT.size])
         if event == self._up:
             self._seen = None  # another engine may listen there now
+            if self.replay:  # what is queued may be of the one before; what is of this one, its replay has too
+                for _ in range(10 * QUEUE):
+                    if self._one(self._sub) is None:
+                        break
             self.sink.connected()
         elif event == self._gone:
             self._end_replay()

@@ -35,14 +35,14 @@ State = Literal["waiting", "live", "partial", "silent", "broken"]
 
 
 class _Fill:
-    """A replay under way. `check`: the number of the last batch known, which must come first, unchanged. `stale`: what comes does not
-    continue what we have."""
+    """A replay under way. `check`: the number of the last batch known, which must come first, unchanged. `again`: the one before asked for
+    the same, so that what does not come was not dropped on the way. `stale`: what comes does not continue what we have."""
 
-    __slots__ = ("check", "parts", "stale", "start")
+    __slots__ = ("again", "check", "stale", "start")
 
-    def __init__(self, start: int, check: int | None) -> None:
-        self.start, self.check = start, check
-        self.parts, self.stale = 0, False
+    def __init__(self, check: int | None, before: int | None) -> None:
+        self.start, self.check, self.stale = check or 0, check, False
+        self.again = self.start == before
 
 
 class Feed:
@@ -82,7 +82,7 @@ class Feed:
         """A connection to the publisher is there, for the first time or again."""
         self._down, self._fills, self._held = False, 0, None
         if self.replay:
-            return self._ask(self.expected - 1, self.expected - 1) if self.expected else self._ask(0)
+            return self._ask()
         self._rejoined = self.expected is not None
         if self.state != "broken":
             self.reason = "no event has come since it was connected"
@@ -110,7 +110,7 @@ class Feed:
             return None  # was under way when the connection ended; the next one asks for it
         if missed is not None and self.replay:
             self._held = (seq, payload)
-            return self._ask(missed)
+            return self._ask()
         if missed is not None and self.expected is not None:
             self.lost += seq - self.expected
         self._take(seq, batch)
@@ -125,7 +125,6 @@ class Feed:
         if batch is None:
             fill.stale = True
             return
-        fill.parts += 1
         if fill.check is not None and self._checked(fill, seq, batch):
             return
         self._part(fill, seq, batch)
@@ -137,11 +136,11 @@ class Feed:
             return None
         if whole and fill.check is not None and not fill.stale:  # it does not have what we had from it
             fill.stale = True
-            if self._fills > 1:
+            if fill.again:
+                self._held = None
                 self._anew()
         if whole and fill.stale and self._fills < FILLS_MAX:
-            known = self.expected - 1 if fill.check is not None and self.expected else None
-            return self._ask(self.expected or 0 if known is None else known, known)
+            return self._ask(fill.start)
         self._fills = 0
         if whole:
             self.expected = self.expected or 0
@@ -194,10 +193,11 @@ class Feed:
         self.lower.show(on)
 
     # --- inside
-    def _ask(self, start: int, check: int | None = None) -> Need:
-        self._fill = _Fill(start, check)
+    def _ask(self, before: int | None = None) -> Need:
+        """From the last batch known on: a publisher that does not have that one is another one. `before`: where the last replay began."""
+        self._fill = _Fill(self.expected - 1 if self.expected else None, before)
         self._fills += 1
-        return Need(start)
+        return Need(self._fill.start)
 
     def _decode(self, payload: bytes) -> Batch | None:
         try:
@@ -225,22 +225,25 @@ class Feed:
         if seq == fill.check and batch.ts == self.ts:
             fill.check = None
             return True
-        if seq != fill.check and self._fills == 1:  # perhaps dropped on the way: asked for once more
+        if seq != fill.check and not fill.again:  # perhaps dropped on the way: asked for once more
             fill.stale = True
             return True
-        self._anew()
-        fill.check = None
-        fill.stale = fill.start > 0  # there is more of it
+        fill.check = self._held = None
+        if seq == fill.start:
+            self._anew()
+            fill.stale = fill.start > 0  # there is more of it
+        else:  # older batches than those are not kept: what was removed since is not known either
+            self.lost += seq - (self.expected or 0)
+            self.resyncs += 1
+            self._forget()
         return fill.stale
 
     def _part(self, fill: _Fill, seq: int, batch: Batch) -> None:
-        if self.expected is not None and seq > self.expected:
-            if fill.parts > 1 or self._fills == 1:  # dropped on the way: asked for once more
-                fill.stale = True
-                return
-            self.lost += seq - self.expected  # older than what it keeps: what was removed since is not known either
-            self._forget()
-        self._take(seq, batch)
+        first = self.expected is None and (fill.again or seq == 0)  # of those that it keeps
+        if first or (self.expected is not None and seq <= self.expected):
+            self._take(seq, batch)
+        else:
+            fill.stale = True  # some were dropped on the way
 
     def _settle(self, seq: int, payload: bytes) -> None:
         """Takes the batch that showed a gap, whatever is missing before it by now."""

@@ -33,12 +33,15 @@ class Publisher(Speech):
         ring: int = 10_000,
         queue: int = 100_000,
         beside: Publisher | None = None,
+        tcp: bool = False,
     ) -> None:
-        """`beside`: it is rank 1 of the engine whose rank 0 that one is."""
+        """`beside`: it is rank 1 of the engine whose rank 0 that one is. `tcp`: on loopback ports instead of in files."""
         self._folder = tempfile.TemporaryDirectory(prefix="kv-")
         self.endpoint, self.replay = f"ipc://{self._folder.name}/events", f"ipc://{self._folder.name}/replay"
         if beside is not None:
             self.endpoint, self.replay = beside.endpoint + "_dp1", beside.replay + "_dp1"
+        if tcp:
+            self.endpoint, self.replay = "tcp://127.0.0.1:*", "tcp://127.0.0.1:*"  # becomes the port that was free
         super().__init__(encoding, hashes)
         self.topic = topic.encode()
         self.asked: list[int] = []  # starts of replays
@@ -66,6 +69,7 @@ class Publisher(Speech):
         self._pub.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._pub.setsockopt(zmq.SNDHWM, self._queue)
         self._pub.bind(self.endpoint)
+        self.endpoint = self._pub.getsockopt_string(zmq.LAST_ENDPOINT)
         self._stop = threading.Event()
         bound = threading.Event()
         self._thread = threading.Thread(target=self._replays, args=(bound,), name="fake replays", daemon=True)
@@ -134,6 +138,7 @@ class Publisher(Speech):
         router = self._context.socket(zmq.ROUTER)
         router.setsockopt(zmq.SNDHWM, 0)
         router.bind(self.replay)
+        self.replay = router.getsockopt_string(zmq.LAST_ENDPOINT)
         bound.set()
         while not self._stop.is_set():
             if router.poll(20):

@@ -130,7 +130,7 @@ def _words(rng: random.Random, count: int) -> str:
 
 def test_it_is_live_before_anything_is_asked(engine: Followed) -> None:
     engine.until(lambda: engine.feeds.states()[0].state == "live", "a live feed")
-    assert engine.owner.told[-1] is True and engine.state.batches == 0
+    assert engine.owner.told[-1] is True and engine.state.lost == 0
 
 
 def test_predicted_cached_tokens_are_those_that_the_engine_reports(engine: Followed) -> None:
