@@ -21,7 +21,7 @@ from backends import wire
 from backends.prompts import Hashing, Prompt, Prompter
 from backends.types import Fault
 from gateway.config_policy import PolicyConfig
-from gateway.pilot import EXPLAIN, decision_line
+from gateway.pilot import EXPLAIN, PolicyPilot, decision_line
 from routing import prefix
 from routing.kv import Caps, Quote, Scheduler, Settings, Want
 from routing.pool import available, pick
@@ -195,14 +195,17 @@ class KVAware(KVRoute):
     def explain(self, exchange: Exchange) -> tuple[Decision | None, Mapping[tuple[str, str], dict[str, Any]]]:
         """Where the call would go now, None: it would wait for one; and each candidate's seconds by term. Counts nothing."""
         now, scheduler = monotonic(), self.dispatcher.scheduler
-        usable = self.usable(now, exchange.excluded)
+        pilot = KVPilot(self, exchange, self.inner.pilot(exchange) if self.inner is not None else None)
+        barred = pilot.weigh()
+        usable = self.usable(now, {*exchange.excluded, *barred})
         rows: dict[tuple[str, str], dict[str, Any]] = {}
         for number, decision in self.decisions.items():
             out = "" if usable >> number & 1 else decision.replica.reason or "it is not ready, or rests after failures"
+            out = "its target does not take this call" if decision.replica in barred else out
             rows[decision.replica.name, decision.target.model] = {"seconds": None, "terms": {}, "out": out}
         if not usable:
             return None, rows
-        quotes = [q for q in scheduler.quote(KVPilot(self, exchange).want_of(usable), now) if q.replica in self.decisions]
+        quotes = [q for q in scheduler.quote(pilot.want_of(usable), now) if q.replica in self.decisions]
         for q in quotes:
             decision = self.decisions[q.replica]
             row = {"seconds": round(q.total, 6), "terms": terms(q), "out": "all its slots are taken" if q.full else ""}
@@ -219,8 +222,8 @@ class KVPilot:
     """One call, or a second attempt of it. A booking belongs to an attempt and ends with it, whichever way that ends."""
 
     __slots__ = (
-        "at", "booked", "cached", "exchange", "holds", "inner", "key", "mask", "output", "placed", "prompt", "refusable", "route", "told",
-        "want",
+        "at", "booked", "cached", "costs", "exchange", "holds", "inner", "key", "mask", "output", "placed", "prompt", "refusable", "route",
+        "told", "want",
     )  # fmt: skip
 
     def __init__(self, route: KVRoute, exchange: Exchange, inner: Pilot | None = None, prompt: Prompt | None = None) -> None:
@@ -234,6 +237,7 @@ class KVPilot:
         self.booked: int | None = None  # the replica's number
         self.placed: int | None = None  # where a held call may go now
         self.mask = 0
+        self.costs: Mapping[Replica, float] = {}  # seconds beside the scheduler's
         self.refusable = True  # no attempt was made yet
         self.cached: int | None = None
         self.output: int | None = None
@@ -243,6 +247,8 @@ class KVPilot:
         if not self.route.aware:
             return self._beside(excluded)
         now = monotonic()
+        if self.inner is not None:
+            excluded = {*excluded, *self.weigh()}
         usable = self.route.usable(now, excluded)
         if self.placed is not None:
             number, self.placed = self.placed, None
@@ -317,8 +323,23 @@ class KVPilot:
             band=_band(headers.get(policy.priority_header.encode())) if policy is not None else 0,
             deadline=_seconds(headers.get(policy.deadline_header.encode()), policy.deadline),
             output=prompt.output if prompt.output is not None and prompt.output < 4096 else None,
-            size=prompter.block_tokens, streamed=exchange.stream,
+            size=prompter.block_tokens, streamed=exchange.stream, extra=self._extra() if self.costs else None,
         )  # fmt: skip
+
+    def weigh(self) -> frozenset[Replica]:
+        """The replicas that do not take the call; notes what else counts at the others. Raises Fault where none takes it."""
+        if isinstance(self.inner, PolicyPilot):
+            self.costs = self.inner.besides()
+        return self.barred()
+
+    def _extra(self) -> list[float]:
+        """What else counts at each replica, in seconds, by number."""
+        numbers = self.route.dispatcher.numbers
+        found = [0.0] * (max(numbers.values()) + 1)
+        for replica, seconds in self.costs.items():
+            if replica in numbers:
+                found[numbers[replica]] = seconds
+        return found
 
     # --- what becomes of it
     def sent(self, decision: Decision) -> None:
@@ -369,6 +390,9 @@ class KVPilot:
         if self.key:
             self._drop(monotonic())
             self.route.dispatcher.soon()
+
+    def barred(self) -> frozenset[Replica]:
+        return self.inner.barred() if self.inner is not None else frozenset()
 
     def beside(self) -> Pilot:
         return KVPilot(self.route, self.exchange, self.inner.beside() if self.inner is not None else None, self.prompt)

@@ -173,7 +173,8 @@ class Guide:
 
     def _ask_on(self, story: Story, heirs: Route) -> bool:
         exchange = self.exchange
-        excluded = {*exchange.excluded, exchange.decision.replica}
+        barred = exchange.pilot.barred() if exchange.pilot is not None else ()
+        excluded = {*exchange.excluded, *barred, exchange.decision.replica}
         while (decision := pick(heirs, exchange.core.clients.now, exchange.core.draw(), excluded)) is not None:
             excluded.add(decision.replica)
             if relayed(exchange, decision.replica):

@@ -166,7 +166,8 @@ def race(guide: Guide) -> Rival | None:
     core, route, call = exchange.core, exchange.route, exchange.call
     if relayed(exchange, exchange.decision.replica):
         return None
-    decision = pick(route, core.clients.now, core.draw(), {*exchange.excluded, exchange.decision.replica})
+    barred = exchange.pilot.barred() if exchange.pilot is not None else ()
+    decision = pick(route, core.clients.now, core.draw(), {*exchange.excluded, *barred, exchange.decision.replica})
     if decision is None or decision.replica.down_until or relayed(exchange, decision.replica):
         return None
     target, replica = decision.target, decision.replica

@@ -68,5 +68,12 @@ class PolicyPilot:
     def over(self) -> None:
         self.released()
 
+    def besides(self) -> dict[Replica, float]:
+        """For the scheduler: seconds beside its own, by replica that takes the call. Raises Fault where none does."""
+        return {replica: seconds for replica, (_, seconds) in self.inner.besides().items()}
+
+    def barred(self) -> frozenset[Replica]:
+        return self.inner.barred()
+
     def beside(self) -> Pilot:
         return PolicyPilot(self.inner, self.tell)

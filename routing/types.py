@@ -91,6 +91,10 @@ class Pilot(Protocol):
 
     def over(self) -> None: ...
 
+    def barred(self) -> frozenset[Replica]:
+        """The replicas whose targets do not take this call, whoever chooses among them."""
+        ...
+
     def beside(self) -> Pilot:
         """The pilot of a second attempt of the same call."""
         ...
@@ -117,8 +121,8 @@ class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
     __slots__ = (
-        "arms", "bounds", "chooser", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts", "total_weight",
-        "turn",
+        "arms", "bounds", "chooser", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts",
+        "total_weight", "turn",
     )  # fmt: skip
 
     def __init__(
