@@ -28,7 +28,7 @@ from backends.openai import Guard, OpenAILink
 from backends.slots import table
 from backends.slots.group import Group
 from backends.slots.line import Line
-from backends.slots.moves import SMALL, Moves, within
+from backends.slots.moves import Moves, within
 from backends.slots.ride import Ride, Truth
 from backends.slots.shared import Shared
 from backends.slots.store import Kept
@@ -103,7 +103,7 @@ class SlotLink(OpenAILink):
         """Decides what happens to a request now, and begins it. Raises `Fault` when it is sent and cannot be."""
         now, shared, text = _now(), self.shared, ride.text
         slot, kept = self.table.nearest(text, now)
-        if len(text) < SMALL or ride.alone or not shared.moves:
+        if len(text) < table.SMALL or ride.alone or not shared.moves:
             self._take_or_wait(ride, slot)
             return
         entry, held = shared.store.find(text, shared.speed.ratio)
@@ -149,15 +149,16 @@ class SlotLink(OpenAILink):
         if self._borrow(ride, best, now):
             return
         seen = max(link.table.sibling(text) for link in self.shared.links | {self})
-        again = speed.pays(seen) and held < table.BOILERPLATE * seen  # a prefix of several, which is not in the store
-        lost = len(slot.text)
+        again = (
+            seen >= table.SMALL and held < table.BOILERPLATE * seen and speed.pays(seen)
+        )  # a prefix of several, which is not in the store
         self.table.take(slot)
-        if again and kept >= seen and kept < lost:
+        if again and seen <= kept < len(slot.text):
             self._lead(Group(self, ride, slot, slot.text, now, 0.0)).save()
         elif again and kept < table.BOILERPLATE * seen:
             self.shared.counts.primes += 1
             self._lead(Group(self, ride, slot, text, now, speed.compute(len(text) - kept))).save(prime=True)
-        elif kept < table.KEEP * lost and speed.pays(lost) and not self.shared.store.covers(slot.text, speed.ratio):
+        elif self.shared.losing(slot, kept):
             self._lead(Group(self, ride, slot, slot.text, now, 0.0)).save()
         else:
             self._go(ride, slot)

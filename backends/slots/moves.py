@@ -20,7 +20,6 @@ from backends.slots.table import Slot
 from backends.types import Fault
 
 log = logging.getLogger("pointsman.slots")
-SMALL = 512  # bytes of text: below that nothing is worth moving
 MEASURABLE = 64  # computed tokens, for their speed to mean anything
 _NOT_PRIMED = frozenset({"stream", "stream_options", "max_completion_tokens", "n_predict", "logprobs", "top_logprobs", "n", "stop"})
 _ZERO = msgspec.Raw(b"0")
@@ -42,8 +41,10 @@ class Moves:
         """Saves `slot`, which holds `text` or its beginning; waits until the engine is through with it. None when that failed."""
         shared = self.shared
         speed, store = shared.speed, shared.store
-        kept = None
-        if await store.room(int(speed.density * speed.tokens(len(text)))):
+        kept, size = None, int(speed.density * speed.tokens(len(text)))
+        if not speed.knows("density"):  # the first one tells; a guess must not keep it from being tried
+            size = min(size, store.budget[True] // 2)
+        if await store.room(size):
             part = store.part()
             told = await self._ask(slot, "save", part)
             tokens, size = _number(told, "n_saved"), _number(told, "n_written")
@@ -59,9 +60,8 @@ class Moves:
 
     async def rescue(self, slot: Slot, text: bytes) -> None:
         """Saves what `slot` is about to lose to `text`, if that is worth it."""
-        speed, old = self.shared.speed, slot.text
-        if table.common(old, text) < table.KEEP * len(old) and speed.pays(len(old)) and not self.shared.store.covers(old, speed.ratio):
-            await self.save(slot, old)
+        if self.shared.losing(slot, table.common(slot.text, text)):
+            await self.save(slot, slot.text)
 
     async def restore(self, slot: Slot, entry: Kept) -> bool:
         """Restores `entry` into `slot`. False when that failed; the slot is then empty."""
@@ -107,23 +107,28 @@ class Moves:
         speed = self.shared.speed
         if told is None:
             return
-        if len(text) >= SMALL:
+        if len(text) >= table.SMALL:
             speed.learn("ratio", (told.cached + told.computed) / len(text))
         if told.computed >= MEASURABLE and (quiet or not speed.knows("prefill")):
             speed.learn("prefill", told.seconds / told.computed)
 
     async def _ask(self, slot: Slot, action: str, filename: str) -> Mapping[str, Any]:
-        path = f"{self.link.root}/slots/{slot.id}?action={action}"
-        try:
-            status, _, body = await self.link.ask(self.link.post(path, msgspec.json.encode({"filename": filename})))
-            if status == 200:
-                return _object.decode(body)
-            why = f"status {status}"
-        except Fault as fault:
-            why = fault.message
-        except msgspec.MsgspecError:
-            why = "its answer is no JSON object"
-        log.info("engine %s: slot %d: no %s: %s", self.link.pool.name, slot.id, action, why)
+        """One question about a slot; asked once more when it got no answer, as saving and restoring twice does what once does."""
+        link, why = self.link, ""
+        payload = link.post(f"{link.root}/slots/{slot.id}?action={action}", msgspec.json.encode({"filename": filename}))
+        for _ in range(2):
+            try:
+                status, _, body = await link.ask(payload)
+                if status == 200:
+                    return _object.decode(body)
+                why = f"status {status}"
+                break
+            except Fault as fault:
+                why = fault.message
+            except msgspec.MsgspecError:
+                why = "the answer is no JSON object"
+                break
+        log.info("engine %s: slot %d: no %s: %s", link.pool.name, slot.id, action, why)
         return {}
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from backends.slots.store import Store
-from backends.slots.table import Speed
+from backends.slots.table import KEEP, SMALL, Slot, Speed, common
 
 if TYPE_CHECKING:
     from backends.slots.group import Group
@@ -49,6 +49,16 @@ class Shared:
         """Whether restoring has not proved useless: models with a sliding window or a recurrent state cannot go on in the middle of
         what was saved."""
         return self.strikes < STRIKES
+
+    def losing(self, slot: Slot, kept: int) -> bool:
+        """Whether a slot of which `kept` bytes stay should be saved first: what it alone holds would take long to compute again."""
+        text = slot.text
+        if kept >= KEEP * len(text) or not self.speed.pays(len(text) - kept):
+            return False
+        held = self.store.find(text, self.speed.ratio)[1]
+        others = (each.text for link in self.links for each in link.table.slots if each is not slot)
+        held = max(held, *(common(text, other) for other in others), 0)
+        return len(text) - held >= SMALL and self.speed.pays(len(text) - held)
 
     def judged(self, cached: int, expected: float) -> None:
         """A request for which `expected` tokens were restored found `cached`."""

@@ -133,10 +133,6 @@ class Store:
         """The entry that spares most of `text`, and how many bytes of it."""
         return table.nearest(self.kept.values(), text, ratio)
 
-    def covers(self, text: bytes, ratio: float) -> bool:
-        """Whether nearly all of `text` is here."""
-        return self.find(text, ratio)[1] >= table.BOILERPLATE * len(text)
-
     def part(self) -> str:
         """A name for a file that the engine is about to write."""
         self.parts += 1

@@ -15,6 +15,7 @@ from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
+SMALL = 512  # bytes of text: below that nothing is worth moving
 SIMILAR = 256  # bytes: what texts share below that is the form of a JSON document, and no reason to choose a slot
 MARGIN = 0.01  # seconds that restoring must win, for what is not counted
 TOLERANCE, SLACK = 1.1, 0.02  # waiting may be predicted that much longer than computing at once: it spares the machine the work
@@ -26,6 +27,7 @@ _RENDERED = ("chat_template_kwargs", "tools", "messages")
 _OWN = frozenset({"id_slot", "lora", "cache_prompt"})  # a client who says these wants slots handled its own way
 _MEDIA = (b'"image_url"', b'"input_audio"', b'"video_url"')
 Doc = Mapping[str, msgspec.Raw]
+Learned = Literal["prefill", "ratio", "density", "save", "load"]
 
 
 class Entry(Protocol):
@@ -135,7 +137,7 @@ class Speed:
         if "prefill" not in self._seen:
             self.prefill = max(1e-6, 2 * parameters / (2e10 * max(1, threads)))
 
-    def learn(self, name: Literal["prefill", "ratio", "density", "save", "load", "fetch"], value: float) -> None:
+    def learn(self, name: Learned, value: float) -> None:
         """One measurement. The first counts whole, later ones a quarter."""
         old = getattr(self, name)
         setattr(self, name, old + (value - old) / 4 if name in self._seen else value)

@@ -1,0 +1,149 @@
+"""Measures, on one machine, how long the slowest of several agents waits for its first token when all begin with the same long prompt,
+none of which is computed: over one cold prefill of the same run, with KV that moves between slots and without (stock llama.cpp), on one
+engine and over two. Both gateways run for the whole time and take turns, so what disturbs one disturbs the other."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import socket
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks.overhead import proc
+from benchmarks.overhead.peers import find_pointsman
+from benchmarks.slots import client, model
+
+START_SECONDS = 120.0
+BAR = 1.7  # times one cold prefill: what the slowest may take
+
+
+class Round(NamedTuple):
+    """One turn of one gateway: seconds of a cold request alone, of the slowest and the median of the burst, tokens that the burst's
+    requests found cached."""
+
+    alone: float
+    slowest: float
+    middle: float
+    cached: tuple[int, ...]
+
+
+@contextmanager
+def gateway(command: Sequence[str], folder: Path, name: str, replicas: int, slots: int, transfer: bool) -> Iterator[int]:
+    """Pointsman with the random model on engines of its own; gives its port when all are ready."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+    engine = {
+        "engine": "llamacpp",
+        "model": str(model.path()),
+        "slots": slots,
+        "context": 2048,
+        "replicas": replicas,
+        "kv_transfer": transfer,
+    }
+    config = {
+        "server": {"port": port, "admin": {"port": None}, "log": {"level": "warning"}},
+        "backends": {"m": {**engine, "threads": max(1, (os.cpu_count() or 1) // replicas)}},
+        "routes": {"m": {"targets": [{"backend": "m"}]}},
+    }
+    file, log = folder / f"{name}.yaml", folder / f"{name}.log"
+    file.write_text(json.dumps(config))
+    with log.open("wb") as out:
+        process = proc.spawn([*command, "serve", "--config", str(file)], out)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                for i in range(4 * replicas):  # all replicas have answered, and their speed is known
+                    client.ask(port, "warm up", f"{i}" * 200)
+                break
+            except (OSError, RuntimeError):
+                if process.poll() is not None or time.monotonic() > end:
+                    raise RuntimeError(f"the gateway does not answer: {log.read_text(errors='replace')[-600:]}") from None
+                time.sleep(0.2)
+        yield port
+    finally:
+        proc.stop(process)
+
+
+def turn(port: int, requests: int, shared: int, own: int, seed: int) -> Round:
+    """A cold request alone, then the burst, on prefixes that are new."""
+    system, users = client.prompt(shared, own, seed)
+    alone = client.ask(port, system, users[0])
+    system, users = client.prompt(shared, own, seed + 1)
+    told = client.burst(port, system, (users * (requests // len(users) + 1))[:requests])
+    times = sorted(each.ttft for each in told)
+    return Round(alone.ttft, times[-1], statistics.median(times), tuple(sorted(each.cached for each in told)))
+
+
+def measure(command: Sequence[str], replicas: int, arguments: argparse.Namespace) -> dict[str, list[Round]]:
+    """All rounds of both gateways, taking turns."""
+    rounds: dict[str, list[Round]] = {"moved": [], "stock": []}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        ports = {
+            name: stack.enter_context(gateway(command, folder, name, replicas, arguments.slots, name == "moved"))
+            for name in rounds
+            if name in arguments.only
+        }
+        for number in range(arguments.rounds):
+            for name in sorted(ports, reverse=number % 2 == 1):
+                told = turn(ports[name], arguments.requests, arguments.shared, arguments.own, arguments.seed + 2 * number)
+                rounds[name].append(told)
+                write(f"  {replicas} replica(s), {name}: alone {told.alone:.2f} s, burst {told.middle:.2f} … {told.slowest:.2f} s")
+    return rounds
+
+
+def row(name: str, rounds: Sequence[Round]) -> str:
+    """One line of the table: medians over the rounds; the ratio is taken in each round."""
+    ratio = statistics.median(each.slowest / each.alone for each in rounds)
+    alone, middle, slowest = (statistics.median(each[i] for each in rounds) for i in range(3))
+    cached = statistics.median(statistics.mean(each.cached) for each in rounds)
+    return f"| {name} | {1e3 * alone:,.0f} | {1e3 * middle:,.0f} | {1e3 * slowest:,.0f} | **{ratio:.2f}** | {cached:,.0f} |"
+
+
+def write(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. 0: measured, and within the bar; 1: not within it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.slots", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=8, help="of one burst")
+    parser.add_argument("--slots", type=int, default=8, help="of one engine")
+    parser.add_argument("--shared", type=int, default=1000, help="tokens that all have in common")
+    parser.add_argument("--own", type=int, default=20, help="tokens that each has alone")
+    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--only", nargs="+", choices=["moved", "stock"], default=["moved", "stock"])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--pointsman", help="the command; default: the one beside this Python")
+    arguments = parser.parse_args(argv)
+    command = [arguments.pointsman] if arguments.pointsman else find_pointsman()
+    results = {replicas: measure(command, replicas, arguments) for replicas in arguments.replicas}
+    write(
+        f"\n{os.cpu_count()} cores, {platform.machine()}; {model.path().name}; {arguments.requests} at once, {arguments.shared} shared tokens"
+    )
+    write(
+        "and "
+        + f"{arguments.own} own each, {arguments.slots} slots an engine; medians of {arguments.rounds} rounds, ms to the first token.\n"
+    )
+    write("| | alone, cold | burst, median | burst, slowest | slowest over alone | cached tokens, mean |\n|---|---|---|---|---|---|")
+    within = True
+    for replicas, rounds in results.items():
+        for name, label in (("moved", "KV moved"), ("stock", "stock (`kv_transfer: false`)")):
+            if rounds[name]:
+                write(row(f"{replicas} replica{'s' * (replicas > 1)}, {label}", rounds[name]))
+        if rounds["moved"]:
+            within &= statistics.median(each.slowest / each.alone for each in rounds["moved"]) <= BAR
+    return 0 if within else 1
