@@ -22,6 +22,7 @@ PRIVATE_KEY, PLAIN_KEY = "sk-private-0001", "sk-plain-0001"
 POLICIES: tuple[Any, ...] = (
     "weighted", "round_robin", "least_busy", "p2c", "latency", "cost", "session", "priority", "local_first",
     {"costs": {"latency": 1, "money": 20, "busy": 0.1}, "pick": "p2c"}, {"costs": {"latency": 1}, "pick": "weighted"},
+    {"name": "kv_aware", "seconds_per_dollar": 0.5}, {"costs": {"scheduled": 1, "latency": 1}},
     {"name": "local_first", "ttft": 0.001, "tpot": 0.0001, "seconds_per_dollar": 0.5},
 )  # fmt: skip
 
@@ -147,7 +148,7 @@ plans = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     policy=st.sampled_from(POLICIES), marked=st.sampled_from(["header", "key", "route"]), plan=plans,
     calls=st.lists(

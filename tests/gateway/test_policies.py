@@ -136,7 +136,7 @@ def test_counters_come_to_rest_whatever_happens(policy: Any) -> None:
 @pytest.mark.parametrize("policy", ["priority", "kv_aware", {"name": "kv_aware", "seconds_per_dollar": 1}])
 def test_a_condition_holds_for_second_attempts_and_the_rest_of_answers(policy: Any) -> None:
     with Engine(strict=False) as a, Engine(strict=False) as b:
-        targets = {"b": {"when": {"header": {"x-tier": "gold"}}}}
+        targets: dict[str, Any] = {"b": {"when": {"header": {"x-tier": "gold"}}}}
         route = {"hedge": {"after": 0.01, "budget": 1.0}, "continue": True, "retries": 2}
         backends = {name: {"prices": {"input": 1, "output": 1}} for name in "ab"}
         with running(config({"a": a, "b": b}, policy, targets, route=route, backends=backends)) as gateway:
@@ -158,7 +158,7 @@ def test_a_condition_holds_for_second_attempts_and_the_rest_of_answers(policy: A
 
 def test_a_kv_aware_route_obeys_conditions_and_tells_when_no_target_takes_a_call() -> None:
     with Engine() as a, Engine() as b:
-        targets = {"a": {"when": {"shorter": 1000}}, "b": {"when": {"header": {"x-tier": "gold"}}}}
+        targets: dict[str, Any] = {"a": {"when": {"shorter": 1000}}, "b": {"when": {"header": {"x-tier": "gold"}}}}
         with running(config({"a": a, "b": b}, "kv_aware", targets)) as gateway:
             assert {who(gateway, text=f"hello {i}") for i in range(6)} == {"a"}
             assert who(gateway, {"x-tier": "gold"}, text="x" * 8000) == "b"
