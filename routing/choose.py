@@ -240,7 +240,7 @@ def terms(policy: Policy, asked: Asked, c: Candidate) -> dict[str, float]:
 
 
 def out(asked: Asked, c: Candidate) -> str:
-    """Why a candidate may not be used, in words; empty where it may."""
+    """Why a candidate that may not be used may not, in words."""
     if not policies.keeps_private(asked, c):
         return "it is not local, and the call is private"
     if c.when is not None and not policies.holds(c.when, asked):
@@ -249,15 +249,11 @@ def out(asked: Asked, c: Candidate) -> str:
         return "it cannot take a call now"
     if not policies.fits(asked, c):
         return f"about {asked.prompt} tokens are too many for its {c.context}"
-    if not policies.supports(asked, c):
-        return f"it has no {', '.join(sorted(asked.needs & c.unsupported))}"
-    return ""
+    return f"it has no {', '.join(sorted(asked.needs & c.unsupported))}"
 
 
-def unmet(when: Condition | None, asked: Asked) -> str:
+def unmet(when: Condition, asked: Asked) -> str:
     """What of a target's condition does not hold."""
-    if when is None:
-        return ""
     if when.longer is not None and asked.prompt <= when.longer:
         return f"takes prompts longer than {when.longer} tokens, this has about {asked.prompt}"
     if when.shorter is not None and asked.prompt >= when.shorter:
@@ -285,16 +281,19 @@ class Scores(Mapping[str, Any]):
 
     def _all(self) -> dict[str, dict[str, Any]]:
         if self._read is None:
-            self._read = {c.name: self._one(c) for c in self.candidates}
+            usable = self._usable()
+            self._read = {c.name: self._one(c, i in usable) for i, c in enumerate(self.candidates)}
         return self._read
 
-    def _one(self, c: Candidate) -> dict[str, Any]:
+    def _usable(self) -> set[int]:
+        return {*policies.allowed(self.asked, self.candidates)}
+
+    def _one(self, c: Candidate, usable: bool) -> dict[str, Any]:
         found = terms(self.chooser.policy, self.asked, c)
         seconds = sum(value for name, value in found.items() if name != "dollars")
         told: dict[str, Any] = {"seconds": round(seconds, 6)} if found else {}
         told |= {name: round(value, 9 if name == "dollars" else 6) for name, value in found.items()}
-        why = out(self.asked, c)
-        return told | ({"out": why} if why else {})
+        return told if usable else told | {"out": out(self.asked, c)}
 
     def __getitem__(self, name: str) -> Any:
         return self._all()[name]
@@ -307,7 +306,7 @@ class Scores(Mapping[str, Any]):
 
     def runner_up(self, chosen: str) -> str | None:
         """The best of those that were not chosen and could have been; None where there is none."""
-        rest = [(self._rank(i), i) for i, c in enumerate(self.candidates) if c.name != chosen and not out(self.asked, c)]
+        rest = [(self._rank(i), i) for i in self._usable() if self.candidates[i].name != chosen]
         return self.candidates[min(rest)[1]].name if rest else None
 
     def _rank(self, place: int) -> float:

@@ -24,6 +24,7 @@ _HALF_A, _HALF_B = 300.0, 1800.0
 _NOISE = 0.25  # of an observation, at first
 _LONGEST = 3600.0  # an observation beyond it says nothing
 _KEEP = 0.9  # of a running mean, at each observation
+_LEAST = 1e-12  # of a variance: nothing is known for certain
 _FAR = 4.0  # standard deviations: nothing is taken to be further off than that
 
 
@@ -78,8 +79,6 @@ class Line:
         towards_a, towards_b = self._aa + x * self._ab, self._ab + x * self._bb
         spread = towards_a + x * towards_b + self._noise
         off = y - self.mean(x)
-        if spread <= 0.0:
-            return
         far = _FAR * sqrt(spread)
         off = min(max(off, -far), far)
         gain_a, gain_b = towards_a / spread, towards_b / spread
@@ -87,7 +86,7 @@ class Line:
         self._aa -= gain_a * towards_a
         self._ab -= gain_a * towards_b
         self._bb -= gain_b * towards_b
-        self._noise = max(_KEEP * self._noise + (1 - _KEEP) * off * off, (0.01 * self._y) ** 2)
+        self._noise = max(_KEEP * self._noise + (1 - _KEEP) * off * off, (0.01 * self._y) ** 2, _LEAST)
 
     def _grown(self, now: float) -> tuple[float, float, float]:
         """The variances after the time that has passed: each at most as large as the number itself may be."""

@@ -105,6 +105,11 @@ def test_an_unknown_price_is_no_bargain() -> None:
     assert [(c.price_in, c.price_out) for c in alone] == [(0.0, 0.0)] and inf not in [c.price_in for c in alone]
 
 
+def test_a_price_that_its_table_does_not_have_is_unknown() -> None:
+    one = Option(replica("a"), Target("b", "t", price=lambda usage: None), Pace())
+    assert one.candidate(Asked(prompt=5), 0.0, True).price_in == inf
+
+
 def test_prices_are_those_of_the_prompt_s_length() -> None:
     def price(usage: Usage) -> float:
         rate = 2.0 if usage.input > 1000 else 1.0
@@ -185,6 +190,8 @@ def test_what_is_too_long_or_unsupported_is_told() -> None:
     assert found.replica.name == "ok"
     assert found.scores["small"]["out"] == "about 500 tokens are too many for its 100"
     assert found.scores["plain"]["out"] == "it has no tools"
+    small = chosen(chooser(option(replica("small"), context=100)), Asked(prompt=500))
+    assert "out" not in small.scores["small"], "where there is nothing else, the backend may judge"
 
 
 def test_what_a_scheduler_is_told_besides() -> None:

@@ -84,6 +84,13 @@ def test_nonsense_is_left_out() -> None:
     assert line.seen == 0 and "of 0" in repr(line)
 
 
+def test_answers_in_no_time_at_all_are_answers_too() -> None:
+    line = Line()
+    for i in range(8000):
+        line.learn(0.0, 0.0, float(i))
+    assert line.mean(5.0) == pytest.approx(0.0, abs=1e-6)
+
+
 def test_of_a_new_replica_nothing_is_known_until_somebody_finds_out() -> None:
     pace = Pace()
     assert pace.ttft(100, 0, 0.0) is None and pace.tpot(0, 0.0) is None
@@ -153,6 +160,9 @@ def test_an_embedding_is_all_first_token() -> None:
     pace = Pace()
     for i in range(10):
         pace.whole(pace.sent(500, 0, 10.0 * i), 0, 10.0 * i + 0.25)
+    one = pace.sent(500, 0, 95.0)
+    pace.first(one, 95.25)
+    pace.rest(one, 1, 0, 95.25)  # a single token has nothing between
     assert pace.ttft(500, 0, 100.0) == pytest.approx(0.25, rel=0.2) and pace.tpot(0, 100.0) is None
 
 
