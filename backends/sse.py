@@ -65,8 +65,12 @@ def split(data: bytes) -> tuple[bytes, bytes]:
 
 def events(data: bytes) -> list[bytes]:
     """Whole events one by one, each with the empty line that ends it; what has none comes last. Linear."""
-    out: list[bytes] = []
-    at, lf, crlf = 0, data.find(b"\n\n"), data.find(b"\n\r\n")
+    if data.find(b"\r") < 0:
+        parts = data.split(b"\n\n")
+        rest = parts.pop()
+        out = [part + b"\n\n" for part in parts]
+        return [*out, rest] if rest else out
+    out, at, lf, crlf = [], 0, data.find(b"\n\n"), data.find(b"\n\r\n")
     while at < len(data):
         if 0 <= lf < at:
             lf = data.find(b"\n\n", at)
@@ -86,19 +90,10 @@ def plain(data: bytes) -> bool:
     return find(b'"error"') < 0 and find(b'_reason":"') < 0 and find(b'_reason": "') < 0 and find(b"[DONE]") < 0 and find(b"event:") < 0
 
 
-_MARKS = (b'"error"', b'_reason":"', b'_reason": "', b"[DONE]", b"event:")
-
-
-def plain_prefix(data: bytes) -> int:
-    """The length of the longest run of whole events at the start of `data` (whole events) for which `plain` holds."""
-    hits = [i for i in (data.find(mark) for mark in _MARKS) if i >= 0]
-    if not hits:
-        return len(data)
-    return len(split(data[: min(hits)])[0])
-
-
 def payload(event: bytes) -> tuple[bytes, bytes]:
     """The `event:` name and the joined `data:` of one event; both empty for a comment."""
+    if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2 and event.endswith(b"\n\n") and event.find(b"\r") < 0:
+        return b"", event[6:].strip()
     name, data = b"", []
     for line in event.splitlines():
         if line.startswith(b"data:"):
@@ -126,13 +121,16 @@ def look(event: bytes) -> Seen:
     usage = data if chunk.usage != NULL else None
     if not chunk.choices:
         return Seen(What.USAGE, usage=usage) if usage and chunk.choices is not None else Seen(What.OTHER, usage=usage)
-    if any(c.finish_reason is not None for c in chunk.choices):
+    if any([c.finish_reason is not None for c in chunk.choices]):
         return Seen(What.FINISH, usage=usage)
-    return Seen(What.CONTENT if any(_content(c) for c in chunk.choices) else What.OTHER, usage=usage)
+    return Seen(What.CONTENT if _says(chunk.choices) else What.OTHER, usage=usage)
 
 
-def _content(choice: _Choice) -> bool:
-    if choice.text:
-        return True
-    delta = choice.delta or {}
-    return any(key != "role" and bytes(value) not in _EMPTY for key, value in delta.items())
+def _says(choices: list[_Choice]) -> bool:
+    for choice in choices:
+        if choice.text:
+            return True
+        for key, value in (choice.delta or {}).items():
+            if key != "role" and bytes(value) not in _EMPTY:
+                return True
+    return False

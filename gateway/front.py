@@ -40,7 +40,7 @@ HOT = {
     b"POST /v1/embeddings HTTP/1.1\r\n": "embeddings",
 }
 MAX_EARLY = _JOIN = 64 * 1024
-MAX_LINGER, LINGER_SECONDS = 64 << 20, 5.0
+MAX_LINGER, LINGER_SECONDS, NEVER = 64 << 20, 5.0, float("inf")
 
 
 class Front(asyncio.Protocol):
@@ -73,7 +73,7 @@ class Front(asyncio.Protocol):
         self.known: Known | None = None  # the head of an earlier request, for `api`
         self.tenant: Tenant | None = None  # who `door` said sent that head
         self.door: Door | None = None
-        self.taught = -PAUSE  # when a head was learned last
+        self.taught = NEVER  # when a head was learned last; `-PAUSE`: the next one will be
 
     # --- asyncio's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -87,8 +87,7 @@ class Front(asyncio.Protocol):
         connections.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        connections: set[Any] = self.server_state.connections
-        connections.discard(self)
+        self.server_state.connections.discard(self)
         inner, self.inner = self.inner, None
         if inner is not None:
             inner.connection_lost(exc)
@@ -151,15 +150,15 @@ class Front(asyncio.Protocol):
         if b"upgrade" in data[:end].lower():
             head = without_h2c(data[: end + 4])
             data, end = head + data[end + 4 :], len(head) - 4
-        for line, api in HOT.items():
-            if data.startswith(line):
-                self.api, self.known = api, None
-                self._hot(data)
-                if self.state == READING:  # the body is still to come: what the head says can be checked before
-                    self._early()
-                elif self.state in (BUSY, IDLE) and self.keep and self.core.clients.now - self.taught >= PAUSE:
-                    self._learn(data[: end + 4])
-                return
+        api = HOT.get(data[: data.find(b"\n") + 1])
+        if api is not None:
+            self.api, self.known = api, None
+            self._hot(data)
+            if self.state == READING:  # the body is still to come: what the head says can be checked before
+                self._early()
+            elif self.state in (BUSY, IDLE) and self.keep:
+                self._learn(data, end + 4)
+            return
         self.state, self.fed = COLD, 0
         inner = self._inner()
         if self.paused:  # the client has not read the answer before this one
@@ -189,11 +188,13 @@ class Front(asyncio.Protocol):
         self.fed, self.fields = 0, {}
         self._feed(data)
 
-    def _learn(self, head: bytes) -> None:
-        """Keeps the head of a request that came whole, and who sent it."""
-        self.taught = self.core.clients.now
-        self.known = learn(head, self.fields)
-        self.door = None
+    def _learn(self, data: bytes, size: int) -> None:
+        """Keeps the head of a request that came whole, and who sent it; not a connection's first, which may be its only one."""
+        now = self.core.clients.now
+        if now - self.taught >= PAUSE:
+            self.taught, self.known, self.door = now, learn(data[:size], self.fields), None
+        elif self.taught == NEVER:
+            self.taught = -PAUSE
 
     def _again(self, known: Known, body: bytes) -> None:
         """A whole request with a head that is known. The parser is left where it was, between two messages."""
@@ -343,11 +344,10 @@ class Front(asyncio.Protocol):
     # --- everything else
     def _inner(self) -> HttpToolsProtocol:
         if self.inner is None:
-            config, server_state, app_state, loop = self.inner_args
-            self.inner = HttpToolsProtocol(config, server_state, app_state, loop)
+            self.inner = HttpToolsProtocol(*self.inner_args)
             self.inner.connection_made(self.transport)
             # Only this connection is registered, or shutdown would wait for the inner one for ever.
-            server_state.connections.discard(self.inner)
+            self.server_state.connections.discard(self.inner)
         return self.inner
 
     def _cold(self, data: bytes) -> None:

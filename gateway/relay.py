@@ -109,27 +109,25 @@ class StreamRelay(Relay):
 
     def _whole(self, data: bytes) -> bytes:
         out: list[bytes] = []
-        if self.committed and not self.finished:
-            self._run([data[: sse.plain_prefix(data)]], out)
-            data = data[len(out[0]) :] if out else data
         run: list[bytes] = []  # plain events one after the other
         for event in sse.events(data):
             if self.committed and not self.finished and sse.plain(event):
                 run.append(event)
                 continue
-            self._run(run, out)
-            run.clear()
+            if run:
+                self._run(run, out)
+                run = []
             self._event(event, out)
             if self.fault is not None:
                 break
-        self._run(run, out)
-        return b"".join(out)
+        if run:
+            self._run(run, out)
+        return out[0] if len(out) == 1 else b"".join(out)
 
     def _run(self, events: list[bytes], out: list[bytes]) -> None:
         """Lets plain events pass."""
-        if data := b"".join(events):
-            out.append(data)
-            self.last = data
+        self.last = b"".join(events)
+        out.append(self.last)
 
     def _event(self, event: bytes, out: list[bytes]) -> None:
         """Takes one event: appended to `out` when it may be sent, else held, kept or dropped."""

@@ -54,17 +54,11 @@ MARKED = [
 @pytest.mark.parametrize(("event", "plain"), MARKED)
 def test_plain(event: bytes, plain: bool) -> None:
     assert sse.plain(event) is plain
-    assert sse.plain_prefix(event) == (len(event) if plain else 0)
 
 
 @given(st.lists(st.sampled_from(MARKED), max_size=6))
-def test_the_plain_prefix_is_whole_events_up_to_the_first_that_needs_a_look(marked: list[tuple[bytes, bool]]) -> None:
-    data, expected = b"", 0
-    for event, plain in marked:
-        expected = len(data) + len(event) if plain and expected == len(data) else expected
-        data += event
-    assert sse.plain_prefix(data) == expected
-    assert sse.plain(data) == (expected == len(data))
+def test_a_run_is_plain_when_all_of_it_is(marked: list[tuple[bytes, bool]]) -> None:
+    assert sse.plain(b"".join(event for event, _ in marked)) == all(plain for _, plain in marked)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def front(gateway: Running) -> Front:
 
 
 def taught(gateway: Running, client: Client, headers: dict[str, str] | None = None) -> Front:
-    """The connection's protocol once it knows the head."""
+    """The connection's protocol once it knows the head: a connection's first may be its only one."""
+    assert client.ask(chat(), headers=headers).status == 200
+    assert front(gateway).known is None
     assert client.ask(chat(), headers=headers).status == 200
     protocol = front(gateway)
     assert protocol.known is not None
