@@ -67,6 +67,19 @@ class Fair:
             if not self._order:
                 self._low = max(self._low, tenant.count)
 
+    def through(self, name: str, share: float, tokens: float) -> None:
+        """A request of the tenant goes at once while nobody's waits, and is served so many tokens: arrives, is charged and departs."""
+        tenant = self._tenants.get(name)
+        if tenant is None or self._order:
+            self.arrive(name, share)
+            self.charge(name, tokens)
+            self.depart(name)
+            return
+        tenant.share = share
+        count = tenant.count = max(tenant.count, self._low - self._half) + tokens / share
+        if count > self._low:
+            self._low = count
+
     def charge(self, name: str, tokens: float) -> None:
         """It is served so many tokens more, or fewer where a charge was too high. One that is not remembered is passed over."""
         tenant = self._tenants.get(name)

@@ -145,13 +145,12 @@ class Caches:
             have = walk(guessed, blocks, self.n)
         else:
             have = walk(exact, blocks, self.n, guessed)
-        if self.fresh.masks:
-            have = [max(pair) for pair in zip(have, self.fresh.match(blocks), strict=True)]
-        if self.expected.masks:
-            for i, coming in enumerate(self.expected.match(blocks)):
-                if coming > have[i]:
-                    have[i] = coming
-                    soon |= 1 << i
+        for i, computed in self.fresh.ahead(blocks):
+            have[i] = max(have[i], computed)
+        for i, coming in self.expected.ahead(blocks):
+            if coming > have[i]:
+                have[i] = coming
+                soon |= 1 << i
         return have, soon
 
     def below(self, blocks: Sequence[Hashable]) -> list[int]:

@@ -6,6 +6,8 @@ requests they take at once (limit).
 
 from __future__ import annotations
 
+from operator import mul
+
 from routing.kv_cache import Caches
 from routing.kv_load import Booking, Load
 from routing.kv_model import PrefillModel
@@ -15,6 +17,7 @@ from routing.limit import LearnedLimit
 from routing.prefix import PrefixIndex
 
 GUESS_BLOCKS = 4096  # of an approximate cache, until its answers have shown how large it is
+MASKS_MAX = 256  # sets of replicas whose numbers are remembered
 NOISE_SECONDS = 0.1  # that a first token may be late by for other reasons than load
 
 
@@ -31,6 +34,7 @@ class Fleet:
         self.observer = Observer(self.model)
         self.tier_seconds: list[float | None] = []  # a token loaded from a slower tier; None: that replica has none
         self._learned: list[LearnedLimit | None] = []
+        self._numbers: dict[int, list[int]] = {}  # bitmask -> its replicas
         self._epoch = 0  # which replicas there are, and whose word counts
 
     @property
@@ -125,9 +129,14 @@ class Fleet:
         return self.caches.records[i].read()
 
     def usable(self, want: Want) -> list[int]:
-        """The replicas that are there and that the request may use."""
+        """The replicas that are there and that the request may use. Not to be changed by who asks."""
         mask = want.usable & self.alive
-        return [i for i in range(self.n) if mask >> i & 1]
+        found = self._numbers.get(mask)
+        if found is None:
+            if len(self._numbers) >= MASKS_MAX:
+                self._numbers.clear()
+            found = self._numbers[mask] = [i for i in range(self.n) if mask >> i & 1]
+        return found
 
     def matched(self, want: Want, now: float) -> None:
         """Sees to it that the request was matched since replicas last came, went or lost their caches. Mutates the request."""
@@ -136,19 +145,22 @@ class Fleet:
 
     def match(self, w: Want, now: float) -> None:
         """What each replica has of the request's prompt and how long it would take there, as of now. Mutates the request."""
-        size, last = w.size or self.block_tokens, w.tokens - 1  # an engine computes at least the last token
+        tokens = w.tokens
+        size, last = w.size or self.block_tokens, tokens - 1  # an engine computes at least the last token
         have, w.soon = self.caches.match(w.blocks)
-        w.hits = [min(int(x * size), last) for x in have]
-        if w.tokens < self.caches.threshold:
-            w.hits = [0 if w.tokens < least else h for h, least in zip(w.hits, self.caches.least, strict=True)]
-        predict, tokens, speed = self.model.predict, w.tokens, self.model.speed
+        if tokens < self.caches.threshold:
+            have = [0 if tokens < least else x for x, least in zip(have, self.caches.least, strict=True)]
+        predict, speed = self.model.predict, self.model.speed
         w.cold = predict(tokens, 0)
-        known = {0: w.cold}
-        for h in w.hits:
-            if h not in known:
-                known[h] = predict(tokens - h, h)
-        w.prefill = [known[h] * s for h, s in zip(w.hits, speed, strict=True)]
-        w.tier, w.load = [], []
+        hits, seconds = {0: 0}, {0: w.cold}  # by blocks: replicas mostly have the same
+        for x in set(have):
+            if x:
+                hit = hits[x] = min(int(x * size), last)
+                seconds[x] = predict(tokens - hit, hit)
+        w.hits = list(map(hits.__getitem__, have))
+        w.prefill = list(map(mul, map(seconds.__getitem__, have), speed))
+        if w.tier:
+            w.tier, w.load = [], []
         if self.caches.lower.masks:
             self._tiers(w, size, last)
         w.version, w.epoch, w.matched = self.caches.version, self._epoch, now

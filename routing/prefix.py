@@ -8,11 +8,11 @@ an engine tells nothing (`Approximate`), and dispatches under way (`Expected`).
 from __future__ import annotations
 
 from array import array
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
-from itertools import islice, takewhile
+from itertools import filterfalse, islice, repeat, takewhile
 
 Digest = Callable[[bytes, int], int]
 
@@ -47,11 +47,8 @@ def salted(*parts: str) -> int:
 
 def text_blocks(text: bytes, root: int = 0, size: int = TEXT_BLOCK) -> list[int]:
     """Chained hashes of the full blocks of `text`, as the chat template renders it. O(bytes)."""
-    h, out, hash_ = root, [], digest
-    for at in range(0, min(len(text) - size + 1, MAX_BLOCKS * size), size):
-        h = hash_(text[at : at + size], h)
-        out.append(h)
-    return out
+    h, hash_ = root, digest
+    return [h := hash_(text[at : at + size], h) for at in range(0, min(len(text) - size + 1, MAX_BLOCKS * size), size)]
 
 
 def token_blocks(ids: Sequence[int], root: int = 0, size: int = TOKEN_BLOCK) -> list[int]:
@@ -127,13 +124,12 @@ def walk(masks: Mapping[Hashable, int], blocks: Sequence[Hashable], replicas: in
     """The leading blocks each replica has in `masks` or in any of `more`: follows all replicas at once, until none is left."""
     out = [0] * replicas
     mask = (1 << replicas) - 1
-    get, depth = masks.get, 0
-    for b in blocks:
-        kept = get(b, 0)
-        for other in more:
-            kept |= other.get(b, 0)
-        kept &= mask
+    depth = 0
+    for b, kept in zip(blocks, map(masks.get, blocks, repeat(0)), strict=False):
         if kept != mask:
+            for other in more:
+                kept |= other.get(b, 0)
+            kept &= mask
             lost = mask ^ kept
             while lost:
                 low = lost & -lost
@@ -143,55 +139,82 @@ def walk(masks: Mapping[Hashable, int], blocks: Sequence[Hashable], replicas: in
             if not mask:
                 return out
         depth += 1
-    for i in range(replicas):
-        if mask >> i & 1:
-            out[i] = depth
+    while mask:
+        low = mask & -mask
+        out[low.bit_length() - 1] = depth
+        mask ^= low
     return out
 
 
 class Expected:
-    """Blocks that dispatches under way will leave on a replica. One entry a booking; ends with the first token or the failure."""
+    """Blocks that dispatches under way will leave on a replica. One entry a booking; ends with the first token or the failure.
 
-    __slots__ = ("_counts", "masks", "replicas", "version")
+    For each replica a set of blocks, and how many bookings bring those that more than one does. So what is usual, a chain that nobody
+    shares, comes and goes in one operation of a set.
+    """
+
+    __slots__ = ("_more", "_sets", "replicas", "version")
 
     def __init__(self, replicas: int) -> None:
         self.replicas = replicas
         self.version = 0
-        self.masks: dict[Hashable, int] = {}
-        self._counts: list[dict[Hashable, int]] = [{} for _ in range(replicas)]
+        self._sets: list[set[Hashable]] = [set() for _ in range(replicas)]
+        self._more: list[dict[Hashable, int]] = [{} for _ in range(replicas)]  # bookings that bring a block, two at least
+
+    @property
+    def masks(self) -> dict[Hashable, int]:
+        """block -> bitmask of replicas. O(blocks)."""
+        out: dict[Hashable, int] = {}
+        for i, mine in enumerate(self._sets):
+            for b in mine:
+                out[b] = out.get(b, 0) | 1 << i
+        return out
 
     def grow(self, replicas: int) -> None:
         """There are so many replicas now, not fewer than before."""
-        self._counts += [{} for _ in range(replicas - self.replicas)]
+        self._sets += [set() for _ in range(replicas - self.replicas)]
+        self._more += [{} for _ in range(replicas - self.replicas)]
         self.replicas = replicas
 
-    def add(self, replica: int, blocks: Iterable[Hashable]) -> None:
-        """A request with these blocks was sent to the replica. O(blocks)."""
-        counts, masks, bit = self._counts[replica], self.masks, 1 << replica
+    def add(self, replica: int, blocks: Sequence[Hashable]) -> None:
+        """A request with these blocks, each named once, was sent to the replica. O(blocks)."""
+        mine = self._sets[replica]
         self.version += 1
-        for b in blocks:
-            counts[b] = counts.get(b, 0) + 1
-            masks[b] = masks.get(b, 0) | bit
+        if not mine.isdisjoint(blocks):
+            more = self._more[replica]
+            for b in mine.intersection(blocks):
+                more[b] = more.get(b, 1) + 1
+        mine.update(blocks)
 
-    def drop(self, replica: int, blocks: Iterable[Hashable]) -> None:
+    def drop(self, replica: int, blocks: Sequence[Hashable]) -> None:
         """Takes back one `add` of the same blocks. KeyError when there was none."""
-        counts, masks, bit = self._counts[replica], self.masks, 1 << replica
+        mine, more = self._sets[replica], self._more[replica]
+        if not mine.issuperset(blocks):
+            raise KeyError(f"replica {replica} expects fewer blocks than are taken back")
         self.version += 1
-        for b in blocks:
-            left = counts[b] - 1
-            if left:
-                counts[b] = left
-                continue
-            del counts[b]
-            mask = masks[b] ^ bit
-            if mask:
-                masks[b] = mask
-            else:
-                del masks[b]
+        if not more or more.keys().isdisjoint(blocks):
+            mine.difference_update(blocks)
+            return
+        shared = more.keys() & blocks
+        for b in shared:
+            left = more.pop(b) - 1
+            if left > 1:
+                more[b] = left
+        mine.difference_update(set(blocks) - shared)
+
+    def ahead(self, blocks: Sequence[Hashable]) -> list[tuple[int, int]]:
+        """The replicas that at least the first of these blocks is on its way to: (number, how many leading ones)."""
+        if not blocks:
+            return []
+        first = blocks[0]
+        return [(i, len(list(takewhile(mine.__contains__, blocks)))) for i, mine in enumerate(self._sets) if first in mine]
 
     def match(self, blocks: Sequence[Hashable]) -> list[int]:
         """For each replica how many leading blocks are on their way to it."""
-        return walk(self.masks, blocks, self.replicas)
+        out = [0] * self.replicas
+        for i, depth in self.ahead(blocks):
+            out[i] = depth
+        return out
 
 
 class Approximate:
@@ -229,11 +252,12 @@ class Approximate:
     def touch(self, replica: int, blocks: Sequence[Hashable], now: float = 0.0) -> None:
         """The replica computes or reuses these now. The tail of the chain is the first to go, as in the engines. O(blocks)."""
         lru = self._lru[replica]
-        for b in reversed(blocks):
-            lru[b] = now
-            lru.move_to_end(b)
-        self.index.add(replica, blocks)
-        self._trim(replica)
+        new = list(filterfalse(lru.__contains__, blocks))
+        lru.update(dict.fromkeys(reversed(blocks), now))
+        deque(map(lru.move_to_end, reversed(blocks)), 0)
+        if new:
+            self.index.add(replica, new)
+            self._trim(replica)
 
     def expire(self, replica: int, now: float) -> None:
         """Drops what the replica's time to live has passed for. O(what goes)."""
