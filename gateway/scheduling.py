@@ -20,8 +20,9 @@ from backends.types import Fault, Timeouts
 from gateway.config import Config, RouteConfig
 from gateway.config_policy import PolicyConfig, policy_of
 from gateway.config_types import DEFAULT_SLOTS
-from gateway.dispatcher import HASHING, TICK_SECONDS, Dispatcher, KVAware, KVRoute, Seat
+from gateway.dispatcher import HASHING, TICK_SECONDS, Dispatcher, Seat
 from gateway.fleet import LLAMA, Fleet
+from gateway.kv_route import KVAware, KVRoute
 from gateway.metrics import Metrics
 from gateway.pilot import ByPolicy
 from gateway.serve import Generation
