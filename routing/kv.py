@@ -46,8 +46,17 @@ __all__ = ["Booking", "Caps", "KVAware", "Place", "Quote", "Refusal", "Scheduler
 
 
 class KVAware:
-    """The scheduler behind kvsim's policy interface (see that tool's docstring). Arguments are fields of Settings, as text, and
-    `mode`: `precise` (KV events) or `approx` with `blocks` cache blocks a replica to begin with."""
+    """The scheduler behind the interface of a simulator of routing policies: what drives these methods in order of time gets its decisions.
+
+    `n` replicas, numbered from 0, whose caches have blocks of `block_tokens` tokens; times in simulated seconds. The driver calls
+    `choose` when a request arrives; None means that it is held, and then `release` at least every 10 ms while any is. It reports each
+    request's first token and end, and, while `wants_kv_events`, what each replica stored in its cache and removed from it; blocks are named
+    by hashable ids that stand for the whole prefix up to and including them. Between several gateways, each with a policy of its own, it
+    asks `outbox` after each of these calls and gives what was in it to every other's `on_peer`.
+
+    Arguments by name are fields of Settings, as text, and `mode`: `precise` (KV events) or `approx` with `blocks` cache blocks a replica to
+    begin with.
+    """
 
     def __init__(self, n: int, block_tokens: int, seed: int = 0, mode: str = "precise", blocks: str = "1024", **args: str) -> None:
         self.wants_kv_events = mode == "precise"
@@ -58,7 +67,8 @@ class KVAware:
         self._now = 0.0
 
     def choose(self, ask: Any, t: float, view: Any) -> int | None:
-        """Where request `ask` goes, or None when it is held."""
+        """Where request `ask` goes (its `rid`, `input_len` tokens and `blocks` of full prompt blocks are read), or None when it is held.
+        `view`, metrics that engines report, is not looked at: our own accounts are newer."""
         self._now = t
         mine = None
         for want, i in self.scheduler.ask(Want(ask.rid, ask.input_len, ask.blocks, t), t):
@@ -69,14 +79,14 @@ class KVAware:
         return mine
 
     def release(self, t: float, view: Any) -> list[tuple[Hashable, int]]:
-        """Held requests that go now."""
+        """Held requests that go now, as (rid, replica)."""
         self._now = t
         out = self._out + [(want.key, i) for want, i in self.scheduler.place(t)]
         self._out = []
         return out
 
     def on_first_token(self, rid: int, replica: int, t: float, cached: int) -> None:
-        """A request of ours was answered."""
+        """A request of ours was answered; the engine found `cached` tokens of its prompt."""
         self._now = t
         self.scheduler.answered(rid, t, cached)
 
@@ -91,7 +101,7 @@ class KVAware:
         self.scheduler.index.remove(replica, removed)
 
     def outbox(self) -> list[Message]:
-        """What the other gateways should hear."""
+        """What the other gateways should hear: a short list that can be pickled."""
         return self.scheduler.peers.fetch(self._now)
 
     def on_peer(self, messages: list[Message], t: float) -> None:

@@ -14,6 +14,7 @@ from routing.kv_model import PrefillModel
 from routing.kv_peers import Peers
 from routing.kv_want import NEVER, Quote, Settings, Want
 
+NEAR_SECONDS = 0.002  # and a hundredth: what costs so little more than the least is as good
 MARGIN = 1.3  # decayed mean errors that a promise of time leaves room for: about the 90th percentile of an exponential's excess
 
 
@@ -73,11 +74,29 @@ class Choice:
         self.since_old = 0 if best[0][2] else self.since_old + 1
         return best[1], best[2]
 
+    def alone(self, w: Want, alive: int, now: float) -> int | None:
+        """Where a request goes now while no other waits; None when it should wait."""
+        load = self.load
+        waits = load.waits(now, self.set.decode)
+        costs = load.costs(waits, w.prefill, self.set.stall)
+        usable = w.usable & alive
+        if usable != (1 << len(costs)) - 1:
+            costs = [c if usable >> i & 1 else NEVER for i, c in enumerate(costs)]
+        cost, i = self._least(w, costs, waits, now)
+        if cost == NEVER or load.full(i) or not self.may(w, i, load.backlog(i, now), now):
+            return None
+        old = self.since_old + 1 >= self.set.share and now - w.at > self.set.patience
+        self.since_old = 0 if old else self.since_old + 1
+        return i
+
     def cheapest(self, w: Want, waits: Sequence[float], factor: Sequence[float], now: float) -> tuple[float, int]:
         """Cost and number of the best replica, (NEVER, 0) when there is none. One that makes the deadline goes before one that does not."""
         costs = [q + p * f for q, p, f in zip(waits, w.prefill, factor, strict=True)]
         if w.usable != -1:
             costs = [c if w.usable >> i & 1 else NEVER for i, c in enumerate(costs)]
+        return self._least(w, costs, waits, now)
+
+    def _least(self, w: Want, costs: list[float], waits: Sequence[float], now: float) -> tuple[float, int]:
         if w.extra is not None or w.home is not None:
             costs = [c + self.added(w, i) for i, c in enumerate(costs)]
         if self.peers.gateways > 1:
@@ -87,7 +106,7 @@ class Choice:
         least = min(costs, default=NEVER)
         if least == NEVER:
             return least, 0
-        limit = least + 0.01 * abs(least) + 0.002
+        limit = least + 0.01 * abs(least) + NEAR_SECONDS
         near = [i for i, c in enumerate(costs) if c <= limit]
         return least, near[0] if len(near) == 1 else near[int(self.rng.random() * len(near))]
 
@@ -104,12 +123,14 @@ class Choice:
 
     def may(self, w: Want, i: int, queue: float, now: float) -> bool:
         """Whether a request should be bound to its best replica now rather than held."""
-        if self.turn(w, i, now) > 0.0:
+        if self.peers.gateways > 1 and self.turn(w, i, now) > 0.0:
             return False
         if queue <= self.set.hold:
             return True
         p = w.prefill[i]
         if p > self.set.small or queue > self.set.near or w.soon >> i & 1:  # what it would share is not computed yet
+            return False
+        if self.load.unsure(i, now):  # it may not be over as soon as it seems
             return False
         return p + self.load.behind(i) <= self.set.small
 

@@ -6,6 +6,7 @@ A booking belongs to a request and ends with it, however it ends; no health chec
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from operator import add
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from routing.kv_want import Want
 
 KEEP = 0.9  # share of the old mean that a new answer leaves
+PROVEN = 2  # answers after which predictions are of this machine
+LATE_SECONDS = 0.05  # that any first token may be late by
 WRITING_SECONDS = 10.0  # of an answer from its first token to its end, until some have shown it
 
 
@@ -45,14 +48,29 @@ class Booking:
 class Load:
     """Bookings by replica. Owner of all of them; every method is O(1) except `behind`, `due` and `check`."""
 
-    __slots__ = ("bookings", "changed", "context", "heads", "limits", "parallel", "running", "sums", "waiting", "writing")
+    __slots__ = (
+        "answers",
+        "bookings",
+        "busy",
+        "changed",
+        "context",
+        "heads",
+        "limits",
+        "parallel",
+        "running",
+        "sums",
+        "waiting",
+        "writing",
+    )
 
     def __init__(self, replicas: int) -> None:
         self.bookings: dict[Hashable, Booking] = {}
+        self.busy: dict[int, int] = {}  # requests of the replicas that have any
         self.waiting: list[dict[Hashable, Booking]] = []  # dispatched, no first token yet; in order
         self.heads: list[float] = []  # when the oldest of them began: its dispatch or the first token before it
         self.sums: list[float] = []  # their predicted seconds
         self.running: list[int] = []  # answered, not finished: requests
+        self.answers: list[int] = []  # first tokens that came from it
         self.context: list[int] = []  # and their prompt tokens
         self.changed: list[float] = []  # the last time a request came to it or was answered by it
         self.limits: list[int | None] = []  # requests it takes at once, waiting and running
@@ -69,6 +87,7 @@ class Load:
         if i == len(self.waiting):
             self.waiting.append({})
             self.running.append(0)
+            self.answers.append(0)
             self.context.append(0)
             self.sums.append(0.0)
             self.heads.append(0.0)
@@ -77,7 +96,7 @@ class Load:
             self.parallel.append(False)
             self.writing.append(WRITING_SECONDS)
         self.heads[i], self.changed[i], self.limits[i], self.writing[i] = 0.0, 0.0, None, WRITING_SECONDS
-        self.parallel[i] = False
+        self.parallel[i], self.answers[i] = False, 0
 
     def inflight(self, i: int) -> int:
         """Requests on replica `i`, answered or not."""
@@ -98,6 +117,7 @@ class Load:
             raise ValueError(f"request {b.key!r} is on replica {self.bookings[b.key].replica} already; end that booking first")
         i = b.replica
         self.bookings[b.key] = b
+        self.busy[i] = self.busy.get(i, 0) + 1
         if not self.waiting[i]:
             self.heads[i] = max(self.heads[i], b.at)
         self.waiting[i][b.key] = b
@@ -117,6 +137,7 @@ class Load:
         self.changed[i] = max(self.changed[i], t)
         b.answered, b.first = True, t
         self.running[i] += 1
+        self.answers[i] += 1
         self.context[i] += b.tokens
         return b, began
 
@@ -126,6 +147,9 @@ class Load:
         if b is None:
             return None
         i = b.replica
+        left = self.busy.pop(i) - 1
+        if left:
+            self.busy[i] = left
         if b.answered:
             self.running[i] -= 1
             self.context[i] -= b.tokens
@@ -161,6 +185,31 @@ class Load:
             return 0.0
         head = next(iter(queue.values())).prefill
         return max(0.0, self.sums[i] - min(max(0.0, t - self.heads[i]), 0.95 * head))
+
+    def unsure(self, i: int, t: float) -> bool:
+        """Whether no prediction holds for replica `i`: it has hardly answered yet, or the oldest of what waits takes more than twice
+        as long as predicted."""
+        if self.answers[i] < PROVEN:
+            return True
+        head = next(iter(self.waiting[i].values()), None)
+        return head is not None and t - self.heads[i] > 2 * head.prefill + LATE_SECONDS
+
+    def waits(self, t: float, decode: float) -> list[float]:
+        """What is before a request on each replica, in seconds: its backlog, where it is full the next free slot, and `decode` seconds for
+        each token of context of the answers being written there. O(replicas)."""
+        out = [0.0] * len(self.running)
+        for i in self.busy:
+            before = self.backlog(i, t) + decode * self.context[i]
+            out[i] = before if self.limits[i] is None else before + self.slot(i)
+        return out
+
+    def costs(self, waits: Sequence[float], prefill: Sequence[float], stall: float) -> list[float]:
+        """The same with a request's own `prefill`, and what that costs the answers being written there: `stall` of it each. O(replicas)."""
+        out, running = list(map(add, waits, prefill)), self.running
+        for i in self.busy:
+            if running[i]:
+                out[i] += stall * running[i] * prefill[i]
+        return out
 
     def behind(self, i: int) -> float:
         """Predicted seconds of what waits on replica `i` behind the oldest."""

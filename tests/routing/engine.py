@@ -31,6 +31,7 @@ class World:
         self.s, self.engines = scheduler, engines
         self.now, self.worst = 0.0, 0  # worst: most requests that were ever on one engine
         self.came: dict[Hashable, float] = {}
+        self.tokens: dict[Hashable, int] = {}
         self.first: dict[Hashable, float] = {}
         self.end: dict[Hashable, float] = {}
         self._events: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -41,7 +42,7 @@ class World:
         heapq.heappush(self._events, (t, next(self._order), act, args))
 
     def arrive(self, t: float, want: Want) -> None:
-        self.came[want.key] = t
+        self.came[want.key], self.tokens[want.key] = t, want.tokens
         self.at(t, lambda: self._send(self.s.ask(want, self.now)))
 
     def run(self, until: float = float("inf")) -> None:

@@ -56,13 +56,12 @@ def test_a_short_queue_is_waited_for_and_a_long_one_is_not() -> None:
 
 
 def test_small_work_joins_a_queue_that_is_over_soon() -> None:
-    s = scheduler(1)
-    s.load.book(Booking("x", 0, 0.3, 100, 0, (), 0.0))
-    assert where(s.ask(want("small", 200), 0.0)) == {"small": 0}
-    assert s.ask(want("large", 9000), 0.0) == []
-    t = scheduler(1)
-    t.load.book(Booking("x", 0, 5.0, 100, 0, (), 0.0))
-    assert t.ask(want("small", 200), 0.0) == []
+    for head, at, answers, joins in ((0.3, 0.0, 2, True), (5.0, 0.0, 2, False), (0.3, 0.0, 1, False), (0.3, 0.7, 2, False)):
+        s = scheduler(1)
+        s.load.answers[0] = answers  # predictions are of this machine after two
+        s.load.book(Booking("x", 0, head, 100, 0, (), 0.0))
+        assert where(s.ask(want("small", 200, at), at)) == ({"small": 0} if joins else {})
+        assert s.ask(want("large", 9000, at), at) == []
 
 
 def test_siblings_of_a_dispatch_under_way_wait_for_it() -> None:

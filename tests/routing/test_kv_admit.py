@@ -158,9 +158,11 @@ def test_small_work_does_not_join_where_one_of_a_higher_rank_waits() -> None:
         s.fair.depart("")
         s.force(want("x", 5000, tenant="other"), 0, 0.0)
         s.fair._low = 0.0
+        s.load.answers[0] = 2
         assert s.ask(want("large", **more), 0.0) == []  # type: ignore[arg-type]
         assert bool(s.ask(want("small", 100), 0.0)) == joins
     s = scheduler()
     s.force(want("x", 5000), 0, 30.0)
+    s.load.answers[0] = 2
     assert s.ask(want("large", at=0.0), 30.0) == []
     assert s.ask(want("small", 100, at=30.0), 30.0) == []  # who has waited so long is not overtaken
