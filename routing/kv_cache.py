@@ -133,7 +133,7 @@ class Caches:
         while waiting and (waiting[0][0] <= now or len(waiting) > FRESH_MAX):
             _, i, blocks = waiting.popleft()
             self.fresh.drop(i, blocks)
-        for i in self._timed:
+        for i in self._timed:  # hosted APIs alone
             self.guesses.expire(i, now)
 
     def match(self, blocks: Sequence[Hashable]) -> tuple[list[int], int]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 Features = tuple[float, float, float]
 
 KEEP = 0.999  # share of the old sums that a new observation leaves: about the last thousand count
+SOLVED_EVERY, UNSOLVED_MAX = 64, 16  # observations that are not solved for: this part of all, and so many at most
 FLOOR_SECONDS = 0.002  # no prefill is free: keeps ratios finite
 PRIOR: Features = (0.01, 0.5, 0.05)  # seconds; per 10^4 tokens; per 10^8 token pairs: a 70B model on four accelerators, scaled as learned
 _PRIOR_POINTS = ((200.0, 0.0), (4000.0, 0.0), (20000.0, 0.0))  # (u, h) of the pretended observations that stand for the prior
@@ -41,10 +42,26 @@ class PrefillModel:
     """Weighted least squares with forgetting, coefficients not below zero, held by a prior where data say nothing.
 
     Sums rather than a recursive inverse: a workload that shows only one length leaves two directions free, where a recursive filter with
-    forgetting grows without bound; here the prior's shape, scaled to what was seen, decides them. `learn` takes about 10 us.
+    forgetting grows without bound; here the prior's shape, scaled to what was seen, decides them. The system is solved when the
+    observations since the last time are a 64th of all, or 16: fewer change as good as nothing then.
     """
 
-    __slots__ = ("_count", "_counts", "_cov", "_here", "_rhs", "_seen", "_told", "_took", "_took_prior", "b", "error", "speed")
+    __slots__ = (
+        "_count",
+        "_counts",
+        "_cov",
+        "_grown",
+        "_here",
+        "_rhs",
+        "_seen",
+        "_told",
+        "_took",
+        "_took_prior",
+        "_unsolved",
+        "b",
+        "error",
+        "speed",
+    )
 
     def __init__(self, replicas: int) -> None:
         self.b: list[float] = list(PRIOR)
@@ -56,6 +73,7 @@ class PrefillModel:
         self._seen = [_SPEED_PRIOR] * replicas
         self._told = [_SPEED_PRIOR] * replicas
         self._here = [True] * replicas
+        self._grown, self._unsolved = 1.0, 0  # weight of a new observation in the sums; those not solved for
         self._count, self._counts = 0, [0] * replicas  # observations, in all and of each replica
 
     def predict(self, u: float, h: float) -> float:
@@ -71,20 +89,18 @@ class PrefillModel:
         """
         if not 0.0 < seconds < 600.0:
             return None
-        speed, told = self.speed[replica], _dot(self.b, x) + FLOOR_SECONDS
+        b, speed = self.b, self.speed[replica]
+        told = b[0] * x[0] + b[1] * x[1] + b[2] * x[2] + FLOOR_SECONDS
         self.error[replica] += 0.05 * (abs(seconds - speed * told) - self.error[replica])
         y = seconds / speed
         weight = 1.0 / (0.05 + told) ** 2  # errors count relative to the time, so that long prompts do not rule alone
-        self._cov = [KEEP * v for v in self._cov]
-        self._rhs = [KEEP * v for v in self._rhs]
-        self._took, self._took_prior = KEEP * self._took, KEEP * self._took_prior
-        self._take(x, y, weight)
+        self._grown /= KEEP  # the new one counts for more rather than all the old ones for less
+        self._take(x, y, weight * self._grown)
         self._seen[replica] = _SPEED_KEEP * self._seen[replica] + (1 - _SPEED_KEEP) * seconds
         self._told[replica] = _SPEED_KEEP * self._told[replica] + (1 - _SPEED_KEEP) * told
         self._count += 1
         self._counts[replica] += 1
-        self.b = self._solve()
-        self._rate()
+        self._changed()
         return Receipt(replica, x, y, weight, self._count, self._counts[replica])
 
     def correct(self, receipt: Receipt, x: Features) -> None:
@@ -92,14 +108,14 @@ class PrefillModel:
         left = KEEP ** (self._count - receipt.number)
         if left < 0.05:
             return
+        left *= self._grown
         self._take(receipt.x, receipt.y, -left * receipt.weight)
         self._take(x, receipt.y, left * receipt.weight)
         i, change = receipt.replica, _dot(self.b, x) - _dot(self.b, receipt.x)
         faded: float = _SPEED_KEEP ** (self._counts[i] - receipt.turn)
         self._told[i] = max(0.01 * _SPEED_PRIOR, self._told[i] + (1 - _SPEED_KEEP) * faded * change)
         receipt.x = x
-        self.b = self._solve()
-        self._rate()
+        self._changed()
 
     def join(self, replica: int) -> None:
         """Another machine has this number, of which nothing is known; grows when it is the next number."""
@@ -126,13 +142,33 @@ class PrefillModel:
 
     def _take(self, x: Features, y: float, weight: float) -> None:
         cov, rhs = self._cov, self._rhs
-        for k, v in enumerate((x[0] * x[0], x[0] * x[1], x[0] * x[2], x[1] * x[1], x[1] * x[2], x[2] * x[2])):
-            cov[k] += weight * v
-        for k in range(3):
-            rhs[k] += weight * x[k] * y
-        expected = _dot(PRIOR, x)
+        x0, x1, x2 = x
+        w0, w1, w2 = weight * x0, weight * x1, weight * x2
+        cov[0] += w0 * x0
+        cov[1] += w0 * x1
+        cov[2] += w0 * x2
+        cov[3] += w1 * x1
+        cov[4] += w1 * x2
+        cov[5] += w2 * x2
+        rhs[0] += w0 * y
+        rhs[1] += w1 * y
+        rhs[2] += w2 * y
+        expected = PRIOR[0] * x0 + PRIOR[1] * x1 + PRIOR[2] * x2
         self._took += weight * expected * y
         self._took_prior += weight * expected * expected
+
+    def _changed(self) -> None:
+        """Solves where what came since the last time matters."""
+        self._unsolved += 1
+        if self._unsolved * SOLVED_EVERY < self._count and self._unsolved < UNSOLVED_MAX:
+            return
+        self._unsolved = 0
+        self._cov = [v / self._grown for v in self._cov]
+        self._rhs = [v / self._grown for v in self._rhs]
+        self._took, self._took_prior = self._took / self._grown, self._took_prior / self._grown
+        self._grown = 1.0
+        self.b = self._solve()
+        self._rate()
 
     def _rate(self) -> None:
         ratios = [s / t for s, t in zip(self._seen, self._told, strict=True)]

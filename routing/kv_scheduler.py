@@ -16,6 +16,8 @@ from routing.kv_load import Booking
 from routing.kv_peers import Peers
 from routing.kv_want import OUTPUT_TOKENS, Caps, Place, Quote, Refusal, Settings, Want
 
+TIDY_SECONDS = 0.001  # less than any prefill takes
+
 
 class Scheduler(Fleet):
     """Holds what is to be placed and what is under way on numbered replicas, whose cache blocks have `block_tokens` tokens.
@@ -41,6 +43,7 @@ class Scheduler(Fleet):
         self.choice = Choice(self.set, self.load, self.model, self.peers, rng)
         self.outlook = Outlook(self.held, self.load, self.model)
         self._output = OUTPUT_TOKENS  # of an answer, decayed mean
+        self._tidied = float("-inf")  # when those were last looked at
         self._silent: dict[int, int] = {}  # replica -> requests under way there whose first token nothing will show, before it
         for _ in range(replicas):
             self.join(precise=not approximate)
@@ -48,11 +51,14 @@ class Scheduler(Fleet):
     def admit(self, want: Want, now: float) -> Refusal | None:
         """Why the request should not be taken in, None when it may be. To be asked before `ask`. No cap refuses what can go
         at once."""
+        caps = self.caps
+        if not self.held.all and want.deadline is None and caps.held != 0 and caps.tenant_held != 0:
+            return None  # nothing waits that it could be too much beside
         self.matched(want, now)
         replicas = self.usable(want)
         refusal = self.outlook.late(want, replicas, now)
         if refusal is None and not self.outlook.free(replicas, self.set.hold, now):
-            refusal = self.outlook.capped(want, self.caps, replicas, now)
+            refusal = self.outlook.capped(want, caps, replicas, now)
         return refusal
 
     def position(self, key: Hashable, now: float) -> Place | None:
@@ -71,9 +77,16 @@ class Scheduler(Fleet):
         if want.key in self.load.bookings:
             raise ValueError(f"request {want.key!r} is under way already; end it before it is asked for again")
         self.matched(want, now)
+        if not self.held.all:
+            self._tidy(now)
+            i = self.choice.alone(want, self.alive, now)
+            if i is not None:
+                self._book(want, i, now)
+                return [(want, i)]
         want.least = min((want.prefill[i] for i in self.usable(want)), default=want.cold)
+        first = not self.held.all
         self.held.add(want)
-        return self.place(now)
+        return [] if first else self.place(now)
 
     def place(self, now: float) -> list[tuple[Want, int]]:
         """Dispatches what can be: books it and returns it. Costs nothing while no replica is free; else O(window * replicas)."""
@@ -115,7 +128,6 @@ class Scheduler(Fleet):
         self._tidy(now)
         self.matched(want, now)
         self.held.remove(want.key)
-        self.held.add(want)
         self._book(want, replica, now)
 
     def answered(self, key: Hashable, now: float, cached: int | None = None) -> Booking | None:
@@ -127,7 +139,8 @@ class Scheduler(Fleet):
         b, began = found
         if self.alive >> b.replica & 1:
             self._tell(b, cached, False)
-            self._learn_first(b, began, now)
+            if b.want is None or b.want.streamed:
+                self._learn_first(b, began, now)
         self._computed(b, now)
         return b
 
@@ -139,13 +152,17 @@ class Scheduler(Fleet):
         `cached`: prompt tokens the engine found in its cache, `output`: tokens it wrote, where it told; with one of them the request was
         served. `blocks`: the chain of prompt and answer, where known: the engine has that now.
         """
-        self.held.remove(key)
         b = self.load.bookings.get(key)
         if b is None:
+            self.held.remove(key)
             return None
         if not b.answered and (cached is not None or output is not None):  # it came all at once
-            self.load.answer(key, now)
+            found = self.load.answer(key, now)
             self._computed(b, now)
+            if found is not None and self.alive >> b.replica & 1:
+                self._tell(b, cached, True)
+                if now - found[1] < b.prefill or (output is not None and output <= 1):  # else most of the time was for writing
+                    self._learn_first(b, found[1], now)
         served = 1.0 if b.answered else self.load.served(b, now)
         self.load.end(key, now)
         if b.answered:
@@ -175,6 +192,12 @@ class Scheduler(Fleet):
     def _tidy(self, now: float) -> None:
         """What time alone changes: beliefs that expire, and first tokens that nothing shows."""
         self.caches.tidy(now)
+        if not 0.0 <= now - self._tidied < TIDY_SECONDS:
+            self._tidied = now
+            self._listen(now)
+
+    def _listen(self, now: float) -> None:
+        """Takes first tokens that nothing shows to have come when they were predicted."""
         for i in list(self._silent):
             for b, at in self.load.due(i, now):
                 if b.want is not None and not b.want.streamed:
@@ -191,15 +214,20 @@ class Scheduler(Fleet):
         return looked
 
     def _book(self, w: Want, i: int, now: float) -> None:
-        b = Booking(w.key, i, w.prefill[i], w.tokens, w.hits[i], w.blocks if w.tokens >= self.caches.least[i] else (), now)
-        b.want, b.ahead = w, self.load.backlog(i, now) + w.prefill[i]
+        took, hits = w.prefill[i], w.hits[i]
+        b = Booking(w.key, i, took, w.tokens, hits, w.blocks if w.tokens >= self.caches.least[i] else (), now)
+        b.want, b.ahead = w, self.load.backlog(i, now) + took
         if w.tier:
             b.tier, b.load = w.tier[i], w.load[i]
-        b.charged = w.tokens - w.hits[i] + OUTPUT_WEIGHT * self._expected(w)
-        self.fair.charge(w.tenant, b.charged)
-        self.held.remove(w.key)
+        b.charged = w.tokens - hits + OUTPUT_WEIGHT * (self._output if w.output is None else w.output)
+        if w.key in self.held.all:
+            self.fair.charge(w.tenant, b.charged)
+            self.held.remove(w.key)
+        else:
+            self.fair.through(w.tenant, w.share, b.charged)
         self.load.book(b)
-        self.caches.expected.add(i, b.blocks)
+        if b.blocks:
+            self.caches.expected.add(i, b.blocks)
         if not w.streamed:
             self._silent[i] = self._silent.get(i, 0) + 1
         self.peers.booked(b)
@@ -212,7 +240,8 @@ class Scheduler(Fleet):
 
     def _left(self, b: Booking) -> None:
         """It no longer waits for its first token."""
-        self.caches.expected.drop(b.replica, b.blocks)
+        if b.blocks:
+            self.caches.expected.drop(b.replica, b.blocks)
         if b.want is not None and not b.want.streamed:
             left = self._silent.pop(b.replica) - 1
             if left:
