@@ -14,8 +14,8 @@ RANKS_MAX = 256
 
 
 class KvEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One publisher: `endpoint` and `replay` as `tcp://HOST:PORT` or `ipc:///PATH`, where `{host}` is the host of the backend's URL; `topic`
-    is what its messages' topics begin with. Of `ranks` data-parallel ranks each is at the next port, from rank 0 on."""
+    """One publisher: `endpoint` and `replay` as `tcp://HOST:PORT` or `ipc:///PATH`, where `{host}` is the host of the backend's URL;
+    `topic` is what its messages' topics begin with. Of `ranks` data-parallel ranks each is at the next port, from rank 0 on."""
 
     endpoint: str
     replay: str | None = None

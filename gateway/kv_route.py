@@ -1,12 +1,13 @@
 """What a KV-aware route is to its calls: which of its dispatcher's replicas they may have, and the pilot of each of them.
 
-A call is asked of the scheduler, held where that says so, booked wherever it is sent and by whomever, and taken off the books with the end of
-each attempt.
+A call is asked of the scheduler, held where that says so, booked wherever it is sent and by whomever, and taken off the books with the end
+of each attempt.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 
 BANDS = range(-8, 9)  # priorities that a header may ask for
 
+_state = attrgetter("health", "down_until")
+
 
 class KVRoute:
     """The `Chooser` of one route: through its dispatcher, by its settings. `inner`: what chooses in the scheduler's place, while that only
     keeps the books (None: the draw by weight); `aware`: the scheduler chooses."""
 
-    __slots__ = ("aware", "decisions", "dispatcher", "inner", "mask", "policy", "route")
+    __slots__ = ("aware", "decisions", "dispatcher", "fine", "headers", "inner", "mask", "policy", "replicas", "route")
 
     def __init__(self, route: Route, dispatcher: Dispatcher, policy: PolicyConfig, aware: bool, inner: Chooser | None = None) -> None:
         self.route, self.dispatcher, self.policy, self.aware, self.inner = route, dispatcher, policy, aware, inner
@@ -41,6 +44,9 @@ class KVRoute:
                 if number is not None and arm.target.weight > 0:
                     self.decisions.setdefault(number, Decision(replica, arm.target, "least seconds by prefix cache and load"))
         self.mask = sum(1 << number for number in self.decisions)
+        self.replicas = [decision.replica for decision in self.decisions.values()]
+        self.fine = [("ready", 0.0)] * len(self.replicas)  # what `_state` says where nothing is wrong
+        self.headers = (policy.priority_header.encode(), policy.deadline_header.encode())
 
     def pilot(self, exchange: Exchange) -> Pilot:
         inner = self.inner.pilot(exchange) if self.inner is not None else None
@@ -48,6 +54,8 @@ class KVRoute:
 
     def usable(self, now: float, excluded: Collection[Replica]) -> int:
         """A bitmask of the replicas that could take a call, a free slot or not."""
+        if not excluded and list(map(_state, self.replicas)) == self.fine:
+            return self.mask
         mask = 0
         for number, decision in self.decisions.items():
             replica = decision.replica
@@ -159,15 +167,10 @@ class KVPilot:
         if EXPLAIN in self.exchange.headers:
             self.told = decision_line(told(self.route, scheduler.quote(want, now)))
         self.want, self.key, self.mask = want, want.key, usable  # type: ignore[assignment]
-        mine: int | None = None
-        others: list[tuple[Want, int]] = []
-        for one in scheduler.ask(want, now):
-            if one[0] is want:
-                mine = one[1]
-            else:
-                others.append(one)
-        if others:
-            dispatcher.loop.call_soon(dispatcher.go, others)
+        placed = scheduler.ask(want, now)
+        mine = next((number for one, number in placed if one is want), None)
+        if len(placed) > (mine is not None):
+            dispatcher.loop.call_soon(dispatcher.go, [one for one in placed if one[0] is not want])
         if mine is None:
             self.holds = True
             dispatcher.waiting[self.key] = self
@@ -191,11 +194,11 @@ class KVPilot:
         prompter, prompt = dispatcher.prompter, self.prompt
         if prompt is None:
             prompt = self.prompt = prompter.prompt(exchange.call)
-        headers = exchange.headers
+        headers, (band, deadline) = exchange.headers, route.headers
         return Want(
             dispatcher.key(), prompt.tokens, prompt.blocks, self.at, usable=usable, tenant=exchange.tenant.name,
-            band=_band(headers.get(policy.priority_header.encode())) if policy is not None else 0,
-            deadline=_seconds(headers.get(policy.deadline_header.encode()), policy.deadline),
+            band=_band(headers[band]) if band in headers else 0,
+            deadline=_seconds(headers[deadline], policy.deadline) if deadline in headers else policy.deadline,
             output=prompt.output if prompt.output is not None and prompt.output < 4096 else None,
             size=prompter.block_tokens, streamed=exchange.stream, extra=self._extra() if self.costs else None,
         )  # fmt: skip
@@ -252,6 +255,20 @@ class KVPilot:
         if prompt:
             dispatcher.prompter.told(self.prompt, prompt)
 
+    def whole(self, tail: bytes | None) -> None:
+        if self.inner is not None or self.booked is None:
+            self.answered()
+            self.finished(tail)
+            self.released()
+            self.over()
+            return
+        self.finished(tail)
+        now = monotonic()
+        if self.output is None:
+            self.route.dispatcher.scheduler.answered(self.key, now)
+        self._drop(now)
+        self.route.dispatcher.soon()
+
     def released(self) -> None:
         if self.inner is not None:
             self.inner.released()
@@ -276,7 +293,8 @@ class KVPilot:
         key, self.key, self.booked, self.placed, self.holds = self.key, 0, None, None, False
         if key:
             dispatcher = self.route.dispatcher
-            dispatcher.waiting.pop(key, None)
+            if dispatcher.waiting:
+                dispatcher.waiting.pop(key, None)
             dispatcher.scheduler.ended(key, now, self.cached, self.output)
             self.cached = self.output = None
 
@@ -306,19 +324,15 @@ def _terms(q: Quote) -> str:
     return f"{q.total:.3g} s ({parts}; {q.cached} tokens cached)"
 
 
-def _band(raw: bytes | None) -> int:
-    """A priority from a header; 0 where there is none or it is no whole number."""
-    if raw is None:
-        return 0
+def _band(raw: bytes) -> int:
+    """A priority from a header; 0 where it is no whole number."""
     try:
         return min(max(int(raw), BANDS[0]), BANDS[-1])
     except ValueError:
         return 0
 
 
-def _seconds(raw: bytes | None, usual: float | None) -> float | None:
-    if raw is None:
-        return usual
+def _seconds(raw: bytes, usual: float | None) -> float | None:
     try:
         found = float(raw)
     except ValueError:
