@@ -97,19 +97,11 @@ class Answering:
         at = body.rfind(b',"usage":{', -1024)
         tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
         if pilot is not None:
-            self._piloted(pilot, tail)
+            pilot.whole(tail)
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, len(body), tail))
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
         self.sink.respond(200, b"%b%b%b" % (JSON_HEAD, self.id, replica.line), body)
-
-    @staticmethod
-    def _piloted(pilot: Pilot, tail: bytes | None) -> None:
-        """Tells a pilot of a good answer that came in one piece."""
-        pilot.answered()
-        pilot.finished(tail)
-        pilot.released()
-        pilot.over()
 
     def _whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         """The same as its parts one after the other; its flight is over already."""

@@ -60,6 +60,11 @@ class PolicyPilot:
         if self.decision is not None:
             self.inner.over(self.decision, wire.usage(tail) if tail is not None else None)
 
+    def whole(self, tail: bytes | None) -> None:
+        self.answered()
+        self.finished(tail)
+        self.released()
+
     def released(self) -> None:
         decision, self.decision = self.decision, None
         if decision is not None:

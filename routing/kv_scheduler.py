@@ -139,7 +139,7 @@ class Scheduler(Fleet):
         b, began = found
         if self.alive >> b.replica & 1:
             self._tell(b, cached, False)
-            if b.want is None or b.want.streamed:
+            if b.want is None or b.want.streamed or now - began < b.prefill:  # a whole answer says at most how long it took
                 self._learn_first(b, began, now)
         self._computed(b, now)
         return b

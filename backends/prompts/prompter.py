@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal
 
@@ -22,6 +21,7 @@ from backends.types import Call
 HEAVY = 1 << 16  # bytes of new text that are better tokenised in a thread
 HEAVY_TEXT = 1 << 20  # in text mode
 WRONG = 8  # reports in a row that differ from what was counted, after which token mode is left
+TENANTS_MAX = 4096  # whose roots are remembered
 OPENING = 512  # characters of a plain prompt that name its conversation
 
 
@@ -51,6 +51,8 @@ class Prompter:
         self._hashing, self._rendered, self.reason = hashing, rendered, reason
         self._model, self._lora = model, lora
         self._canonical = Canonical(hashing.digest, formats)
+        self._plain_root = hashing.root(model, lora, "")
+        self._tenants: dict[str, int] = {}  # tenant -> what its sessions are salted by
         self._wrong = 0
         self.learned = Learned()
         self.verified = False  # whether an engine agreed
@@ -76,8 +78,10 @@ class Prompter:
         try:
             if "messages" in call.doc:
                 if self._rendered is None and _BESIDES.isdisjoint(call.doc):
-                    with suppress(msgspec.MsgspecError, UnicodeError):
+                    try:
                         return self._talk(call)
+                    except (msgspec.MsgspecError, UnicodeError):
+                        pass  # something else is in them
                 return self._chat(call)
             return self._plain(call)
         except Unreadable:
@@ -151,7 +155,7 @@ class Prompter:
         if messages and messages[-1].role != "assistant":
             texts.append(ANSWER)
         begins = "".join(opening)
-        session = f"{self._hashing.root(call.tenant, '', begins):016x}" if begins else ""
+        session = self._named(call.tenant, begins) if begins else ""
         return self._estimated(call, "".join(texts), session, frozenset(), 0)
 
     def _plain(self, call: Call) -> Prompt:
@@ -201,6 +205,8 @@ class Prompter:
 
     def _root(self, call: Call) -> int:
         """What makes equal prompts different, as in the engines' own hashes: model, adapter, salt."""
+        if "cache_salt" not in call.doc:
+            return self._plain_root
         salt = body.value(call, "cache_salt")
         return self._hashing.root(self._model, self._lora, salt if isinstance(salt, str) else "")
 
@@ -210,7 +216,15 @@ class Prompter:
             if isinstance(named, str) and named:
                 return f"{self._hashing.root(call.tenant, key, named):016x}"
         begins = opening()
-        return f"{self._hashing.root(call.tenant, '', begins):016x}" if begins else ""
+        return self._named(call.tenant, begins) if begins else ""
+
+    def _named(self, tenant: str, begins: str) -> str:
+        root = self._tenants.get(tenant)
+        if root is None:
+            if len(self._tenants) >= TENANTS_MAX:
+                self._tenants.clear()
+            root = self._tenants[tenant] = self._hashing.root(tenant)
+        return f"{self._hashing.digest(begins.encode('utf-8', 'surrogatepass'), root):016x}"
 
 
 _PROMPTS = ("messages", "prompt", "input", "tools")
