@@ -106,7 +106,9 @@ def measure(command: Sequence[str], replicas: int, arguments: argparse.Namespace
 def row(name: str, rounds: Sequence[Round]) -> str:
     """One line of the table: medians over the rounds; the ratio is taken in each round."""
     ratio = statistics.median(each.slowest / each.alone for each in rounds)
-    alone, middle, slowest = (statistics.median(each[i] for each in rounds) for i in range(3))
+    alone = statistics.median(each.alone for each in rounds)
+    middle = statistics.median(each.middle for each in rounds)
+    slowest = statistics.median(each.slowest for each in rounds)
     cached = statistics.median(statistics.mean(each.cached) for each in rounds)
     return f"| {name} | {1e3 * alone:,.0f} | {1e3 * middle:,.0f} | {1e3 * slowest:,.0f} | **{ratio:.2f}** | {cached:,.0f} |"
 
@@ -129,15 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pointsman", help="the command; default: the one beside this Python")
     arguments = parser.parse_args(argv)
-    command = [arguments.pointsman] if arguments.pointsman else find_pointsman()
+    command = find_pointsman(arguments.pointsman)
+    if command is None:
+        parser.error("there is no pointsman beside this Python or on PATH; name it with --pointsman")
     results = {replicas: measure(command, replicas, arguments) for replicas in arguments.replicas}
-    write(
-        f"\n{os.cpu_count()} cores, {platform.machine()}; {model.path().name}; {arguments.requests} at once, {arguments.shared} shared tokens"
-    )
-    write(
-        "and "
-        + f"{arguments.own} own each, {arguments.slots} slots an engine; medians of {arguments.rounds} rounds, ms to the first token.\n"
-    )
+    write(f"\n{os.cpu_count()} cores, {platform.machine()}; {model.path().name}; {arguments.requests} at once,")
+    write(f"{arguments.shared} shared tokens and {arguments.own} own each, {arguments.slots} slots an engine;")
+    write(f"medians of {arguments.rounds} rounds, ms to the first token.\n")
     write("| | alone, cold | burst, median | burst, slowest | slowest over alone | cached tokens, mean |\n|---|---|---|---|---|---|")
     within = True
     for replicas, rounds in results.items():

@@ -37,7 +37,8 @@ def ask(port: int, system: str, user: str, barrier: threading.Barrier | None = N
     connection.connect()
     if barrier is not None:
         barrier.wait()
-    began, first, usage = time.monotonic(), 0.0, {}
+    usage: dict[str, Any] = {}
+    began, first = time.monotonic(), 0.0
     connection.request("POST", "/v1/chat/completions", json.dumps(doc), {"content-type": "application/json"})
     answer = connection.getresponse()
     for line in answer:

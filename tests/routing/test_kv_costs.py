@@ -1,0 +1,106 @@
+"""What adds to a replica's cost or takes from it: slower tiers, the caller's own seconds, homes of sessions, deadlines."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from routing.kv import Scheduler, Settings, Want
+
+BLOCK = 64
+
+
+def scheduler(replicas: int = 0, **changed: Any) -> Scheduler:
+    return Scheduler(replicas, BLOCK, random.Random(1), Settings(**changed))
+
+
+def want(key: str, tokens: int = 6400, at: float = 0.0, blocks: Any = None, **more: Any) -> Want:
+    return Want(key, tokens, [("p", k) for k in range(tokens // BLOCK)] if blocks is None else blocks, at, **more)
+
+
+def serve(s: Scheduler, w: Want, cached: int | None = 0, **how: Any) -> int:
+    """Asks, answers and ends one request; the replica it went to."""
+    [(_, i)] = s.ask(w, w.at)
+    s.answered(w.key, w.at + 0.4)
+    s.ended(w.key, w.at + 1.0, cached, **how)
+    return i
+
+
+def test_side_by_side_nobody_waits_for_another() -> None:
+    s = scheduler()
+    s.join(parallel=True)
+    for k in range(20):
+        assert s.ask(want(f"r{k}", streamed=k % 2 == 0, blocks=()), 0.0)[0][1] == 0
+    s.place(100.0)
+    assert s.load.running == [10]
+    for k in range(20):
+        s.answered(f"r{k}", 0.5)
+    assert s.load.running == [20]
+
+
+# Slower tiers
+
+
+def test_what_is_cheaper_to_load_than_to_compute_is_loaded() -> None:
+    s = scheduler()
+    s.join(tier=1e-6)
+    s.join()
+    w = want("a")
+    s.lower.add(0, w.blocks)
+    s.lower.add(1, w.blocks)  # nobody has said what loading takes there
+    s.index.add(0, w.blocks[:10])
+    best, other = s.quote(w, 0.0)
+    assert (best.replica, best.cached, best.tier, best.load) == (0, 6399, 5759, pytest.approx(5759e-6))
+    assert (other.cached, other.tier, other.load) == (0, 0, 0.0)
+    [(_, i)] = s.ask(w, 0.0)
+    assert i == 0 and s.load.bookings["a"].tier == 5759 and w.tier == [5759, 0]
+    s.answered("a", 0.02)
+    s.ended("a", 0.1, 640, 5)  # it could not be loaded; that says nothing of how long blocks stay
+    assert s.truth(0).reported == 640
+
+
+def test_what_is_dearer_to_load_is_computed() -> None:
+    s = scheduler()
+    s.join(tier=1.0)
+    s.lower.add(0, want("a").blocks)
+    assert (s.quote(want("a"), 0.0)[0].cached, s.quote(want("a"), 0.0)[0].tier) == (0, 0)
+    for _ in range(100):
+        s.loaded(0, 1000, 0.004)
+    assert s.tier_seconds[0] == pytest.approx(4e-6, rel=0.01) and s.quote(want("a"), 0.0)[0].tier == 6399
+    s.join()
+    s.loaded(1, 0, 1.0)
+    assert s.tier_seconds[1] is None
+    s.loaded(1, 100, 0.1)
+    assert s.tier_seconds[1] == pytest.approx(1e-3)
+
+
+# What the caller adds
+
+
+def test_extra_seconds_and_the_home_of_a_session() -> None:
+    s = scheduler(3)
+    assert s.ask(want("a", blocks=(), extra=[9.0, 9.0]), 0.0)[0][1] == 2
+    for seed in range(20):
+        t = Scheduler(3, BLOCK, random.Random(seed))
+        assert t.ask(want("a", blocks=(), home=1), 0.0)[0][1] == 1
+    quotes = {q.replica: q for q in t.quote(want("b", blocks=(), home=0, extra=[0.5]), 0.0)}
+    assert quotes[0].extra == pytest.approx(0.5 - 0.05 * quotes[2].prefill) and quotes[2].extra == 0.0
+    busy = Scheduler(2, BLOCK, random.Random(1))
+    busy.force(want("x", 50_000, blocks=()), 0, 0.0)
+    assert busy.ask(want("a", blocks=(), home=0), 0.0)[0][1] == 1  # never a hard pin
+
+
+def test_a_replica_that_makes_the_deadline_goes_before_a_dearer_one() -> None:
+    s = scheduler(2)
+    for k in range(60):
+        s.force(want(f"r{k}", 1000, blocks=()), 0, 0.0)
+        s.answered(f"r{k}", 0.0)
+    w = want("a", blocks=(), extra=[0.0, 5.0], deadline=1.0)
+    assert s.ask(w, 0.0)[0][1] == 0
+    s.ended("a", 0.0)
+    s.model.error[0] = 1.0  # it is not to be relied on
+    assert s.ask(want("b", blocks=(), extra=[0.0, 5.0], deadline=1.0), 0.0)[0][1] == 1
+    s.ended("b", 0.0)
+    assert s.ask(want("c", blocks=(), extra=[0.0, 5.0], deadline=0.001), 0.0)[0][1] == 0  # none makes it
