@@ -1,11 +1,23 @@
-"""What the metrics say of the process itself, read from /proc when somebody looks."""
+"""The process itself: what the metrics say of it, read from /proc when somebody looks, and how often its garbage is collected."""
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 
 from gateway.metrics import Metrics, Samples
+
+YOUNG = 10_000  # containers made and not yet freed, between two collections; Python's own: 700
+
+
+def settle() -> None:
+    """Call once all is built: it lives as long as the process, so that no collection need look at it again. Requests leave no cycles
+    behind, and a stream has some 30 containers: at Python's own pace a thousand that start together are walked through 60 times for
+    nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG, *gc.get_threshold()[1:])
 
 
 def measure(metrics: Metrics, version: str, started: float) -> None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gateway import logs
+from gateway import logs, process
 from gateway.cluster import Cluster
 from gateway.config import Config
 from gateway.server import SocketError
@@ -50,8 +49,7 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
     except BaseException:
         await gateway.stop()
         raise
-    gc.collect()
-    gc.freeze()  # what was built at start lives as long as the process: no collection need look at it again
+    process.settle()
     watching = asyncio.create_task(_reloads(gateway, reload, path, read_at))
     if banner is not None and not stop.is_set():
         banner(gateway.port, gateway.admin_port, list(gateway.core.generation.routes))

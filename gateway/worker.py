@@ -4,7 +4,6 @@ socket that its parent made; knows of engines and models what the parent says; e
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 import socket
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 
 import uvloop
 
-from gateway import logs
+from gateway import logs, process
 from gateway.channel import Channel
 from gateway.config import Config
 from gateway.fleet import EngineState, Found
@@ -38,8 +37,7 @@ class Worker:
         await gateway.start()
         gateway.fleet.follow(states, found)
         self.gateway = gateway
-        gc.collect()
-        gc.freeze()
+        process.settle()
         return True
 
     async def _metrics(self) -> str:
