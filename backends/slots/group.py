@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from backends.slots.ride import Ride
 
 SHORT = 0.9  # of what was wanted: what saved less is computed to its end first
-LEAST, FACTOR = 0.5, 1.5  # a request waits at most that many seconds, or that many times its own predicted prefill
+LEAST, FACTOR = 30.0, 4.0  # seconds, and times what was predicted: whoever has waited longer than both goes alone
 
 
 class Timer(Protocol):
@@ -79,7 +79,7 @@ class Group:
         if self.closing or not self.members or self.leader is None:
             return
         leader = self.leader
-        flight, leader.flight, leader.slot, leader.leads = leader.flight, None, None, None  # the slot is the group's
+        flight, leader.flight, leader.head, leader.slot, leader.leads = leader.flight, None, None, None, None  # the slot is the group's
         if flight is not None:
             flight.cancel()
         self.save(recalled=True)

@@ -279,8 +279,8 @@ class SlotLink(OpenAILink):
 
     # --- from rides
     def headed(self, ride: Ride, status: int) -> bool:
-        """The answer to a leader begins (`status` 0: it is over). True when nobody may see it: others wait for what the slot holds now, so
-        the leader is called back."""
+        """A leader's prompt is computed: its answer begins, or (`status` 0) is over. True when nobody may see it: others wait for what the
+        slot holds now, so the leader is called back."""
         group = ride.leads
         if group is None:
             return False

@@ -43,8 +43,8 @@ class Ride:
     nothing is restored for it. `quiet`: nothing else was computed when it was sent."""
 
     __slots__ = (
-        "alone", "call", "expected", "flight", "group", "leads", "link", "over", "paused", "quiet", "receiver", "slot", "target", "text",
-        "timeouts", "told", "waits",
+        "alone", "call", "expected", "flight", "group", "head", "leads", "link", "over", "paused", "quiet", "receiver", "slot", "target",
+        "text", "timeouts", "told", "waits",
     )  # fmt: skip
 
     def __init__(self, link: SlotLink, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver, text: bytes) -> None:
@@ -54,6 +54,7 @@ class Ride:
         self.group: Group | None = None
         self.leads: Group | None = None
         self.told: Truth | None = None
+        self.head: Mapping[bytes, bytes] | None = None  # of a leader's stream, until its first token
         self.expected = self.waits = 0
         self.over = self.paused = self.alone = self.quiet = False
 
@@ -94,19 +95,35 @@ class Ride:
         self.receiver.on_whole(status, headers, body)
 
     def on_head(self, status: int, headers: Mapping[bytes, bytes]) -> None:
-        if not self.link.headed(self, status):
+        if self.leads is not None and status == 200:
+            self.head = headers  # llama.cpp sends it before it computes anything
+        else:
+            self.link.headed(self, 0)
             self.receiver.on_head(status, headers)
 
     def on_data(self, data: bytes) -> None:
+        if self.head is not None and not self._begun():
+            return
         if b'"timings":{' in data:
             self.told = truth(data) or self.told
         self.receiver.on_data(data)
 
+    def _begun(self) -> bool:
+        """The first token of a leader. False when nobody may see it: it is called back, or its receiver has given it up."""
+        headers, self.head = self.head, None
+        if headers is None or self.link.headed(self, 200):
+            return False
+        self.receiver.on_head(200, headers)
+        return not self.over
+
     def on_end(self) -> None:
+        if self.head is not None and not self._begun():
+            return
         self._end(self.told)
         self.receiver.on_end()
 
     def on_fault(self, fault: Fault) -> None:
+        self.head = None
         self.link.headed(self, 0)
         if self.slot is not None:
             self.slot.text = b""  # whatever it holds now

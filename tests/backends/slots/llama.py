@@ -77,10 +77,17 @@ class Llama(Carrier):
         self._over(asked)
         asked.receiver.on_fault(Fault("upstream", "gone", origin="backend", retry=True))
 
-    def first(self, asked: Asked) -> None:
-        """The head of a stream."""
+    def head(self, asked: Asked) -> None:
+        """The head of a stream, which llama.cpp sends before it computes."""
         asked.headed = True
         asked.receiver.on_head(200, {b"content-type": b"text/event-stream"})
+
+    def first(self, asked: Asked) -> None:
+        """The first token of a stream."""
+        if not asked.headed:
+            self.head(asked)
+        if not asked.over:
+            asked.receiver.on_data(b"data: {}\n\n")
 
     def answer(self, asked: Asked) -> None:
         """The whole of it, or the rest of a stream."""

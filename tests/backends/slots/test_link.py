@@ -27,7 +27,7 @@ def test_one_alone_is_sent_at_once_and_as_it_is(tmp_path: Path) -> None:
         }  # fmt: skip
         world.llama.first(asked)
         await world.answer(asked)
-        assert seen.calls == ["head", "data", "end"]
+        assert seen.calls == ["head", "data", "data", "end"]
         world.check()
         assert [entry for entry in world.llama.log if "models" not in entry] == [f"completions {asked.slot}"]
 
@@ -53,6 +53,36 @@ def test_a_burst_computes_what_it_shares_once(tmp_path: Path, stream: bool) -> N
         assert counts.tokens_saved >= 7 * len(LONG)
 
     played(tmp_path, play, slots=8)
+
+
+def test_a_stream_is_called_back_at_its_first_token_and_nobody_sees_it(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        world.links[0].batch = 256  # then it must not be called back before what is shared is computed, which takes 15 s
+        one = world.send(own="one")
+        asked = world.open()[0]
+        world.llama.head(asked)
+        two = world.send(own="two")
+        await world.calm()
+        assert world.open() == [asked] and not one.calls
+        world.llama.first(asked)
+        await world.calm()
+        assert asked.over and not one.calls and len(world.open("save")) == 1
+        await world.finish()
+        assert one.ended and two.ended
+
+    played(tmp_path, play)
+
+
+def test_an_answer_that_is_over_before_it_could_be_called_back(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        world.links[0].batch = 256
+        one, two = world.send(own="one", stream=False), world.send(own="two")
+        await world.answer(world.open()[0])
+        assert one.ended and world.open("save")  # the second finds it in an idle slot, and saves that first
+        await world.finish()
+        assert two.ended and world.shared.counts.primes == 0
+
+    played(tmp_path, play)
 
 
 def test_over_two_replicas_the_prefix_is_computed_in_one(tmp_path: Path) -> None:

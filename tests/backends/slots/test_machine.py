@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.backends.slots.world import World, played
 
-ACTS = st.lists(st.tuples(st.sampled_from("ssssshaaaaaafccbw"), st.integers(0, 1 << 30)), max_size=60)
+ACTS = st.lists(st.tuples(st.sampled_from("ssssshhtaaaaaafccbw"), st.integers(0, 1 << 30)), max_size=60)
 
 
 async def act(world: World, what: str, number: int) -> None:
@@ -32,6 +32,8 @@ async def act(world: World, what: str, number: int) -> None:
     elif under_way:
         asked = rng.choice(under_way)
         if what == "h" and asked.doc.get("stream") and not asked.headed:
+            asked.llama.head(asked)
+        elif what == "t" and asked.doc.get("stream"):
             asked.llama.first(asked)
         elif what == "a":
             asked.llama.answer(asked)
