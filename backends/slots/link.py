@@ -117,6 +117,8 @@ class SlotLink(OpenAILink):
         elif choice == "restore" and entry is not None:
             self.bring([ride], entry)
         else:
+            if held > kept:
+                shared.speed.spurn()
             self._compute(ride, slot, kept, held, now)
 
     def _wait(self, ride: Ride) -> None:

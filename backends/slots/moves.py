@@ -51,7 +51,7 @@ class Moves:
             if tokens > 0 and size > 0:
                 kept = await store.adopt(part, text, tokens, size)
                 speed.learn("density", size / tokens)
-                speed.learn("save", _seconds(told, "save_ms") / size)
+                speed.moved("save", _seconds(told, "save_ms"), size)
             else:
                 await store.discard(part)
         shared.counts.saves += kept is not None
@@ -69,7 +69,7 @@ class Moves:
         good = _number(told, "n_restored") == entry.tokens and _number(told, "n_read") == entry.size
         slot.text = entry.text if good else b""
         if good:
-            self.shared.speed.learn("load", _seconds(told, "restore_ms") / entry.size)
+            self.shared.speed.moved("load", _seconds(told, "restore_ms"), entry.size)
         self.shared.counts.restores += good
         self.shared.counts.failed += not good
         return good

@@ -10,7 +10,9 @@ Seconds, bytes and tokens throughout.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping
+from statistics import median
 from typing import Literal, Protocol, TypeVar
 
 import msgspec
@@ -23,11 +25,12 @@ BOILERPLATE = 0.9  # of a text: what covers that much covers it
 KEEP = 0.5  # of a slot: what a request reuses less of is saved before it is lost, as llama.cpp does with its own cache
 NOTICE = 1.0  # llama.cpp looks once a second whether a silent client has left
 WORTH = 4.0  # times what saving and restoring take must computing cost, for KV to be saved
+MEMORY, DISK = 1e-9, 5e-9  # seconds a byte: of a copy in memory, and what reading it from disk adds
 _RENDERED = ("chat_template_kwargs", "tools", "messages")
 _OWN = frozenset({"id_slot", "lora", "cache_prompt"})  # a client who says these wants slots handled its own way
 _MEDIA = (b'"image_url"', b'"input_audio"', b'"video_url"')
 Doc = Mapping[str, msgspec.Raw]
-Learned = Literal["prefill", "ratio", "density", "save", "load"]
+Learned = Literal["prefill", "ratio", "density"]
 
 
 class Entry(Protocol):
@@ -122,15 +125,27 @@ class Table:
 
 
 class Speed:
-    """What computing and moving take, learned from what the engine reports. One for all replicas of a model on this machine."""
+    """What computing and moving take, learned from what the engine reports. One for all replicas of a model on this machine.
+
+    Moving is learned as the median of the last few: one that was held up must not end all moving, as there would be no other to learn from.
+    """
 
     def __init__(self) -> None:
         self.prefill = 1e-3  # seconds a token; see `expect`
         self.ratio = 0.25  # tokens a byte of text
         self.density = 32e3  # bytes of KV a token
-        self.save = self.load = 1e-9  # seconds a byte, memory
-        self.fetch = 5e-9  # seconds a byte, disk
+        self._moves = {name: deque([MEMORY, MEMORY], 5) for name in ("save", "load")}  # seconds a byte
         self._seen: set[str] = set()
+
+    @property
+    def save(self) -> float:
+        """Seconds a byte."""
+        return median(self._moves["save"])
+
+    @property
+    def load(self) -> float:
+        """Seconds a byte."""
+        return median(self._moves["load"])
 
     def expect(self, parameters: int, threads: int) -> None:
         """A first guess from the model's size: two operations a weight and token, 20 billion a second and thread."""
@@ -142,6 +157,15 @@ class Speed:
         old = getattr(self, name)
         setattr(self, name, old + (value - old) / 4 if name in self._seen else value)
         self._seen.add(name)
+
+    def moved(self, name: Literal["save", "load"], seconds: float, size: int) -> None:
+        """One move of `size` bytes."""
+        self._moves[name].append(seconds / size)
+
+    def spurn(self) -> None:
+        """What could have been restored is computed instead: what was learned of moving fades, so that it is tried again."""
+        for name, told in self._moves.items():
+            self._moves[name] = deque((each + (MEMORY - each) / 16 for each in told), 5)
 
     def knows(self, name: str) -> bool:
         """Whether that was ever measured."""
@@ -155,17 +179,17 @@ class Speed:
         """Seconds of prefill for so many bytes of text."""
         return self.prefill * self.ratio * size
 
-    def moved(self, size: int) -> float:
+    def moving(self, size: int) -> float:
         """Seconds to save and to restore the KV of so many bytes of text."""
         return self.density * self.ratio * size * (self.save + self.load) + 2e-3
 
     def loaded(self, entry: Entry) -> float:
         """Seconds to restore what is in the store."""
-        return entry.size * (self.load + (0.0 if entry.near else self.fetch)) + 1e-3
+        return entry.size * (self.load + (0.0 if entry.near else DISK)) + 1e-3
 
     def pays(self, size: int) -> bool:
         """Whether KV of so many bytes of text is worth saving."""
-        return self.compute(size) > WORTH * self.moved(size)
+        return self.compute(size) > WORTH * self.moving(size)
 
 
 E = TypeVar("E", bound=Entry)
@@ -201,7 +225,7 @@ def choose(size: int, kept: int, entry: Entry | None, held: int, job: Computing 
     run = speed.compute(size - kept)
     restore = speed.loaded(entry) + speed.compute(size - held) + MARGIN if entry is not None else float("inf")
     if job is not None:
-        wait = job.left + speed.moved(job.shared) + speed.compute(size - job.shared)
+        wait = job.left + speed.moving(job.shared) + speed.compute(size - job.shared)
         soonest = (min(run, restore) + (job.left if job.here else 0.0)) * TOLERANCE + SLACK
         if job.shared > max(kept, held) and speed.pays(job.shared) and wait <= soonest:
             return "wait"

@@ -109,10 +109,24 @@ def test_what_is_learned() -> None:
     found.learn("prefill", 0.2)
     assert found.prefill == pytest.approx(0.125)
     found.expect(1, 1)  # what was measured is known better
-    assert found.knows("prefill") and found.prefill == pytest.approx(0.125) and not found.knows("load")
+    assert found.knows("prefill") and found.prefill == pytest.approx(0.125) and not found.knows("ratio")
 
 
 def test_what_the_engine_tells() -> None:
     told = b'data: {"choices":[],"timings":{"cache_n":7,"prompt_n":3,"prompt_ms":12.5,"predicted_n":1}}\n\n'
     assert truth(told) == Truth(7, 3, 0.0125)
     assert truth(b'{"choices":[]}') is None and truth(b'{"timings":{"other":1}}') is None
+
+
+def test_one_move_that_was_held_up_does_not_end_all_moving() -> None:
+    found = speed()
+    kept = entry(b"x" * 1000, 1000)
+    usual = found.loaded(kept)
+    found.moved("load", 100.0, kept.size)
+    assert found.loaded(kept) == usual
+    for _ in range(3):
+        found.moved("load", 100.0, kept.size)
+    assert choose(1020, 0, kept, 1000, None, found) == "run"  # so it is now
+    for _ in range(200):
+        found.spurn()
+    assert choose(1020, 0, kept, 1000, None, found) == "restore"  # and is tried again
