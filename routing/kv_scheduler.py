@@ -226,8 +226,7 @@ class Scheduler(Fleet):
         else:
             self.fair.through(w.tenant, w.share, b.charged)
         self.load.book(b)
-        if b.blocks:
-            self.caches.expected.add(i, b.blocks)
+        self.caches.expected.add(i, b.blocks)  # also of none: whoever waits is to be looked at anew
         if not w.streamed:
             self._silent[i] = self._silent.get(i, 0) + 1
         self.peers.booked(b)
@@ -240,8 +239,7 @@ class Scheduler(Fleet):
 
     def _left(self, b: Booking) -> None:
         """It no longer waits for its first token."""
-        if b.blocks:
-            self.caches.expected.drop(b.replica, b.blocks)
+        self.caches.expected.drop(b.replica, b.blocks)
         if b.want is not None and not b.want.streamed:
             left = self._silent.pop(b.replica) - 1
             if left:
