@@ -205,3 +205,23 @@ def test_many_tenants_that_cannot_go_hide_nobody_who_can() -> None:
     s.ended("second", 0.0)
     placed = [w.key for _ in range(40) for w, _ in s.place(0.0)]
     assert placed == ["able"]
+
+
+def test_a_long_queue_of_several_bands_is_looked_at_from_the_top() -> None:
+    s = scheduler(window=4)
+    busy(s)
+    for k in range(10):
+        s.ask(Want(("low", k), 2000, (), 0.0, tenant="a"), 0.0)
+    s.ask(Want("high", 2000, (), 0.0, tenant="b", band=1), 0.0)
+    looked = [w.key for w in s.held.window(4)]
+    assert looked[0] == "high" and len(looked) == 4
+    assert drain(s, "first", 1) == ["high"]
+
+
+def test_one_that_goes_at_once_while_it_had_saved_up_moves_nobody_else() -> None:
+    fair = Fair(QUANTUM)
+    fair.through("new", 1.0, 10.0)
+    fair.through("busy", 1.0, 5000.0)
+    fair.through("new", 1.0, 10.0)
+    assert fair.served("busy") == 5010.0 and fair.served("new") == 5010.0 - QUANTUM / 2 + 10.0
+    fair.check()

@@ -336,3 +336,22 @@ def test_truth_that_comes_after_the_next_first_token_corrects_what_was_learned()
         s.ended("r39", 500.0, 0, 10)
     assert late.model.predict(8000, 0) == pytest.approx(told.model.predict(8000, 0), rel=0.03)
     assert late.load.end("r39", 500.0) is None
+
+
+def test_what_is_on_its_way_adds_only_what_is_not_there() -> None:
+    s = scheduler(1)
+    s.index.add(0, want("a").blocks[:50])
+    s.force(want("a", 3200), 0, 0.0)  # brings no more than is there
+    assert s.caches.match(want("b").blocks) == ([50], 0)
+    s.force(want("c"), 0, 0.0)
+    assert s.caches.match(want("b").blocks) == ([100], 1)
+
+
+def test_side_by_side_short_prompts_are_answered_before_long_ones() -> None:
+    s = scheduler()
+    s.join(parallel=True)
+    s.force(want("long", 200_000, blocks=(), streamed=False), 0, 0.0)
+    s.force(want("short", 100, blocks=(), streamed=False), 0, 0.0)
+    s.place(1.0)
+    assert s.load.running == [1] and set(s.load.waiting[0]) == {"long"}
+    s.check()
