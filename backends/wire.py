@@ -142,6 +142,18 @@ def usage(body: bytes) -> Usage | None:
     return None if u is None else _disjoint(u)
 
 
+def counts(body: bytes) -> tuple[int, int, int] | None:
+    """Tokens in, those of them that were cached, and tokens out, as `usage` would tell them; None where it would."""
+    try:
+        u = _with_usage.decode(body).usage
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if u is None:
+        return None
+    asked, p = u.prompt_tokens or 0, u.prompt_tokens_details
+    return asked, min(asked, (p and p.cached_tokens) or 0), u.completion_tokens or 0
+
+
 def _disjoint(u: _WireUsage) -> Usage:
     p, c = u.prompt_tokens_details, u.completion_tokens_details
     total, out = u.prompt_tokens or 0, u.completion_tokens or 0
@@ -216,12 +228,14 @@ _TYPES = {
 
 def envelope(fault: Fault) -> bytes:
     """The OpenAI error object of a fault, with one key more: `origin`, who failed (client, gateway, backend)."""
-    return _encoder.encode({
-        "error": {
-            "message": fault.message,
-            "type": fault.type or _TYPES[fault.kind],
-            "param": fault.param,
-            "code": fault.code or fault.kind,
-            "origin": fault.origin,
+    return _encoder.encode(
+        {
+            "error": {
+                "message": fault.message,
+                "type": fault.type or _TYPES[fault.kind],
+                "param": fault.param,
+                "code": fault.code or fault.kind,
+                "origin": fault.origin,
+            }
         }
-    })
+    )

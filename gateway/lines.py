@@ -11,8 +11,10 @@ from typing import Any
 
 import msgspec
 
+from backends import wire
 from gateway.logs import LINE, Checked, JsonFormatter, TextFormatter, Writer, cut, hidden, redact, show
-from gateway.record import Record
+from gateway.record import Plain, Record, record_of
+from routing.types import Decision
 
 MESSAGE = "request"
 TEXT = 500  # characters of one field
@@ -20,6 +22,8 @@ NAMES, NAME = 1024, 100  # names whose shown form is kept, and the characters of
 MESSAGES = 128  # messages of faults, likewise: in an outage there are many of the same
 # Ids of our own making and UUIDs: no pattern for secrets can match these characters.
 _PLAIN_ID = re.compile(r"(?:req-)?[0-9a-f-]{1,64}\Z")
+
+AROUND = 1024  # decisions whose part of a plain answer's line is kept
 
 Ended = tuple[Record, bool]  # a finished request, and whether it counts as `failed`
 
@@ -164,12 +168,11 @@ class JsonLines(_Lines):
         super().__init__(writer, log)
         self._formatter, self._encoder = formatter, msgspec.json.Encoder()
         self._names, self._messages = Names(_safe), Names(_safe, MESSAGES, TEXT)
+        self._around: dict[tuple[Decision, str, str, str], tuple[str, str] | None] = {}
 
     def __call__(self, batch: Sequence[Ended], unix: float) -> str:
         """The lines, each with its end. `unix`: seconds, now. Mutates nothing but what is kept."""
-        if self._learned():
-            self._names.clear()
-            self._messages.clear()
+        self._fresh()
         stamp, _, source = self._formatter.head(unix, "INFO", self._log.name)
         lines = [self._line(record, "warning" if bad else "info", stamp, source) for record, bad in batch]
         with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair
@@ -177,6 +180,46 @@ class JsonLines(_Lines):
             if encoded.isascii():
                 return encoded.decode()
         return "".join([self._careful(line, *ended, unix) for line, ended in zip(lines, batch, strict=True)])
+
+    def _fresh(self) -> None:
+        if self._learned():
+            for kept in (self._names, self._messages, self._around):
+                kept.clear()
+
+    def plain(self, batch: Sequence[Plain], unix: float, epoch: float) -> str:
+        """The same for plain answers, without records: only the id and a few numbers differ from the line before. `epoch`: what to add to
+        monotonic seconds to get seconds since 1970. What is rarer (a cost, a strange id) goes the longer way."""
+        self._fresh()
+        stamp, level, source = self._formatter.head(unix, "INFO", self._log.name)
+        first = self._encoder.encode({"time": stamp, "level": level, "logger": source, "message": MESSAGE}).decode()[:-1] + ',"id":"'
+        lines = []
+        for one in batch:
+            decision, route, tenant, api, raw, _, seconds, size, tail = one
+            key, id = (decision, route, tenant, api), raw.decode("latin-1")
+            around = self._around[key] if key in self._around else self._pieces(key)
+            if around is None or not self._plain(id) or (tail is not None and tail.find(b"cost") >= 0):
+                lines.append(self([(record_of(one, epoch), False)], unix))
+                continue
+            told, took, tokens = None if tail is None else wire.counts(tail), _rounded(seconds), ""
+            if told is not None:
+                tokens = f',"tokens_in":{told[0]},"tokens_cached":{told[1]},"tokens_out":{told[2]}'
+            lines.append(f'{first}{id}{around[0]}{took},"ttft":{took}{around[1]}{size}{tokens}}}\n')
+        return "".join(lines)
+
+    def _pieces(self, key: tuple[Decision, str, str, str]) -> tuple[str, str] | None:
+        """What stands between a plain answer's id and its duration, and between that and its bytes. None: its line takes more."""
+        decision, route, tenant, api = key
+        names, pieces = self._names, None
+        with contextlib.suppress(UnicodeEncodeError):  # half a surrogate pair
+            quoted = [self._encoder.encode(text).decode() for text in (api, names[route], names[decision.replica.name], names[tenant])]
+            before = f'","api":{quoted[0]},"route":{quoted[1]},"status":200,"seconds":'
+            after = f',"replica":{quoted[2]},"tenant":{quoted[3]},"stream":false,"attempts":1,"bytes":'
+            if decision.target.price is None and before.isascii() and after.isascii():
+                pieces = (before, after)
+        if len(self._around) >= AROUND:
+            self._around.clear()
+        self._around[key] = pieces
+        return pieces
 
     def _line(self, record: Record, level: str, stamp: str, source: str) -> _Line:
         names, usage, ttft, id = self._names, record.usage, record.ttft, record.id

@@ -18,6 +18,7 @@ from backends.types import Target
 from gateway.admin.state import Traffic
 from gateway.admin.window import Windows
 from gateway.lines import Ended, JsonLines, TextLines, lines_for, log_record, writer_of
+from gateway.logs import Writer
 from gateway.metrics import Metrics
 from gateway.record import Plain, Record, priced, record_of
 from routing.types import Decision
@@ -155,12 +156,25 @@ class Recorder:
                 self._metrics.observe_cost(route, target.backend, api, cost, reported)
             self._windows.add_plain(now, route, seconds, usage.output + usage.reasoning)
         if self._log.isEnabledFor(logging.INFO):
-            epoch = self._epoch()
-            self._tell([(record_of(plain, epoch), False) for plain in batch])
+            self._tell_plain(batch)
 
     @staticmethod
     def _epoch() -> float:
         return time.time() - time.monotonic()
+
+    def _tell_plain(self, batch: list[Plain]) -> None:
+        epoch, (writer, others) = self._epoch(), writer_of(self._log)
+        if writer is not None and not others:
+            lines = self._lines_of(writer)
+            if isinstance(lines, JsonLines):
+                writer.put(lines.plain(batch, time.time(), epoch), len(batch))
+                return
+        self._tell([(record_of(plain, epoch), False) for plain in batch])
+
+    def _lines_of(self, writer: Writer) -> JsonLines | TextLines:
+        if self._lines is None or self._lines.writer is not writer:
+            self._lines = lines_for(writer, self._log)
+        return self._lines
 
     def _tell(self, batch: list[Ended]) -> None:
         """One line for each. The logger's level has been looked at."""
@@ -170,9 +184,7 @@ class Recorder:
             for record, bad in batch:
                 log.handle(log_record(log, record, bad, unix))
             return
-        if self._lines is None or self._lines.writer is not writer:
-            self._lines = lines_for(writer, log)
-        writer.put(self._lines(batch, unix), len(batch))
+        writer.put(self._lines_of(writer)(batch, unix), len(batch))
         for record, bad in batch if others else ():
             made = log_record(log, record, bad, unix)
             for handler in others:

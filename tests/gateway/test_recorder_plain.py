@@ -12,8 +12,10 @@ import msgspec
 import pytest
 
 from backends.types import Target, Usage
+from gateway import logs
+from gateway.lines import log_record
 from gateway.metrics import Metrics
-from gateway.record import PLAIN_SECONDS, Record
+from gateway.record import PLAIN_SECONDS, Record, record_of
 from gateway.recorder import Recorder
 from routing.types import Decision
 from tests.gateway.test_recorder import lines as lines
@@ -105,3 +107,49 @@ def _any(rng: random.Random) -> Record:
         "i", 1.0, rng.choice(["chat", "embeddings"]), rng.choice(["a", "b", "other one"]), "k", "k#0", "", rng.random() < 0.2, status, took,
         rng.choice([None, took, took / 2]), rng.choice([1, 1, 1, 2]), rng.choice([0, 0, 3]), 100, usage, fault, origin,
     )  # fmt: skip
+
+
+NAMES = ["a", "", 'two "words"', "modèle ✓", "x" * 5000, "half \ud800 a pair", "https://user:hunter2@example.com/v1", "sk-abcdefghijkl"]
+TAILS = [
+    None, b"{broken", b'{"usage":{"prompt_tokens":5,"completion_tokens":7,"total_tokens":12}}', b'{"usage":null}', b'{"usage":{}}',
+    b'{"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":9,"cache_write_tokens":1},'
+    b'"completion_tokens_details":{"reasoning_tokens":3}}}', b'{"usage":{"prompt_tokens":5,"completion_tokens":7,"cost":0.5}}',
+]  # fmt: skip
+IDS = [b"req-0123456789ab-17", b"123e4567-e89b-12d3-a456-426614174000", b"client:1", b"sk-abcdefghijkl", b"x" * 128, b""]
+
+
+@pytest.mark.parametrize("formatter", [logs.JsonFormatter(), logs.TextFormatter()])
+def test_the_line_of_a_plain_answer_is_its_records_line(formatter: logging.Formatter) -> None:
+    rng, log, stream = random.Random(7), logging.getLogger("plain-lines"), io.StringIO()
+    log.propagate, writer = False, logs.Writer(stream, formatter)
+    log.setLevel(logging.INFO)
+    log.addHandler(writer)
+    made = [Decision(replica(name), Target("b", "m", price=price), "") for name in NAMES for price in (None, lambda usage: 0.25)]
+    plains = [
+        (rng.choice(made), rng.choice(NAMES), rng.choice(NAMES), "chat", rng.choice(IDS), 1.0, rng.random() ** 3, 99, rng.choice(TAILS))
+        for _ in range(400)
+    ]
+    recorder = Recorder(Metrics(), log=log)
+    for plain in plains:
+        recorder.put_plain(plain)
+    while recorder.drain(32):
+        pass
+    writer.flush()
+    found = stream.getvalue().splitlines()
+    assert len(found) == len(plains)
+    for line, plain in zip(found, plains, strict=True):
+        unix = 0.0  # the time stands in the line; everything else must be the same
+        wanted = formatter.format(log_record(log, record_of(plain, 0.0), False, unix))
+        assert without_time(line) == without_time(wanted)
+    assert "hunter2" not in stream.getvalue() and "sk-abc" not in stream.getvalue()
+    log.removeHandler(writer)
+    writer.close()
+
+
+def without_time(line: str) -> str:
+    return line.partition(",")[2] if line.startswith("{") else line.partition(" ")[2]
+
+
+def test_every_duration_is_written_as_the_encoder_writes_it() -> None:
+    for tenths in range(10_001):
+        assert msgspec.json.encode(tenths / 10_000.0).decode() == f"{tenths / 10_000.0}"
