@@ -142,18 +142,6 @@ def usage(body: bytes) -> Usage | None:
     return None if u is None else _disjoint(u)
 
 
-def counts(body: bytes) -> tuple[int, int, int] | None:
-    """Tokens in, those of them that were cached, and tokens out, as `usage` would tell them; None where it would."""
-    try:
-        u = _with_usage.decode(body).usage
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    if u is None:
-        return None
-    asked, p = u.prompt_tokens or 0, u.prompt_tokens_details
-    return asked, min(asked, (p and p.cached_tokens) or 0), u.completion_tokens or 0
-
-
 def _disjoint(u: _WireUsage) -> Usage:
     p, c = u.prompt_tokens_details, u.completion_tokens_details
     total, out = u.prompt_tokens or 0, u.completion_tokens or 0
@@ -163,9 +151,13 @@ def _disjoint(u: _WireUsage) -> Usage:
     return Usage(total - cached - written, cached, written, out - reasoning, reasoning)
 
 
-def usage_sum(bodies: Iterable[bytes], odd: list[bytes] | None = None) -> tuple[Usage, int]:
+Told = tuple[int, int, int]  # tokens in, those of them that were cached, tokens out
+
+
+def usage_sum(bodies: Iterable[bytes], odd: list[bytes] | None = None, told: dict[bytes, Told] | None = None) -> tuple[Usage, int]:
     """The token counts of several answers together, and how many of them told none or were malformed: `usage` of each, added up.
-    Those that are not plainly consistent (a total that is no sum, parts of counts) are appended to `odd`, to be looked at."""
+    Those that are not plainly consistent (a total that is no sum, parts of counts) are appended to `odd`, to be looked at. The counts
+    of each are put into `told`."""
     fresh = out = bad = 0
     rarer = Usage()
     decode = _with_usage.decode
@@ -179,13 +171,18 @@ def usage_sum(bodies: Iterable[bytes], odd: list[bytes] | None = None) -> tuple[
             continue
         p, c = u.prompt_tokens_details, u.completion_tokens_details
         if (p is not None and (p.cached_tokens or p.cache_write_tokens)) or (c is not None and c.reasoning_tokens):
-            rarer += _disjoint(u)
+            found = _disjoint(u)
+            rarer += found
             plain = False
+            if told is not None:
+                told[body] = (found.input + found.cached + found.cache_write, found.cached, found.output + found.reasoning)
         else:
             asked, said = u.prompt_tokens or 0, u.completion_tokens or 0
             fresh += asked
             out += said
             plain = u.total_tokens == asked + said
+            if told is not None:
+                told[body] = (asked, 0, said)
         if not plain and odd is not None:
             odd.append(body)
     return Usage(fresh + rarer.input, rarer.cached, rarer.cache_write, out + rarer.output, rarer.reasoning), bad

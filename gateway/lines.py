@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from backends import wire
+from backends.wire import Told
 from gateway.logs import LINE, Checked, JsonFormatter, TextFormatter, Writer, cut, hidden, redact, show
 from gateway.record import Plain, Record, record_of
 from routing.types import Decision
@@ -186,9 +186,10 @@ class JsonLines(_Lines):
             for kept in (self._names, self._messages, self._around):
                 kept.clear()
 
-    def plain(self, batch: Sequence[Plain], unix: float, epoch: float) -> str:
-        """The same for plain answers, without records: only the id and a few numbers differ from the line before. `epoch`: what to add to
-        monotonic seconds to get seconds since 1970. What is rarer (a cost, a strange id) goes the longer way."""
+    def plain(self, batch: Sequence[Plain], told: Mapping[bytes, Told], unix: float, epoch: float) -> str:
+        """The same for plain answers, without records: only the id and a few numbers differ from the line before. `told`: their token
+        counts, by the end of each. `epoch`: what to add to monotonic seconds to get seconds since 1970. What is rarer (a cost, a strange
+        id) goes the longer way."""
         self._fresh()
         stamp, level, source = self._formatter.head(unix, "INFO", self._log.name)
         first = self._encoder.encode({"time": stamp, "level": level, "logger": source, "message": MESSAGE}).decode()[:-1] + ',"id":"'
@@ -200,9 +201,10 @@ class JsonLines(_Lines):
             if around is None or not self._plain(id) or (tail is not None and tail.find(b"cost") >= 0):
                 lines.append(self([(record_of(one, epoch), False)], unix))
                 continue
-            told, took, tokens = None if tail is None else wire.counts(tail), _rounded(seconds), ""
-            if told is not None:
-                tokens = f',"tokens_in":{told[0]},"tokens_cached":{told[1]},"tokens_out":{told[2]}'
+            took, tokens = f"{_rounded(seconds)}", ""
+            if tail is not None and tail in told:
+                asked, cached, said = told[tail]
+                tokens = f',"tokens_in":{asked},"tokens_cached":{cached},"tokens_out":{said}'
             lines.append(f'{first}{id}{around[0]}{took},"ttft":{took}{around[1]}{size}{tokens}}}\n')
         return "".join(lines)
 

@@ -143,9 +143,10 @@ class Recorder:
                 groups[key].append(plain)
             else:
                 groups[key] = [plain]
+        told: dict[bytes, wire.Told] | None = {} if self._log.isEnabledFor(logging.INFO) else None
         for (decision, api), group in groups.items():
             tails, odd = [plain[8] for plain in group if plain[8] is not None], list[bytes]()
-            usage, unparsed = wire.usage_sum(tails, odd)
+            usage, unparsed = wire.usage_sum(tails, odd, told)
             self.unparsed += unparsed
             for tail in odd:
                 self._check(tail)
@@ -155,19 +156,19 @@ class Recorder:
             if cost or reported:
                 self._metrics.observe_cost(route, target.backend, api, cost, reported)
             self._windows.add_plain(now, route, seconds, usage.output + usage.reasoning)
-        if self._log.isEnabledFor(logging.INFO):
-            self._tell_plain(batch)
+        if told is not None:
+            self._tell_plain(batch, told)
 
     @staticmethod
     def _epoch() -> float:
         return time.time() - time.monotonic()
 
-    def _tell_plain(self, batch: list[Plain]) -> None:
+    def _tell_plain(self, batch: list[Plain], told: dict[bytes, wire.Told]) -> None:
         epoch, (writer, others) = self._epoch(), writer_of(self._log)
         if writer is not None and not others:
             lines = self._lines_of(writer)
             if isinstance(lines, JsonLines):
-                writer.put(lines.plain(batch, time.time(), epoch), len(batch))
+                writer.put(lines.plain(batch, told, time.time(), epoch), len(batch))
                 return
         self._tell([(record_of(plain, epoch), False) for plain in batch])
 
