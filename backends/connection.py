@@ -361,7 +361,7 @@ class Connection(asyncio.Protocol):
         if dial is not None and not self.reused and not self.answered and unmade(exc):
             assert exc is not None
             pool.opened -= 1
-            flight.fail(unreachable(pool.name, exc, flight.timeouts.connect))
+            flight.fail(unreachable(pool.name, exc, flight.timeouts.connect, pool.origin.authority))
         elif self.reused and not self.answered:
             pool.stale += 1
             flight.pool.connect(flight)  # closed while idle, most likely: one fresh connection, once

@@ -81,7 +81,7 @@ class Pool:
         try:
             dial = Dial(loop, conn, self.near)
         except OSError as e:
-            loop.call_soon(flight.fail, unreachable(self.name, e, flight.timeouts.connect))
+            loop.call_soon(flight.fail, unreachable(self.name, e, flight.timeouts.connect, self.origin.authority))
             return
         conn.dial, conn.flight, flight.task = dial, flight, dial
         self.dialing.add(dial, flight.timeouts.connect)
@@ -89,7 +89,7 @@ class Pool:
     def _late(self, dial: Dial) -> None:
         flight = dial.conn.flight
         if flight is not None:
-            flight.fail(unreachable(self.name, TimeoutError(), flight.timeouts.connect))
+            flight.fail(unreachable(self.name, TimeoutError(), flight.timeouts.connect, self.origin.authority))
 
     async def _connect(self, flight: Sent) -> None:
         try:

@@ -43,12 +43,14 @@ def tls_context(verify: bool | str) -> ssl.SSLContext:
     return context
 
 
-def unreachable(name: str, error: Exception, seconds: float) -> Fault:
-    """The fault of a connection that could not be made. `seconds`: how long it may take."""
+def unreachable(name: str, error: Exception, seconds: float, where: str = "") -> Fault:
+    """The fault of a connection that could not be made. `seconds`: how long it may take. `where`: the address, where the error
+    does not tell it."""
     if isinstance(error, ssl.SSLError):
         why, code = f"TLS failed: {error.reason or error}", "tls_failed"
     elif isinstance(error, TimeoutError):
         why, code = f"no connection within {seconds:g} s", "connect_timeout"
     else:
         why, code = getattr(error, "strerror", None) or str(error) or type(error).__name__, "connect_failed"
-    return Fault("unavailable", f"Backend {name} cannot be reached: {why}.", origin="backend", status=502, code=code, retry=True)
+    at = f" ({where})" if where else ""
+    return Fault("unavailable", f"Backend {name} cannot be reached: {why}{at}.", origin="backend", status=502, code=code, retry=True)
