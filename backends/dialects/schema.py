@@ -109,7 +109,7 @@ class _Subset(Merger):
             return {"type": "NULL"}
         if len(some) == 1:
             out = self.convert(join(rest, self.checked(some[0], path)), path, depth + 1, seen)
-            return out | {"nullable": True} if nullable else out
+            return _or_null(out) if nullable else out
         base = {k: v for k, v in rest.items() if k not in ANNOTATIONS}
         made = [
             self.convert(join(self.checked(b, f"{path}.anyOf[{i}]"), base), f"{path}.anyOf[{i}]", depth + 1, seen)
@@ -118,7 +118,7 @@ class _Subset(Merger):
         if "description" in rest:
             made = [b if "anyOf" in b else {"description": rest["description"], **b} for b in made]
         if nullable:
-            made = [b if "anyOf" in b else b | {"nullable": True} for b in made]
+            made = [_or_null(b) for b in made]
         return {"anyOf": [inner for b in made for inner in b.get("anyOf", (b,))]}
 
     def _single(self, node: Schema, kind: str, values: list[Any], path: str, depth: int, seen: tuple[str, ...]) -> Schema:
@@ -198,7 +198,6 @@ class _Subset(Merger):
         if isinstance(order, list) or len(made) > 1:  # older models write them in alphabetical order otherwise
             out["propertyOrdering"] = order if isinstance(order, list) else list(made)
 
-
     def _free(self, out: Schema, path: str) -> None:
         """An object of no known properties, which is refused: its JSON as text. Changes `out`."""
         self.note(path, "emulated", "Gemini takes no object without properties: asked for as JSON in a string")
@@ -213,3 +212,10 @@ def _null(branch: Any) -> bool:
     if not isinstance(branch, dict):
         return False
     return branch.get("type") in ("null", ["null"]) or branch.get("enum") == [None] or branch.get("const", 0) is None
+
+
+def _or_null(made: Schema) -> Schema:
+    """The same with null allowed: each branch says so, since nothing may stand beside `anyOf`."""
+    if "anyOf" in made:
+        return {"anyOf": [_or_null(branch) for branch in made["anyOf"]]}
+    return made | {"nullable": True}

@@ -118,6 +118,11 @@ def test_types_are_named_and_null_is_a_flag() -> None:
     assert made({"type": ["string", "integer"], "description": "d"}) == {
         "anyOf": [{"type": "STRING", "description": "d"}, {"type": "INTEGER", "description": "d"}]
     }
+    either = {"type": ["string", "integer"]}
+    assert made({"anyOf": [either, {"type": "null"}]}) == made({"anyOf": [either], "nullable": True})
+    assert made({"anyOf": [either, {"type": "null"}]}) == {
+        "anyOf": [{"type": "STRING", "nullable": True}, {"type": "INTEGER", "nullable": True}]
+    }
     assert made({"type": "string", "nullable": True}) == {"type": "STRING", "nullable": True}
 
 
