@@ -81,7 +81,7 @@ class Choice(msgspec.Struct, frozen=True):
 Filter = Callable[[Asked, Candidate], bool]
 Cost = Callable[[Asked, Candidate], float]
 
-UNKNOWN_TTFT, UNKNOWN_TPOT = 1.0, 0.05  # of a replica that has not answered yet: middling, so that it gets its chance
+UNKNOWN_TPOT = 0.05  # of a replica whose first answer is under way: middling, so that not everyone waits for its end
 
 
 # Filters: what must hold before anything is weighed.
@@ -163,7 +163,9 @@ def scheduled(asked: Asked, c: Candidate) -> float:
 
 
 def _speed(c: Candidate) -> tuple[float, float]:
-    return (UNKNOWN_TTFT if c.ttft is None else c.ttft, UNKNOWN_TPOT if c.tpot is None else c.tpot)
+    if c.ttft is None:  # nobody has found out, and nobody is finding out: this call does, and while it is under way there is a figure
+        return 0.0, 0.0
+    return c.ttft, UNKNOWN_TPOT if c.tpot is None else c.tpot
 
 
 def meets(goal: Goal, asked: Asked, c: Candidate) -> bool:

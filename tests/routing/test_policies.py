@@ -99,9 +99,13 @@ def test_latency_prefers_the_soonest_and_gives_unknown_ones_a_chance() -> None:
     r = random.Random(1)
     cs = [Candidate("slow", ttft=5, tpot=0.1), Candidate("new"), Candidate("fast", ttft=0.1, tpot=0.01)]
     choice = p.fastest(Asked(output=100), cs, r)
-    assert choice is not None and choice.index == 2
+    assert choice is not None and choice.index == 1, "one call finds out"
+    cs[1] = Candidate("new", ttft=1.0)
+    choice = p.fastest(Asked(output=100), cs, r)
+    assert choice is not None and choice.index == 2, "while it does, and no longer"
     assert choice.seconds == [15.0, 6.0, 1.1]
-    assert p.first_token(Asked(), cs[1]) == p.UNKNOWN_TTFT
+    assert p.first_token(Asked(), cs[1]) == 1.0 and p.latency(Asked(output=100), cs[1]) == 1.0 + 100 * p.UNKNOWN_TPOT
+    assert p.latency(Asked(output=100), Candidate("new")) == 0.0
 
 
 def test_cost_takes_the_cheapest_that_meets_the_goal_and_else_the_soonest() -> None:
