@@ -69,7 +69,7 @@ class Caches:
     def __init__(self, guess: int, keep: float) -> None:
         self.n = 0
         self.index, self.lower = PrefixIndex(0), PrefixIndex(0)
-        self.guesses = Approximate(PrefixIndex(0), guess, least=min(64, guess))
+        self.guesses = Approximate(0, guess, least=min(64, guess))
         self.expected, self.fresh = Expected(0), Expected(0)
         self.precise: list[bool] = []
         self.least: list[int] = []  # tokens of prompt below which the replica caches nothing
@@ -84,7 +84,7 @@ class Caches:
     def version(self) -> int:
         """Changes with anything that a match depends on."""
         return (
-            self.index.version + self.guesses.index.version + self.expected.version + self.fresh.version + self.lower.version
+            self.index.version + self.guesses.version + self.expected.version + self.fresh.version + self.lower.version
         )  # each only grows
 
     def join(self, i: int, precise: bool, blocks: int | None, ttl: float | None, least: int) -> None:
@@ -138,15 +138,13 @@ class Caches:
 
     def match(self, blocks: Sequence[Hashable]) -> tuple[list[int], int]:
         """For each replica how many leading blocks it has or will have, and a bitmask of those that are still to compute some."""
-        exact, guessed, soon = self.index.masks, self.guesses.index.masks, 0
-        if not guessed:
-            have = walk(exact, blocks, self.n)
-        elif not exact:
-            have = walk(guessed, blocks, self.n)
-        else:
-            have = walk(exact, blocks, self.n, guessed)
-        for i, computed in self.fresh.ahead(blocks):
-            have[i] = max(have[i], computed)
+        exact, soon = self.index.masks, 0
+        have = walk(exact, blocks, self.n) if exact else [0] * self.n
+        for i, guessed in self.guesses.ahead(blocks):  # of other replicas than the exact ones
+            have[i] = guessed
+        if self._fresh:
+            for i, computed in self.fresh.ahead(blocks):
+                have[i] = max(have[i], computed)
         for i, coming in self.expected.ahead(blocks):
             if coming > have[i]:
                 have[i] = coming
@@ -155,7 +153,12 @@ class Caches:
 
     def below(self, blocks: Sequence[Hashable]) -> list[int]:
         """For each replica how many leading blocks it has when what can be loaded counts too."""
-        return walk(self.index.masks, blocks, self.n, self.guesses.index.masks, self.lower.masks)
+        out = walk(self.index.masks, blocks, self.n, self.lower.masks)
+        for i in range(self.n):
+            if not self.precise[i] and self.guesses.count(i):
+                lower = self.lower.masks
+                out[i] = next((k for k, b in enumerate(blocks) if not (self.guesses.has(i, b) or lower.get(b, 0) >> i & 1)), len(blocks))
+        return out
 
     def answered(self, i: int, blocks: Sequence[Hashable], now: float) -> None:
         """The replica has computed these: its first token came."""

@@ -33,7 +33,7 @@ class HeardCaches:
 
     def stock(self) -> int:
         c = self._caches
-        return sum((c.index if precise else c.guesses.index).counts[i] for i, precise in enumerate(c.precise))
+        return sum(c.index.counts[i] if precise else c.guesses.count(i) for i, precise in enumerate(c.precise))
 
     def kept(self, replica: int) -> tuple[Sequence[Hashable], int]:
         c = self._caches

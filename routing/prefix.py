@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
-from itertools import filterfalse, islice, repeat, takewhile
+from itertools import repeat, takewhile
 
 Digest = Callable[[bytes, int], int]
 
@@ -204,10 +204,7 @@ class Expected:
 
     def ahead(self, blocks: Sequence[Hashable]) -> list[tuple[int, int]]:
         """The replicas that at least the first of these blocks is on its way to: (number, how many leading ones)."""
-        if not blocks:
-            return []
-        first = blocks[0]
-        return [(i, len(list(takewhile(mine.__contains__, blocks)))) for i, mine in enumerate(self._sets) if first in mine]
+        return _leading(self._sets, blocks)
 
     def match(self, blocks: Sequence[Hashable]) -> list[int]:
         """For each replica how many leading blocks are on their way to it."""
@@ -222,26 +219,30 @@ class Approximate:
 
     Reported fewer cached tokens than predicted: its cache is smaller than thought, so the capacity shrinks by 2 %, and what was claimed
     beyond the report is taken back. Reported more: it grows by 1 %. Between `least` and `most` blocks, which bound memory as well.
-    Where a replica's entries have a time to live (hosted APIs), `expire` drops what was not used for so long.
+    Where a replica's entries have a time to live (hosted APIs), `expire` drops what was not used for so long. `version` changes with what
+    is in any of them. Each replica has a list of its own rather than a bit in a common index: whatever is done to one of a prompt's blocks
+    is done to all, and so in one operation.
     """
 
-    __slots__ = ("_lru", "capacity", "first", "index", "least", "most", "ttl")
+    __slots__ = ("_lru", "capacity", "first", "least", "most", "ttl", "version")
 
-    def __init__(self, index: PrefixIndex, capacity: int, least: int = 64, most: int = 1 << 20) -> None:
+    def __init__(self, replicas: int, capacity: int, least: int = 64, most: int = 1 << 20) -> None:
         if not 0 < least <= capacity <= most:
             raise ValueError(f"an approximate cache of {capacity} blocks must lie between {least} (at least 1) and {most}")
-        self.index, self.first, self.least, self.most = index, capacity, least, most
-        self.capacity = [float(capacity)] * index.replicas
-        self.ttl: list[float | None] = [None] * index.replicas  # seconds
-        self._lru: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in range(index.replicas)]  # block -> when last used
+        self.first, self.least, self.most, self.version = capacity, least, most, 0
+        self.capacity = [float(capacity)] * replicas
+        self.ttl: list[float | None] = [None] * replicas  # seconds
+        self._lru: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in range(replicas)]  # block -> when last used
+
+    def __len__(self) -> int:
+        return sum(map(len, self._lru))
 
     def grow(self, replicas: int) -> None:
-        """There are so many replicas now, not fewer than before. Grows the index too."""
+        """There are so many replicas now, not fewer than before."""
         new = replicas - len(self._lru)
         self.capacity += [float(self.first)] * new
         self.ttl += [None] * new
         self._lru += [OrderedDict() for _ in range(new)]
-        self.index.grow(replicas)
 
     def begin(self, replica: int, capacity: int | None = None, ttl: float | None = None) -> None:
         """Another engine has this number: an empty cache of `capacity` blocks (None: the usual first guess), held within the bounds."""
@@ -249,14 +250,26 @@ class Approximate:
         self.capacity[replica] = float(min(self.most, max(self.least, self.first if capacity is None else capacity)))
         self.ttl[replica] = ttl
 
+    def ahead(self, blocks: Sequence[Hashable]) -> list[tuple[int, int]]:
+        """The replicas that have at least the first of these blocks: (number, how many leading ones)."""
+        return _leading(self._lru, blocks)
+
+    def has(self, replica: int, block: Hashable) -> bool:
+        """Whether the replica has this block."""
+        return block in self._lru[replica]
+
+    def count(self, replica: int) -> int:
+        """Blocks that the replica has."""
+        return len(self._lru[replica])
+
     def touch(self, replica: int, blocks: Sequence[Hashable], now: float = 0.0) -> None:
         """The replica computes or reuses these now. The tail of the chain is the first to go, as in the engines. O(blocks)."""
         lru = self._lru[replica]
-        new = list(filterfalse(lru.__contains__, blocks))
+        before = len(lru)
         lru.update(dict.fromkeys(reversed(blocks), now))
         deque(map(lru.move_to_end, reversed(blocks)), 0)
-        if new:
-            self.index.add(replica, new)
+        if len(lru) != before:
+            self.version += 1
             self._trim(replica)
 
     def expire(self, replica: int, now: float) -> None:
@@ -291,28 +304,40 @@ class Approximate:
         for b in new:
             lru[b] = at
             lru.move_to_end(b, last=False)
-        self.index.add(replica, new)
+        if new:
+            self.version += 1
         self._trim(replica)
 
     def clear(self, replica: int) -> None:
         """The engine was restarted. What was learned of its size stays."""
-        self._forget(replica, list(self._lru[replica]))
+        if self._lru[replica]:
+            self._lru[replica].clear()
+            self.version += 1
 
     def check(self) -> None:
-        """AssertionError when the LRU lists and the index differ. For tests."""
-        self.index.check()
+        """AssertionError when a list is longer than its cache is thought to be. For tests."""
         for i, lru in enumerate(self._lru):
-            assert len(lru) == self.index.counts[i] <= self.capacity[i], f"replica {i}: {len(lru)} blocks, indexed {self.index.counts[i]}"
+            assert len(lru) <= self.capacity[i], f"replica {i}: {len(lru)} blocks, room for {self.capacity[i]}"
 
     def _trim(self, replica: int) -> None:
         lru = self._lru[replica]
         over = len(lru) - int(self.capacity[replica])
         if over > 0:
-            self._forget(replica, list(islice(lru, over)))
+            deque(map(lru.popitem, repeat(False, over)), 0)
+            self.version += 1
 
     def _forget(self, replica: int, blocks: Sequence[Hashable]) -> None:
         lru = self._lru[replica]
-        gone = [b for b in blocks if b in lru]
-        for b in gone:
-            del lru[b]
-        self.index.remove(replica, gone)
+        before = len(lru)
+        for b in blocks:
+            lru.pop(b, None)
+        if len(lru) != before:
+            self.version += 1
+
+
+def _leading(sets: Sequence[Container[Hashable]], blocks: Sequence[Hashable]) -> list[tuple[int, int]]:
+    """Of those that have the first block: (place, how many leading ones)."""
+    if not blocks:
+        return []
+    first = blocks[0]
+    return [(i, len(list(takewhile(mine.__contains__, blocks)))) for i, mine in enumerate(sets) if first in mine]

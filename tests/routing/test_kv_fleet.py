@@ -113,7 +113,7 @@ def test_events_count_while_they_are_trusted() -> None:
     serve(s, w)
     assert s.quote(want("b"), 1.0)[0].cached == 6399
     s.trust(i, True)  # live again: what was guessed is gone
-    assert s.quote(want("b"), 1.0)[0].cached == 0 and not s.caches.guesses.index.masks
+    assert s.quote(want("b"), 1.0)[0].cached == 0 and not s.caches.guesses
     s.check()
 
 

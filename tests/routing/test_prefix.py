@@ -115,14 +115,13 @@ class LRU:
 
 def test_the_capacity_is_learned_from_reports() -> None:
     for start in (40, 4000):
-        index = PrefixIndex(1)
-        cache, engine = Approximate(index, start, least=16), LRU(400)
+        cache, engine = Approximate(1, start, least=16), LRU(400)
         wrong: list[int] = []
         for turn in range(6000):
             chain: list[Any] = [(turn * 7 % 90, k) for k in range(10)]  # 900 blocks in all, 400 fit: a cyclic reuse of every second round
             if turn % 3 == 0:
                 chain = [(turn // 3 % 30, k) for k in range(10)]
-            predicted, truth = index.match(chain)[0], engine.serve(chain)
+            predicted, truth = dict(cache.ahead(chain)).get(0, 0), engine.serve(chain)
             cache.report(0, chain, predicted, truth)
             cache.touch(0, chain)
             wrong.append(abs(predicted - truth))
@@ -132,24 +131,25 @@ def test_the_capacity_is_learned_from_reports() -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 1), CHAINS, st.integers(0, 6)), max_size=40))
 def test_an_approximate_cache_stays_within_bounds_whatever_is_reported(steps: list[tuple[int, list[Any], int]]) -> None:
-    cache = Approximate(PrefixIndex(2), 8, least=4, most=10)
+    cache = Approximate(2, 8, least=4, most=10)
     for i, blocks, reported in steps:
-        cache.report(i, blocks, cache.index.match(blocks)[i], min(reported, len(blocks)))
+        cache.report(i, blocks, dict(cache.ahead(blocks)).get(i, 0), min(reported, len(blocks)))
         cache.touch(i, blocks)
         cache.check()
         assert 4 <= cache.capacity[i] <= 10
+    version, had = cache.version, cache.count(0)
     cache.clear(0)
-    assert cache.index.counts[0] == 0
+    assert cache.count(0) == 0 and (cache.version > version) == (had > 0)
     cache.check()
 
 
 def test_an_impossible_capacity_is_refused() -> None:
     with pytest.raises(ValueError, match="must lie between"):
-        Approximate(PrefixIndex(1), 10, least=64)
+        Approximate(1, 10, least=64)
 
 
 def test_what_another_gateway_knows_is_older_than_all_that_we_know() -> None:
-    cache = Approximate(PrefixIndex(1), 8, least=4)
+    cache = Approximate(1, 8, least=4)
     cache.touch(0, ["a", "b"], 5.0)
     cache.seed(0, ["x", "a", "y", "x", "z"], 5, 9.0)
     assert cache.kept(0) == ["a", "b", "x", "y", "z"] and cache.capacity == [5.0]
@@ -161,7 +161,7 @@ def test_what_another_gateway_knows_is_older_than_all_that_we_know() -> None:
 
 
 def test_entries_live_as_long_as_they_are_used() -> None:
-    cache = Approximate(PrefixIndex(0), 8, least=4)
+    cache = Approximate(0, 8, least=4)
     cache.grow(2)
     cache.begin(0, 6, 10.0)
     cache.begin(1, 1000)
