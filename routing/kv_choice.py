@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import compress
 
 from routing.kv_load import Load
 from routing.kv_model import PrefillModel
@@ -107,7 +108,7 @@ class Choice:
         if least == NEVER:
             return least, 0
         limit = least + 0.01 * abs(least) + NEAR_SECONDS
-        near = [i for i, c in enumerate(costs) if c <= limit]
+        near = list(compress(range(len(costs)), map(limit.__ge__, costs)))
         return least, near[0] if len(near) == 1 else near[int(self.rng.random() * len(near))]
 
     def added(self, w: Want, i: int) -> float:

@@ -152,13 +152,16 @@ class Fleet:
             have = [0 if tokens < least else x for x, least in zip(have, self.caches.least, strict=True)]
         predict, speed = self.model.predict, self.model.speed
         w.cold = predict(tokens, 0)
-        hits, seconds = {0: 0}, {0: w.cold}  # by blocks: replicas mostly have the same
-        for x in set(have):
-            if x:
-                hit = hits[x] = min(int(x * size), last)
-                seconds[x] = predict(tokens - hit, hit)
-        w.hits = list(map(hits.__getitem__, have))
-        w.prefill = list(map(mul, map(seconds.__getitem__, have), speed))
+        if not any(have):
+            w.hits, w.prefill = have, [w.cold * s for s in speed]
+        else:
+            hits, seconds = {0: 0}, {0: w.cold}  # by blocks: many replicas have the same
+            for x in set(have):
+                if x:
+                    hit = hits[x] = min(int(x * size), last)
+                    seconds[x] = predict(tokens - hit, hit)
+            w.hits = list(map(hits.__getitem__, have))
+            w.prefill = list(map(mul, map(seconds.__getitem__, have), speed))
         if w.tier:
             w.tier, w.load = [], []
         if self.caches.lower.masks:

@@ -9,6 +9,8 @@ from collections.abc import Hashable, Sequence
 from operator import add
 from typing import TYPE_CHECKING
 
+import msgspec
+
 if TYPE_CHECKING:
     from routing.kv_observe import Pending
     from routing.kv_want import Want
@@ -19,30 +21,30 @@ LATE_SECONDS = 0.05  # that any first token may be late by
 WRITING_SECONDS = 10.0  # of an answer from its first token to its end, until some have shown it
 
 
-class Booking:
+class Booking(msgspec.Struct, eq=False):
     """One request on one replica: `prefill` predicted seconds, `tokens` of prompt, `cached` predicted of them, dispatched at `at`.
 
     `want`: the request itself where it is ours; `first`: when its first token came; `load`: the part of `prefill` that loads `tier` tokens
     from a slower tier; `ahead`: predicted seconds from dispatch to first token; `charged`: what its tenant was, in tokens.
     """
 
-    __slots__ = (
-        "ahead", "answered", "at", "blocks", "cached", "charged", "first", "inflight", "key", "load", "pending", "prefill", "replica",
-        "tier", "tokens", "told", "want",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: Hashable, replica: int, prefill: float, tokens: int, cached: int, blocks: Sequence[Hashable], at: float
-    ) -> None:
-        self.key, self.replica, self.at, self.blocks = key, replica, at, blocks
-        self.prefill, self.tokens, self.cached = prefill, tokens, cached
-        self.answered = False
-        self.first = at
-        self.want: Want | None = None
-        self.load, self.tier, self.ahead, self.charged = 0.0, 0, prefill, 0.0
-        self.inflight = 0  # requests on the replica when its first token came
-        self.told: int | None = None  # cached tokens as the engine told them
-        self.pending: Pending | None = None  # what the model learned or has still to learn from it
+    key: Hashable
+    replica: int
+    prefill: float
+    tokens: int
+    cached: int
+    blocks: Sequence[Hashable]
+    at: float
+    want: Want | None = None
+    ahead: float = 0.0
+    tier: int = 0
+    load: float = 0.0
+    charged: float = 0.0
+    answered: bool = False
+    first: float = 0.0
+    inflight: int = 0  # requests on the replica when its first token came
+    told: int | None = None  # cached tokens as the engine told them
+    pending: Pending | None = None  # what the model learned or has still to learn from it
 
 
 class Load:

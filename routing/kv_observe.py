@@ -11,6 +11,7 @@ from routing.kv_load import Booking
 from routing.kv_model import Features, PrefillModel, Receipt, features
 
 TOGETHER = 0.002  # seconds between two first tokens of one step, at most
+ENOUGH, SPARSE = 256, 0.02  # observations of a replica after which those within so many seconds of the last say nothing new
 DOUBT = 3.0  # a time so many times longer or shorter than predicted is not learned before the cached tokens are told
 
 
@@ -36,26 +37,32 @@ class Pending:
 class Observer:
     """Feeds one PrefillModel. Holds one group a replica; what else waits hangs on the bookings and ends with them."""
 
-    __slots__ = ("_groups", "model")
+    __slots__ = ("_groups", "_learned", "model")
 
     def __init__(self, model: PrefillModel) -> None:
         self.model = model
         self._groups: dict[int, Group] = {}
+        self._learned: dict[int, tuple[int, float]] = {}  # of a replica: how many observations, when the last began
 
     def first(self, b: Booking, seconds: float) -> None:
         """A first token came after `seconds` of service; `b.told` is what the engine said of its cache by now, if anything."""
+        group = self._groups.get(b.replica)
+        count, last = self._learned.get(b.replica, (0, 0.0))
+        alone = group is None or b.first - group.t > TOGETHER
+        if alone and count >= ENOUGH and 0.0 <= b.first - last < SPARSE:
+            return
         known = b.cached if b.told is None else b.told
         work, seconds = features(b.tokens - known, known), seconds - b.load
         if b.told is None and self._doubtful(b, work, seconds):
             b.pending = Pending(None, work, seconds)
             return
-        group = self._groups.get(b.replica)
-        if group is not None and b.first - group.t <= TOGETHER:
+        if group is not None and not alone:
             group.work = _sum(group.work, work)
         else:
             if group is not None:
                 group.receipt = self.model.learn(b.replica, group.work, group.seconds)
             group = self._groups[b.replica] = Group(b.replica, b.first, work, seconds)
+            self._learned[b.replica] = count + 1, b.first
         if b.told is None:
             b.pending = Pending(group, work, seconds)
 
@@ -76,6 +83,7 @@ class Observer:
     def forget(self, replica: int) -> None:
         """Another machine may stand there now."""
         self._groups.pop(replica, None)
+        self._learned.pop(replica, None)
 
     def _doubtful(self, b: Booking, work: Features, seconds: float) -> bool:
         """Whether more or less in the cache than predicted may be why the time is far off."""

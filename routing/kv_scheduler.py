@@ -215,8 +215,8 @@ class Scheduler(Fleet):
 
     def _book(self, w: Want, i: int, now: float) -> None:
         took, hits = w.prefill[i], w.hits[i]
-        b = Booking(w.key, i, took, w.tokens, hits, w.blocks if w.tokens >= self.caches.least[i] else (), now)
-        b.want, b.ahead = w, self.load.backlog(i, now) + took
+        blocks = w.blocks if w.tokens >= self.caches.least[i] else ()
+        b = Booking(w.key, i, took, w.tokens, hits, blocks, now, w, self.load.backlog(i, now) + took)
         if w.tier:
             b.tier, b.load = w.tier[i], w.load[i]
         b.charged = w.tokens - hits + OUTPUT_WEIGHT * (self._output if w.output is None else w.output)

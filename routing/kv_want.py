@@ -40,7 +40,14 @@ class Caps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tenant_age: float | None = None
 
 
-class Want:
+class _Asked(msgspec.Struct, eq=False):
+    key: Hashable
+    tokens: int
+    blocks: Sequence[Hashable]
+    at: float
+
+
+class Want(_Asked, kw_only=True, eq=False):
     """A request that wants a replica.
 
     `tokens` of prompt, `blocks` its chained hashes (full blocks of `size` tokens, None: the scheduler's), `at` when it came, `band` its
@@ -50,42 +57,34 @@ class Want:
     it was predicted. None of these may change while the request waits.
     """
 
-    __slots__ = (
-        "at", "band", "blocks", "cold", "costed", "deadline", "epoch", "extra", "hits", "home", "key", "least", "load", "matched", "output",
-        "prefill", "share", "size", "soon", "streamed", "tenant", "tier", "tokens", "usable", "version",
-    )  # fmt: skip
+    band: int = 0
+    usable: int = -1
+    tenant: str = ""
+    share: float = 1.0
+    deadline: float | None = None
+    output: int | None = None
+    extra: Sequence[float] | None = None
+    home: int | None = None
+    size: float | None = None
+    streamed: bool = True
+    # what the scheduler makes of it
+    version: int = -1
+    epoch: int = -1
+    matched: float = 0.0
+    soon: int = 0
+    hits: list[int] = []  # cached tokens a replica, those of slower tiers among them
+    tier: list[int] = []  # and those that must be loaded from a slower tier first; empty: none anywhere
+    load: list[float] = []  # seconds that takes; empty likewise
+    prefill: list[float] = []  # seconds a replica, loading included
+    cold: float = 0.0  # seconds uncached, at speed one
+    least: float = 0.0  # seconds on the best replica, when it came
+    costed: tuple[float, int] | None = None  # cost and number of the best replica, while that holds
 
-    def __init__(
-        self,
-        key: Hashable,
-        tokens: int,
-        blocks: Sequence[Hashable],
-        at: float,
-        *,
-        band: int = 0,
-        usable: int = -1,
-        tenant: str = "",
-        share: float = 1.0,
-        deadline: float | None = None,
-        output: int | None = None,
-        extra: Sequence[float] | None = None,
-        home: int | None = None,
-        size: float | None = None,
-        streamed: bool = True,
-    ) -> None:
-        if not share > 0.0:
-            raise ValueError(f"request {key!r}: a share must be above 0, not {share}")
-        self.key, self.tokens, self.blocks, self.at, self.band, self.usable = key, max(1, tokens), blocks, at, band, usable
-        self.tenant, self.share, self.deadline, self.output, self.extra, self.home = tenant, share, deadline, output, extra, home
-        self.size, self.streamed = size, streamed
-        self.version, self.epoch, self.matched, self.soon = -1, -1, at, 0
-        self.hits: list[int] = []  # cached tokens a replica, those of slower tiers among them
-        self.tier: list[int] = []  # and those that must be loaded from a slower tier first; empty: none anywhere
-        self.load: list[float] = []  # seconds that takes; empty likewise
-        self.prefill: list[float] = []  # seconds a replica, loading included
-        self.cold = 0.0  # seconds uncached, at speed one
-        self.least = 0.0  # seconds on the best replica, when it came
-        self.costed: tuple[float, int] | None = None  # cost and number of the best replica, while that holds
+    def __post_init__(self) -> None:
+        if not self.share > 0.0:
+            raise ValueError(f"request {self.key!r}: a share must be above 0, not {self.share}")
+        if self.tokens < 1:
+            self.tokens = 1
 
 
 class Quote(msgspec.Struct, frozen=True):

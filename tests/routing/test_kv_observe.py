@@ -1,0 +1,41 @@
+"""What is learned of first tokens: enough, and not more than says something."""
+
+from __future__ import annotations
+
+from routing.kv_load import Booking
+from routing.kv_model import PrefillModel
+from routing.kv_observe import ENOUGH, SPARSE, Observer
+
+
+def served(observer: Observer, at: float, seconds: float = 0.5) -> None:
+    """One request of 1,000 uncached tokens, whose first token came at `at` after `seconds`."""
+    booking = Booking("x", 0, 0.1, 1000, 0, (), at - seconds)
+    booking.first, booking.told = at, 0
+    observer.first(booking, seconds)
+    observer.over(booking, True)
+
+
+def test_of_many_first_tokens_a_second_a_part_is_learned() -> None:
+    model = PrefillModel(1)
+    observer = Observer(model)
+    for k in range(ENOUGH + 1):
+        served(observer, k * 0.01)
+    learned = model._count
+    assert learned == ENOUGH - 1, "each but the first of all and the last, which waits for the next"
+    start = (ENOUGH + 1) * 0.01
+    for k in range(1000):
+        served(observer, start + k * 0.005)
+    assert model._count - learned <= 1000 * 0.005 / SPARSE + 1, "what comes faster says nothing new"
+    assert model._count - learned >= 1000 * 0.005 / SPARSE * 0.7, "but not less than that"
+
+
+def test_another_machine_is_learned_from_the_beginning() -> None:
+    model = PrefillModel(1)
+    observer = Observer(model)
+    for k in range(2 * ENOUGH):
+        served(observer, k * 0.01)
+    observer.forget(0)
+    before = model._count
+    for k in range(ENOUGH):
+        served(observer, 100 + k * 0.01, 2.0)
+    assert model._count - before == ENOUGH - 1
