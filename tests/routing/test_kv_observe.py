@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import random
+
+from routing.kv import Scheduler, Settings, Want
+from routing.kv_fleet import MASKS_MAX
 from routing.kv_load import Booking
 from routing.kv_model import PrefillModel
 from routing.kv_observe import ENOUGH, SPARSE, Observer
@@ -39,3 +43,25 @@ def test_another_machine_is_learned_from_the_beginning() -> None:
     for k in range(ENOUGH):
         served(observer, 100 + k * 0.01, 2.0)
     assert model._count - before == ENOUGH - 1
+
+
+def test_a_whole_answer_teaches_only_what_it_shows() -> None:
+    """It took at least as long as its prefill: a time longer than predicted says nothing, a shorter one does."""
+    scheduler = Scheduler(1, 64, random.Random(1), Settings())
+    seen = []
+    for k, seconds in enumerate((5.0, 0.03)):
+        want = Want(f"r{k}", 640, [(k, b) for b in range(10)], k * 10.0, streamed=False)
+        [(_, replica)] = scheduler.ask(want, k * 10.0)
+        scheduler.answered(want.key, k * 10.0 + seconds)
+        scheduler.ended(want.key, k * 10.0 + seconds)
+        seen.append(len(scheduler.observer._groups))
+    assert replica == 0 and seen == [0, 1]
+    scheduler.check()
+
+
+def test_many_sets_of_replicas_are_told_apart_and_not_all_remembered() -> None:
+    scheduler = Scheduler(10, 64, random.Random(1), Settings())
+    for mask in range(1, 600):
+        found = scheduler.usable(Want(mask, 64, (), 0.0, usable=mask))
+        assert found == [i for i in range(10) if mask >> i & 1]
+    assert len(scheduler._numbers) <= MASKS_MAX
