@@ -59,6 +59,7 @@ class Seen(msgspec.Struct, array_like=True, gc=False):
     epoch: int  # which weights were in force, counted from 0
     arm: str
     unit: int  # unsigned, 64 bits
+    tenant: str = ""  # by name
     request: str = ""
     response: str = ""
     seconds: float = 0.0  # to the whole answer
@@ -83,9 +84,9 @@ class Guardrail(msgspec.Struct, frozen=True):
 
 
 class Design(msgspec.Struct, frozen=True):
-    """What an experiment wants to know. `arms`: the first is control; `weights` in the same order. `effect`: the smallest relative change of
-    the primary metric that matters (0.05: 5 %). `planned`: units in all that the sequence is tuned for. `stop`, `promote`, `rollback`: what
-    may be done without asking."""
+    """What an experiment wants to know. `arms`: the first is control; `weights` in the same order. `effect`: the smallest relative change
+    of the primary metric that matters (0.05: 5 %). `planned`: units in all that the sequence is tuned for. `stop`, `promote`, `rollback`:
+    what may be done without asking."""
 
     name: str
     route: str
@@ -155,7 +156,8 @@ class Comparison(msgspec.Struct, frozen=True):
 
 
 class Ratio(msgspec.Struct, frozen=True):
-    """Whether units came to the arms as they should have: sequential test of the sample ratio. `p`: valid at any time; `bad`: below 0.001."""
+    """Whether units came to the arms as they should have: sequential test of the sample ratio. `p`: valid at any time; `bad`: below
+    0.001."""
 
     seen: Mapping[str, int]
     expected: Mapping[str, float]
