@@ -15,6 +15,7 @@ import msgspec
 Kind = Literal["boolean", "mean", "log"]  # log: of positive values with a heavy tail, compared by their geometric means
 Better = Literal["lower", "higher"]
 Mode = Literal["test", "bandit"]
+Allocation = Literal["thompson", "top-two"]  # how a bandit shares out: to regret least, or to find the best soonest
 Status = Literal["planned", "running", "stopped", "promoted", "rolled_back"]
 Role = Literal["primary", "secondary", "guardrail"]
 Verdict = Literal["better", "worse", "same", "unsure"]  # same: any difference is smaller than the planned effect
@@ -105,6 +106,7 @@ class Design(msgspec.Struct, frozen=True):
     history: bool = True  # whether what was seen before takes variance away (CUPED)
     holdout: float = 0.0
     floor: float = 0.05  # bandit: the least share of an arm
+    allocation: Allocation = "thompson"  # bandit
     stop: bool = False
     promote: bool = False
     rollback: bool = False
