@@ -13,7 +13,7 @@ import msgspec
 
 from routing.experiments.words import Better, Design, Kind
 
-DRAWS = 4000  # of each arm: a probability of being best is known to about 0.008
+DRAWS = 2000  # of each arm: a probability of being best is known to about 0.01
 MOVED = 0.05  # the share of units that must be worth moving, else weights stay
 LEADER = 0.5  # top-two: how often the leader itself is played
 
@@ -27,9 +27,9 @@ class Posterior(msgspec.Struct, frozen=True, gc=False):
 
 
 def best(posteriors: Mapping[str, Posterior], kind: Kind, better: Better, rng: Random, draws: int = DRAWS) -> dict[str, float]:
-    """The probability of each arm to be the best, by drawing from the posteriors: Beta with a uniform prior for booleans (over
-    the effective number of trials, so that alike requests of one unit count for what they tell), Student's t for means and logs. An arm with fewer than
-    2 units is as likely the best as any. Empty: no arms. Takes some milliseconds an arm."""
+    """The probability of each arm to be the best, by drawing from the posteriors: Beta with a uniform prior for booleans (over the number of
+    trials that the error stands for, so that alike requests of one unit count for what they tell), Student's t for means and logs. An arm
+    with fewer than 2 units is as likely the best as any. Empty: no arms. Takes some milliseconds an arm."""
     known = [arm for arm, one in posteriors.items() if one.units >= 2]
     even = 1 / len(posteriors) if posteriors else 0.0
     if not known:

@@ -122,7 +122,7 @@ def regret(design: Design, play: Play, means: dict[str, float], units: int, seed
 def test_regret_is_clearly_below_an_equal_split_and_floors_are_kept(allocation: str) -> None:
     means = {"a": 0.5, "b": 0.6, "c": 0.45}
     design = msgspec.structs.replace(DESIGN, allocation=allocation)
-    outcomes = [regret(design, lambda rng, arm: float(rng.random() < means[arm]), means, 5000, seed) for seed in range(6)]
+    outcomes = [regret(design, lambda rng, arm: float(rng.random() < means[arm]), means, 5000, seed) for seed in range(4)]
     assert fmean(lost for lost, _, _ in outcomes) < (0.6 if allocation == "thompson" else 0.85)
     for _, lowest, moves in outcomes:
         assert min(lowest.values()) >= design.floor - 1e-12 and 1 <= moves <= 15
@@ -131,5 +131,5 @@ def test_regret_is_clearly_below_an_equal_split_and_floors_are_kept(allocation: 
 def test_slow_arms_get_less_of_the_latency() -> None:
     means = {"a": 0.0, "b": -0.2, "c": 0.1}  # logs of seconds
     design = msgspec.structs.replace(DESIGN, primary="latency")
-    outcomes = [regret(design, lambda rng, arm: rng.gauss(means[arm], 0.6), means, 4000, seed) for seed in range(6)]
+    outcomes = [regret(design, lambda rng, arm: rng.gauss(means[arm], 0.6), means, 4000, seed) for seed in range(4)]
     assert fmean(lost for lost, _, _ in outcomes) < 0.5
