@@ -27,7 +27,7 @@ class Posterior(msgspec.Struct, frozen=True, gc=False):
 
 
 def best(posteriors: Mapping[str, Posterior], kind: Kind, better: Better, rng: Random, draws: int = DRAWS) -> dict[str, float]:
-    """The probability of each arm to be the best, by drawing from the posteriors: Beta with a uniform prior for booleans (over the number of
+    """The probability of each arm to be the best, by drawing from the posteriors: Beta with a uniform prior for booleans (over the count of
     trials that the error stands for, so that alike requests of one unit count for what they tell), Student's t for means and logs. An arm
     with fewer than 2 units is as likely the best as any. Empty: no arms. Takes some milliseconds an arm."""
     known = [arm for arm, one in posteriors.items() if one.units >= 2]
