@@ -12,18 +12,8 @@ import msgspec
 
 from gateway.config_check import url_problem
 from gateway.config_decode import ConfigError
-from gateway.config_types import (
-    AdminConfig,
-    BackendConfig,
-    Config,
-    KeyConfig,
-    LogConfig,
-    RouteConfig,
-    Secret,
-    ServerConfig,
-    TargetConfig,
-    Tls,
-)
+from gateway.config_target import TargetConfig
+from gateway.config_types import AdminConfig, BackendConfig, Config, KeyConfig, LogConfig, RouteConfig, Secret, ServerConfig, Tls
 
 BUILTIN = "builtin"
 KEYS_VARIABLE = "POINTSMAN_KEYS"
