@@ -136,6 +136,10 @@ class SurfaceExchange(Exchange):
         """The chat document of what `_chat` gave, and what became of its parameters. Raises `Fault`."""
         return self.surface.request(doc)
 
+    def as_chat(self, raw: Doc) -> Doc:
+        """What this exchange's client wrote as a chat document, for whoever sends it once more. Raises `Fault`."""
+        return self._translated(self._chat(raw))[0]
+
     def _raw(self, raw: Doc) -> Doc:
         """The document for targets that speak the surface."""
         return raw
