@@ -12,8 +12,8 @@ import xxhash
 from routing.experiments.words import Seen
 
 _SEED = 0x9D5F  # of the hash that thins units: not one that assigns them
-Part = tuple[float, float, float | None]
-NOTHING: Part = (0.0, 0.0, None)
+Part = tuple[int, float, float | None]
+NOTHING: Part = (0, 0.0, None)
 
 
 class Unit(msgspec.Struct, gc=False):
@@ -40,7 +40,7 @@ def part(unit: Unit, metric: int, trusted: bool) -> Part:
     if not count:
         return NOTHING
     x = past[at + 1] / past[at] if past is not None and trusted and past[at] else None
-    return count, unit.now[at + 1], x
+    return int(count), unit.now[at + 1], x
 
 
 def counts_for(unit: Unit) -> str:

@@ -30,6 +30,8 @@ from routing.experiments.words import BEFORE, FEEDBACK, HOLDOUT, METRICS, Design
 LATENCIES = ("ttft", "tpot", "latency")  # metrics that have a sketch; they are the first in METRICS
 UNITS = 1_000_000  # held at most
 COMMENTS = 50  # kept, the latest
+LARGEST = 1e8  # a value beyond it is none
+_STEPS = float(1 << 36)  # a unit's total is exact up to 131072 or, of whole numbers, far beyond
 _BUILT_IN = tuple(METRICS)
 
 Row = tuple[int, bytes]  # a unit and what is held of it
@@ -62,20 +64,24 @@ def values(seen: Seen) -> list[float | None]:
     if ttft is not None and seen.stream and seen.output is not None and seen.output > 1:
         pace = (seen.seconds - ttft) / (seen.output - 1)
     return [
-        _log(ttft),
-        _log(pace),
-        _log(seen.seconds if good else None),
+        _value(ttft, True),
+        _value(pace, True),
+        _value(seen.seconds if good else None, True),
         float(seen.error),
         None if seen.refused is None else float(seen.refused),
         None if seen.valid is None else float(seen.valid),
         float(seen.fallback),
-        seen.cost,
-        None if seen.output is None else float(seen.output),
+        _value(seen.cost),
+        _value(seen.output),
     ]
 
 
-def _log(value: float | None) -> float | None:
-    return math.log(value) if value is not None and 0.0 < value < math.inf else None
+def _value(value: float | None, logs: bool = False) -> float | None:
+    """A number as it is added up: in steps so small that they do not matter and so large that sums of a unit are exact, hence the same in
+    any order. None: it cannot be one."""
+    if value is None or not math.isfinite(value) or abs(value) > LARGEST or (logs and value <= 0.0):
+        return None
+    return round((math.log(value) if logs else value) * _STEPS) / _STEPS
 
 
 class Ledger:
@@ -144,15 +150,14 @@ class Ledger:
     def _time(self, arm: str, found: list[float | None]) -> None:
         for name, value in zip(LATENCIES, found, strict=False):
             if value is not None:
-                self.sketches[arm][name].add(math.exp(value))
+                self.sketches[arm][name].add(math.exp(value))  # the same bucket, but for an edge
 
     def feedback(self, unit: int, name: str, value: float | None, *, before: bool = False) -> bool:
         """Adds what was said of an answer to a unit, or of the unit; `name` without its prefix. `before`: it is history. False, and
         nothing changes, when the design has no such metric or the value does not fit it. Mutates."""
         metric = self.design.metrics.get(FEEDBACK + name)
-        if metric is not None and metric.kind == "log":
-            value = _log(value)
-        if metric is None or value is None or not math.isfinite(value):
+        number = None if metric is None else _value(value, metric.kind == "log")
+        if number is None:
             return False
         self.fed += 1
         held = self._touch(unit)
@@ -160,7 +165,7 @@ class Ledger:
             at = self._at[FEEDBACK + name]
             sums = history(held, self._zeros) if before else held.now
             sums[at] += 1.0
-            sums[at + 1] += value
+            sums[at + 1] += number
         return True
 
     def comment(self, unix: float, text: str) -> None:
@@ -233,9 +238,9 @@ class Ledger:
                     self._moments[of_new][name].change(was[0], was[1], now[0], now[1], now[2])
                 continue
             if was[0]:
-                self._moments[of_old][name].change(was[0], was[1], 0.0, 0.0, was[2])
+                self._moments[of_old][name].change(was[0], was[1], 0, 0.0, was[2])
             if now[0]:
-                self._moments[of_new][name].change(0.0, 0.0, now[0], now[1], now[2])
+                self._moments[of_new][name].change(0, 0.0, now[0], now[1], now[2])
 
     def _expose(self, unit: Unit, step: int) -> None:
         if unit.arm:
