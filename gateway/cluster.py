@@ -218,6 +218,7 @@ class Cluster(Control):
         total = sum(s.inflight_total for s in theirs)
         return msgspec.structs.replace(
             mine, replicas=[_sum(r, theirs) for r in mine.replicas], inflight=inflight[:INFLIGHT_LIMIT], inflight_total=total,
+            experiments=len(self.experiments),
             limits={**mine.limits, "workers": len(self.workers), "waiting": sum(int(s.limits.get("waiting") or 0) for s in theirs)},
         )  # fmt: skip
 

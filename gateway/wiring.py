@@ -26,6 +26,8 @@ from gateway.checks import Checks
 from gateway.cli_banner import origin
 from gateway.config import Config, ConfigError, Secret
 from gateway.config_check import is_loopback
+from gateway.experiments.api import Experiments
+from gateway.experiments.feedback import Feedbacks
 from gateway.fleet import Fleet
 from gateway.front import Front
 from gateway.logs import HIDDEN
@@ -66,6 +68,7 @@ class Control(ABC):
         self._plane: Server | None = None
         self._number = 1
         self.scheduling: Scheduling | None = None  # where calls are served: not in a parent of workers
+        self.experiments, self.feedback = Experiments(), Feedbacks()  # both follow the store of experiments
         self._problem = ""  # why the last reload was refused
 
     def _fleet(self, *, follows: bool = False) -> Fleet:
@@ -157,9 +160,15 @@ class Control(ABC):
         return [self._problem] if self._problem else []
 
     def snapshot(self) -> Snapshot:
-        return views.snapshot(
+        shown = views.snapshot(
             self.core, self.fleet, started=self.started, base_url=self.base_url, traffic=self.recorder.traffic(), warnings=self.warnings()
         )
+        shown.experiments = len(self.experiments)
+        return shown
+
+    def who(self, key: str) -> str:
+        tenant = self.core.door.tenants.get(digest(key))
+        return tenant.name if tenant is not None and tenant.admin else ""
 
     def recent(self, limit: int) -> list[Record]:
         return self.recorder.recent(limit)
@@ -234,7 +243,9 @@ class Gateway(Control):
         gauges(self.figures, self.core, self.fleet)
         scheduling.gauges(self.figures, self.scheduling)
         self.checks = Checks(self.fleet)
-        server = settings(config.server, safely(App(self.core, self.all_metrics, self.store)), "httptools" if self.asgi else Front)
+        server = settings(
+            config.server, safely(App(self.core, self.all_metrics, self.store, self.feedback)), "httptools" if self.asgi else Front
+        )
         server.app_core = self.core  # type: ignore[attr-defined]
         self._data = Server(server, sock)
         self.port = self._data.port
