@@ -14,6 +14,7 @@ from gateway import plans
 from gateway.auth import Door
 from gateway.choosers import choosers
 from gateway.config import Config, RouteConfig, TargetConfig
+from gateway.experiments import lanes
 from gateway.fleet import Fleet
 from gateway.serve import Generation
 from routing.private import near
@@ -35,7 +36,8 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     for name, route in wanted.items():
         routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
     door = Door(config.keys, (server.host, *server.hosts), server.cors_origins, server.private_header)
-    return Generation(number, server, door, routes, parts, choosers(config, wanted, routes, parts, fleet, random.Random()))
+    mirrored = lanes.plans(config, wanted, routes, lambda name, route, target: _arm(name, route, target, config, fleet))
+    return Generation(number, server, door, routes, parts, choosers(config, wanted, routes, parts, fleet, random.Random()), mirrored)
 
 
 def written(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:

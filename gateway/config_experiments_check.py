@@ -13,6 +13,7 @@ import msgspec
 from gateway.config_decode import Problem, did_you_mean, join
 from gateway.config_experiments import ArmConfig, ExperimentConfig, HeaderKey, begins, guardrail, read_time
 from gateway.config_policy import when_problems
+from gateway.config_shadow import JudgeConfig
 from gateway.config_types import Config, RouteConfig
 from routing.experiments.words import BEFORE, FEEDBACK, HOLDOUT, METRICS
 
@@ -155,8 +156,19 @@ def _shadow(here: str, experiment: ExperimentConfig, config: Config) -> Iterator
             yield join(at, "backend"), f"there is no backend `{target.backend}`.{did_you_mean(target.backend, config.backends)}"
         for parameter in sorted(target.parameters.keys() & _OURS.keys()):
             yield join(join(at, "parameters"), parameter), f"cannot be set by a candidate: {_OURS[parameter]}"
-    if given.judge is not None and given.judge.route not in config.routes:
-        yield f"{here}.judge.route", f"there is no route `{given.judge.route}`.{did_you_mean(given.judge.route, config.routes)}"
+    if given.judge is not None:
+        yield from _judge(join(here, "judge"), given.judge, config)
+
+
+def _judge(here: str, judge: JudgeConfig, config: Config) -> Iterator[Problem]:
+    route = config.routes.get(judge.route)
+    if route is None:
+        yield join(here, "route"), f"there is no route `{judge.route}`.{did_you_mean(judge.route, config.routes)}"
+        return
+    away = [t.backend for t in route.targets if t.backend in config.backends and not config.backends[t.backend].is_local]
+    if away and not judge.remote:
+        why = f"`{away[0]}` is not local, and a judge sees what users ask and are answered; take a local route, or say `remote: true`"
+        yield join(here, "route"), why
 
 
 def _times(here: str, experiment: ExperimentConfig) -> Iterator[Problem]:

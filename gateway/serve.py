@@ -29,6 +29,8 @@ from routing.types import Replica, Route
 
 if TYPE_CHECKING:
     from gateway.choosers import RouteChooser
+    from gateway.experiments.lanes import Plan
+    from gateway.experiments.shadow import Shadows
 
 MAX_PARKED = 4096
 TICK_SECONDS = 0.1
@@ -36,10 +38,10 @@ _ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
 class Generation:
-    """What one configuration gives: the door, the routes by name and alias, by name what private calls see of them, and what chooses
-    where a policy does. Never changed after it was made."""
+    """What one configuration gives: the door, the routes by name and alias, by name what private calls see of them, what chooses where a
+    policy does, and by experiment what is mirrored. Never changed after it was made."""
 
-    __slots__ = ("choosers", "door", "near", "number", "routes", "server")
+    __slots__ = ("choosers", "door", "near", "number", "routes", "server", "shadows")
 
     def __init__(
         self,
@@ -49,9 +51,11 @@ class Generation:
         routes: Mapping[str, Route],
         near: Mapping[str, Near] | None = None,
         choosers: Mapping[Route, RouteChooser] | None = None,
+        shadows: Mapping[str, Plan] | None = None,
     ) -> None:
         self.number, self.server, self.door, self.routes = number, server, door, dict(routes)
         self.near, self.choosers = dict(near or {}), dict(choosers or {})
+        self.shadows = shadows or {}
 
 
 class Core:
@@ -64,6 +68,7 @@ class Core:
         self.inflight: set[Exchange] = set()
         self.parked: dict[Exchange, None] = {}  # in order of arrival
         self.leaders: dict[bytes, Shared] = {}  # calls that identical ones may follow
+        self.shadows: Shadows | None = None  # where requests are mirrored
         self.draining = False
         self.draw = (draw or random.Random()).random  # [0, 1)
         self.ids = itertools.count(1)
@@ -155,13 +160,17 @@ class Core:
             raise _nobody(route)
         if len(self.parked) >= MAX_PARKED:
             raise Fault("overloaded", f"{MAX_PARKED} calls are waiting already.", retry_after=2.0, code="queue_full")
-        exchange.parked_at = time.monotonic()
-        self.parked[exchange] = None
+        self._wait(exchange)
 
     def hold(self, exchange: Exchange) -> None:
         """Lets a call wait until its policy sends it on (`Exchange.redispatch`)."""
+        self._wait(exchange)
+
+    def _wait(self, exchange: Exchange) -> None:
         exchange.parked_at = time.monotonic()
         self.parked[exchange] = None
+        if self.shadows is not None:
+            self.shadows.give_way(exchange.route)
 
     def send_on(self, exchange: Exchange) -> None:
         """The policy of a call that waits has found a place for it."""
@@ -223,6 +232,8 @@ class Core:
             rested = {r for e in self.parked for r in e.route.replicas if r.managed and 0 < r.down_until <= now}
             for replica in rested:
                 self.wake(replica)
+        if self.shadows is not None:
+            self.shadows.tick(now)
 
     async def run(self) -> None:
         """Ticks for ever; cancel it to stop."""
@@ -232,6 +243,8 @@ class Core:
 
     def cut(self) -> None:
         """Ends every exchange with an error: the gateway must stop now."""
+        if self.shadows is not None:
+            self.shadows.cut()
         for exchange in [*self.inflight]:
             exchange.shut()
 
