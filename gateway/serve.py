@@ -89,6 +89,8 @@ class Core:
             if part.plan is not None and part.whole.plan is not None:
                 part.plan.learn(part.whole.plan)
         self.generation = generation
+        if self.shadows is not None:
+            self.shadows.follow(generation.shadows)
         self.server: ServerConfig = generation.server
         self.limits: Limits = generation.server.limits
         self.door = generation.door

@@ -49,7 +49,8 @@ JUDGE_SECONDS = 30.0  # that a judgement waits for a free replica
 
 
 class Shadows:
-    """See the module. `pair` takes what was found; it never blocks. `clock` gives unix seconds."""
+    """See the module. `pair` takes what was found; it never blocks. `clock` gives unix seconds. Its owner sets it at the core, which then
+    tells it of new configurations, of time and of calls that wait."""
 
     def __init__(self, core: Core, pair: Callable[[Pair], object], clock: Callable[[], float] = time.time) -> None:
         self.core, self.pair, self.clock = core, pair, clock
@@ -63,6 +64,7 @@ class Shadows:
         self.stopping = False
         self.turn: asyncio.Future[None] | None = None  # resolved at the next tick, for who waits for a replica
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
+        self.follow(core.generation.shadows)
 
     def __repr__(self) -> str:
         return f"<Shadows {[*self.lanes.values()]!r}: {len(self.keepers)} kept, {len(self.unsent)} unsent>"
