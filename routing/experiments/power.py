@@ -124,7 +124,7 @@ def outlook(design: Design, control: Moments, units: int, rate: float | None, cu
 
 
 def toward(effect: float, better: Better, base: Baseline) -> float:
-    """The signed effect in the better direction; in the worse one where there is no room for a better one (98 % and 5 % more; 200 % less)."""
+    """The signed effect in the better direction; in the worse one where a better one has no room (98 % and 5 % more)."""
     signed = effect if better == "higher" else -effect
     return -signed if signed <= -1 or (base.kind == "boolean" and base.mean * (1 + signed) >= 1) else signed
 
