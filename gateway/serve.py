@@ -57,6 +57,11 @@ class Generation:
         self.near, self.choosers = dict(near or {}), dict(choosers or {})
         self.shadows = shadows or {}
 
+    @property
+    def known(self) -> frozenset[str]:
+        """The names under which requests are counted: of routes, and of what is mirrored."""
+        return frozenset((*self.routes, *(plan.counted for plan in self.shadows.values())))
+
 
 class Core:
     """Shared state of the data path. Every method is synchronous and cheap."""

@@ -122,7 +122,7 @@ class Control(ABC):
         if hasattr(self, "core"):
             self._number += 1
             self.core.swap(self._generation())
-            self.figures.known = frozenset(self.core.generation.routes)
+            self.figures.known = self.core.generation.known
 
     def _generation(self) -> Generation:
         made = build.generation(self._number, self.configuration, self.fleet)
@@ -238,7 +238,7 @@ class Gateway(Control):
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.scheduling = Scheduling(self.fleet, self.together)
         self.core = Core(self._generation(), self.clients, self.recorder)
-        self.figures.known = frozenset(self.core.generation.routes)
+        self.figures.known = self.core.generation.known
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
         scheduling.gauges(self.figures, self.scheduling)
@@ -285,6 +285,8 @@ class Gateway(Control):
             await asyncio.wait([stopping], timeout=seconds)
             self.core.cut()
             await stopping
+        if self.core.shadows is not None:
+            await self.core.shadows.stop()
         await self._stop_control()
         for task in self._tasks:
             task.cancel()

@@ -46,6 +46,11 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
     judges: tuple[Candidate, ...] = ()
     part: float = 1.0  # of the limits of a day: this process's
 
+    @property
+    def counted(self) -> str:
+        """Under what name mirrored requests stand in records and metrics, so that users' own figures stay theirs."""
+        return f"shadow:{self.experiment}"
+
 
 class Held(msgspec.Struct, eq=False):
     """How many jobs still need what a keeper has kept. `size` in bytes."""

@@ -147,21 +147,16 @@ def call_for(request: bytes, arm: str, doc: Doc, stream: bool, received: float) 
     return Call(id[:128], "chat", arm, stream, doc, TENANT, {}, received)
 
 
-def recorded(call: Call, experiment: str, decision: Decision, sent: Sent, unix: float) -> Record:
-    """The record of a mirrored request that ends now (`unix`). Its route is `shadow:EXPERIMENT`, so that users' own figures stay theirs."""
+def recorded(call: Call, route: str, decision: Decision, sent: Sent, unix: float) -> Record:
+    """The record of a mirrored request that ends now (`unix`). `route`: under what name it is counted."""
     record = Record(
-        call.id.decode("latin-1"), unix - sent.seconds, call.api, route_name(experiment), decision.target.backend, decision.replica.name,
+        call.id.decode("latin-1"), unix - sent.seconds, call.api, route, decision.target.backend, decision.replica.name,
         TENANT, call.stream, sent.status if sent.fault is None else sent.fault.status, sent.seconds, attempts=1, bytes_out=len(sent.body),
     )  # fmt: skip
     record.reason = "mirrored"
     if sent.fault is not None:
         record.fault, record.origin, record.message = sent.fault.kind, sent.fault.origin, conceal(sent.fault.message)
     return record
-
-
-def route_name(experiment: str) -> str:
-    """Under what name mirrored requests of an experiment stand in records and metrics."""
-    return f"shadow:{experiment}"
 
 
 def _plain(name: str) -> bytes:

@@ -258,7 +258,7 @@ class Shadows:
                 spent = cost(candidate, usage) or Cost()
             elif sent.fault is not None and not job.mirror.size:
                 spent = Cost()  # nothing was answered
-            self.core.recorder.put(recorded(call, lane.plan.experiment, decision, sent, self.clock()), tail, decision.target)
+            self.core.recorder.put(recorded(call, lane.plan.counted, decision, sent, self.clock()), tail, decision.target)
             return sent
         finally:
             job.mirror = job.replica = None
