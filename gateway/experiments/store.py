@@ -30,7 +30,7 @@ from backends.types import Fault
 from gateway.experiments.tables import CHUNK, Tables
 from gateway.experiments.words import Feedback, Pair, State
 from gateway.metrics import Metrics
-from routing.experiments.words import Audit, Seen
+from routing.experiments.words import Audit, Result, Seen
 
 log = logging.getLogger("pointsman.experiments")
 T = TypeVar("T")
@@ -154,6 +154,10 @@ class TrialStore:
     async def read(self, ask: Callable[[Tables], T]) -> T:
         """What `ask` reads, in the thread; it must not write, and everybody waits for it. Raises `Fault` (overloaded, unavailable)."""
         return await self._ask(ask, writes=False)
+
+    async def result(self, name: str) -> Result | None:
+        """The last analysis of an experiment. None: there was none yet. Raises `Fault` (overloaded, unavailable)."""
+        return await self.read(lambda tables: tables.result(name))
 
     async def flush(self) -> None:
         """Returns when all that was put before is in the file, or lost. Raises `Fault` (overloaded, unavailable)."""

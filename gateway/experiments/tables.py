@@ -21,12 +21,14 @@ from routing.experiments.words import Audit, Point, Result, Seen
 BUSY = 10.0  # seconds to wait for another process's transaction
 CHUNK = 512  # requests in one row at most
 _VERSION = 1
+_ALL = (1 << 63) - 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, count INTEGER NOT NULL, seen BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS feedback (id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS pairs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL
 );
+CREATE INDEX IF NOT EXISTS pairs_name ON pairs (name, id);
 CREATE TABLE IF NOT EXISTS states (name TEXT PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS epochs (
     name TEXT NOT NULL, epoch INTEGER NOT NULL, weights BLOB NOT NULL, PRIMARY KEY (name, epoch)
@@ -147,10 +149,10 @@ class Tables:
         query = "SELECT id, seen FROM chunks WHERE id > ? ORDER BY id LIMIT ?"
         return [Chunk(number, _seen.decode(seen)) for number, seen in self.db.execute(query, (after, limit))]
 
-    def pairs(self, name: str, latest: int) -> list[Pair]:
-        """The latest pairs of an experiment, the oldest of them first."""
-        query = "SELECT body FROM pairs WHERE name = ? ORDER BY id DESC LIMIT ?"
-        return [_pairs.decode(body) for (body,) in self.db.execute(query, (name, latest))][::-1]
+    def pairs(self, name: str, latest: int, *, upto: int = _ALL) -> list[Pair]:
+        """The latest pairs of an experiment with numbers up to `upto`, the oldest of them first."""
+        query = "SELECT body FROM pairs WHERE name = ? AND id <= ? ORDER BY id DESC LIMIT ?"
+        return [_pairs.decode(body) for (body,) in self.db.execute(query, (name, upto, latest))][::-1]
 
     # What is in force.
 
@@ -209,12 +211,24 @@ class Tables:
         return [_points.decode(body) for (body,) in self.db.execute(query, (name,))]
 
     def add_points(self, name: str, points: Iterable[Point], most: int) -> None:
-        """Appends to the estimate over time. When there are more than `most`, every second moment of the older half goes."""
+        """Appends to the estimate over time. Of more than `most` moments those stay that are evenly apart, about half of them."""
         self.db.executemany("INSERT INTO points (name, unix, body) VALUES (?, ?, ?)", [(name, p.unix, _packed.encode(p)) for p in points])
         moments = [unix for (unix,) in self.db.execute("SELECT DISTINCT unix FROM points WHERE name = ? ORDER BY unix", (name,))]
         if len(moments) > most:
-            older = moments[: len(moments) // 2]
-            self.db.executemany("DELETE FROM points WHERE name = ? AND unix = ?", [(name, unix) for unix in older[1::2]])
+            gone = [(name, unix) for unix in _crowded(moments, max(1, most // 2))]
+            self.db.executemany("DELETE FROM points WHERE name = ? AND unix = ?", gone)
+
+
+def _crowded(moments: Sequence[float], most: int) -> list[float]:
+    """Which moments are too near to the one before that stays, so that about `most` stay. The first and the last one do."""
+    apart = (moments[-1] - moments[0]) / most
+    gone, last = list[float](), moments[0]
+    for moment in moments[1:-1]:
+        if moment - last < apart:
+            gone.append(moment)
+        else:
+            last = moment
+    return gone
 
 
 def _escaped(path: str) -> str:
