@@ -64,7 +64,7 @@ def words(design: Design, comparison: Comparison) -> str:
         return f"{arm} {said(metric, change.value or 0.0)} ({between(metric, change)})"
     if comparison.role == "guardrail":
         return f"{arm}: no harm shown in {phrase.noun} ({between(metric, change)})"
-    return f"{arm}: no difference shown yet in {phrase.noun} ({between(metric, change)})"
+    return f"no difference between {arm} and {design.arms[0]} shown yet in {phrase.noun} ({between(metric, change)})"
 
 
 def headline(design: Design, result: Result) -> str:
@@ -102,7 +102,10 @@ def reasons(design: Design, result: Result) -> list[str]:
         most = max(c.cuped for c in result.comparisons)
         out.append(f"What was seen of users before the experiment took away up to {percent(most)} of the noise.")
     if result.crossed:
-        out.append(f"{count(result.crossed)} {_users(result.crossed)} came to more than one arm and count for none.")
+        one = result.crossed == 1
+        out.append(
+            f"{count(result.crossed)} {'user' if one else 'users'} came to more than one arm and {'counts' if one else 'count'} for none."
+        )
     out += _forecast(design, result)
     return out
 
