@@ -4,6 +4,8 @@ What was read and the cursor that says so are written in one transaction: whatev
 twice. The ledgers in memory are only ever ahead of the file between reading and that transaction; when it fails, or when another process
 has folded meanwhile (the cursor is not where we left it), they are read again.
 
+With `readonly` nothing is written: a look at a file, whoever else uses it.
+
 Feedback finds its unit by the hash of its tenant and the answer's id, or of the session. What finds none waits in a table for it.
 """
 
@@ -25,10 +27,10 @@ WAITING = 20_000  # pieces of feedback without their answer
 
 
 class Folding:
-    """The ledgers of a file. `designs`: the experiments that count; requests of others are passed over. `clock`: unix seconds."""
+    """The ledgers of a file. `designs`: the experiments that count; requests of others are passed over. `limit`: units of each."""
 
-    def __init__(self, tables: Tables, designs: Iterable[Design], *, limit: int = UNITS) -> None:
-        self.tables, self.folded, self.limit = tables, Folded(tables), limit
+    def __init__(self, tables: Tables, designs: Iterable[Design] = (), *, limit: int = UNITS, readonly: bool = False) -> None:
+        self.tables, self.folded, self.limit, self.readonly = tables, Folded(tables), limit, readonly
         self.ledgers: dict[str, Ledger] = {}
         self.pairs: dict[str, deque[Pair]] = {}
         self.designs: dict[str, Design] = {}
@@ -36,6 +38,7 @@ class Folding:
         self._cursor: Cursor | None = None  # None: nothing is in memory
         self._answers: dict[int, list[Waiting]] = {}  # feedback that waits, by the hash of its answer
         self._sessions: dict[int, list[Waiting]] = {}  # or by its unit
+        self._unwritten: dict[int, dict[str, Answer]] = {}  # where nothing is written: answers by hash and experiment
         self.follow(designs)
 
     def __repr__(self) -> str:
@@ -49,7 +52,7 @@ class Folding:
 
     def step(self) -> bool:
         """Folds some of what is new; whether there may be more. Raises `sqlite3.Error`; then nothing has changed."""
-        if self._cursor is None or self.folded.cursor() != self._cursor:
+        if self._cursor is None or (not self.readonly and self.folded.cursor() != self._cursor):
             self._load()
         cursor = self._cursor
         assert cursor is not None
@@ -73,13 +76,21 @@ class Folding:
             pairs[-1][0] if pairs else cursor.pairs,
             cursor.folds + 1,
         )
-        with self.tables.transaction():
-            if self.folded.cursor() != cursor:
-                return True  # somebody else has folded this
-            fold.write()
-            self.folded.set_cursor(after)
+        if self.readonly:
+            self._unwritten.update(fold.answers)
+        elif not self._write(fold, cursor, after):
+            return True
         self._cursor = after
         return len(chunks) == CHUNKS or len(items) == ITEMS or len(pairs) == ITEMS
+
+    def _write(self, fold: _Fold, cursor: Cursor, after: Cursor) -> bool:
+        """Whether it is written; if not, somebody else has folded the same."""
+        with self.tables.transaction():
+            if self.folded.cursor() != cursor:
+                return False
+            fold.write()
+            self.folded.set_cursor(after)
+        return True
 
     def all(self) -> bool:
         """Folds all that there is; whether there was anything. Raises `sqlite3.Error`."""
@@ -94,7 +105,7 @@ class Folding:
             self.ledgers = {name: self._ledger(design) for name, design in self.designs.items()}
             self.pairs = {name: deque(self.tables.pairs(name, PAIRS, upto=cursor.pairs), PAIRS) for name in self.designs}
             waiting = self.folded.waiting()
-        self._answers, self._sessions = {}, {}
+        self._answers, self._sessions, self._unwritten = {}, {}, {}
         for one in waiting:
             self._keep(one)
         self._cursor = cursor
@@ -206,7 +217,8 @@ class _Fold:
 
     def _of_answer(self, item: Feedback) -> list[tuple[str, int, bool]]:
         key = answer_of(item.tenant, item.response)
-        found = {one.name: one for one in self.owner.folded.answers(key)} | self.answers.get(key, {})
+        written = {one.name: one for one in self.owner.folded.answers(key)}
+        found = written | self.owner._unwritten.get(key, {}) | self.answers.get(key, {})
         return [(one.name, one.unit, one.before) for one in found.values() if one.name in self.owner.ledgers]
 
     def write(self) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import logging
 import queue
 import sqlite3
@@ -27,6 +26,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from backends.types import Fault
+from gateway.experiments import ended
 from gateway.experiments.tables import CHUNK, Tables
 from gateway.experiments.words import Feedback, Pair, State
 from gateway.metrics import Metrics
@@ -34,7 +34,8 @@ from routing.experiments.words import Audit, Result, Seen
 
 log = logging.getLogger("pointsman.experiments")
 T = TypeVar("T")
-BATCH = 32  # tuples read at once: well under a millisecond
+BATCH = 64  # jobs in one transaction
+STINT = 0.0007  # seconds of reading tuples in one go
 YIELD = 0.0005  # seconds that the thread then leaves the interpreter to others
 WAKE = 0.2  # seconds between two looks at the queue and at the file
 FLUSH = 0.8  # seconds that a request waits at most for others to share its row
@@ -64,7 +65,7 @@ class _Job:
 
 class TrialStore:
     """See the module. `path`: a file, made with access for its owner only. `seen`: what makes a request of a tuple; called in the thread.
-    None: the one of `trial`. `on_states` is called on the loop, whenever something else is in force, and once at the start. `clock` gives
+    None: that of `ended`. `on_states` is called on the loop, whenever something else is in force, and once at the start. `clock` gives
     unix seconds."""
 
     def __init__(
@@ -80,7 +81,7 @@ class TrialStore:
         self.states: Mapping[str, State] = {}
         self.dropped = 0  # requests and pairs for which there was no room
         self.written = self.lost = 0  # requests and pairs, counted by the thread
-        self._seen: Callable[[Any], Seen | None] = seen or importlib.import_module("gateway.experiments.trial").seen
+        self._seen: Callable[[Any], Seen | None] = seen or ended.seen
         self._queue: deque[tuple[Any, ...]] = deque()
         self._most = self.keep.queue
         self._pairs: deque[Pair] = deque()
@@ -124,11 +125,11 @@ class TrialStore:
             await asyncio.to_thread(thread.join)
             await asyncio.sleep(0)  # the thread's last answers are in the loop's queue
 
-    def put(self, ended: tuple[Any, ...]) -> None:
+    def put(self, left: tuple[Any, ...]) -> None:
         """Takes what a request left; never blocks, never raises."""
         waiting = self._queue
         if len(waiting) < self._most:
-            waiting.append(ended)
+            waiting.append(left)
         else:
             self.dropped += 1
 
@@ -253,21 +254,20 @@ class TrialStore:
         waiting, left = self._queue, len(self._queue)
         if left and not self._read:
             self._since = time.monotonic()
-        while left:
-            some = min(BATCH, left)
-            for _ in range(some):
-                self._convert_one(waiting.popleft())
-            left -= some
-            if left:
+        begun = time.perf_counter()
+        for _ in range(left):
+            self._convert_one(waiting.popleft())
+            if time.perf_counter() - begun > STINT:
                 time.sleep(YIELD)  # lets go of the interpreter: the loop has waited long enough
+                begun = time.perf_counter()
         over = len(self._read) - self.keep.unwritten
         if over > 0:
             del self._read[:over]
             self.lost += over
 
-    def _convert_one(self, ended: tuple[Any, ...]) -> None:
+    def _convert_one(self, left: tuple[Any, ...]) -> None:
         try:
-            seen = self._seen(ended)
+            seen = self._seen(left)
         except _UNREADABLE as e:
             self.lost += 1
             self._tell("what a request of an experiment left cannot be read: %s", e)

@@ -24,7 +24,7 @@ _VERSION = 1
 _ALL = (1 << 63) - 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, count INTEGER NOT NULL, seen BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS feedback (id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, body BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS feedback (id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, key TEXT UNIQUE, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS pairs (
     id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, name TEXT NOT NULL, body BLOB NOT NULL
 );
@@ -141,8 +141,9 @@ class Tables:
         self.db.executemany("INSERT INTO pairs (unix, name, body) VALUES (?, ?, ?)", rows)
 
     def add_feedback(self, item: Feedback) -> None:
-        """Appends what a client said."""
-        self.db.execute("INSERT INTO feedback (unix, body) VALUES (?, ?)", (item.unix, _packed.encode(item)))
+        """Appends what a client said; not again, when it has an `id` and the same was said under it before."""
+        key = "\n".join((item.id, item.name, item.response, item.session)) if item.id else None
+        self.db.execute("INSERT OR IGNORE INTO feedback (unix, key, body) VALUES (?, ?, ?)", (item.unix, key, _packed.encode(item)))
 
     def chunks(self, after: int, limit: int) -> list[Chunk]:
         """The next chunks by number."""
