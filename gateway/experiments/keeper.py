@@ -24,7 +24,10 @@ class Keeper:
     calls `answered`; of any other end it says nothing. Owned by its exchange; `release` lets go of that."""
 
     raw = None  # all must pass here
-    __slots__ = ("answered", "api", "doc", "ended", "exchange", "experiment", "id", "inner", "limit", "parts", "seconds", "size", "stream")
+    __slots__ = (
+        "answered", "api", "doc", "ended", "exchange", "experiment", "id", "inner", "limit", "parts", "seconds", "size", "stream",
+        "tail",
+    )  # fmt: skip
 
     def __init__(self, exchange: Exchange, experiment: str, limit: int, answered: Callable[[Keeper], None]) -> None:
         self.experiment, self.limit, self.answered = experiment, limit, answered
@@ -35,6 +38,7 @@ class Keeper:
         self.parts: list[bytes] = []
         self.size = 0
         self.seconds = 0.0  # to the whole answer
+        self.tail: bytes | None = None  # its usage, which a stream's client may not have asked for
         self.ended = 0.0  # when its exchange was first seen to have ended without a word here (monotonic seconds)
         if isinstance(exchange, SurfaceExchange):  # as the client gets it, behind the translation
             self.inner, exchange.out.inner = exchange.out.inner, self
@@ -74,7 +78,7 @@ class Keeper:
     def _out(self) -> None:
         exchange = self.exchange
         if exchange is not None and exchange.last_fault is None:
-            self.seconds = monotonic() - exchange.received
+            self.seconds, self.tail = monotonic() - exchange.received, exchange.tail
             self.answered(self)
 
     # --- afterwards
@@ -87,6 +91,8 @@ class Keeper:
     def unsent(self) -> int:
         """Bytes of answers on this connection that its client has not taken yet."""
         inner = self.inner
+        if isinstance(inner, Keeper):  # of another experiment
+            return inner.unsent
         if isinstance(inner, Front):
             return inner.transport.get_write_buffer_size()
         return inner.waiting if isinstance(inner, AsgiSink) else 0

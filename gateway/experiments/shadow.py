@@ -25,7 +25,7 @@ from backends import wire
 from backends.types import Fault
 from backends.wire import Doc
 from gateway.experiments import judge
-from gateway.experiments.beside import Beside, beside
+from gateway.experiments.beside import Beside, Own, beside
 from gateway.experiments.budget import Budget, Cost
 from gateway.experiments.heard import read
 from gateway.experiments.keeper import Keeper, size_of
@@ -266,7 +266,7 @@ class Shadows:
 
     async def _compared(self, job: Job, sent: Sent, asked: Doc) -> Beside:
         keeper = job.keeper
-        own = (keeper.api, keeper.stream, b"".join(keeper.parts), keeper.seconds)
+        own = Own(keeper.api, keeper.stream, b"".join(keeper.parts), keeper.seconds, keeper.tail)
         schema = asked.get("response_format")
         about = Pair(self.clock(), keeper.experiment, job.candidate.arm, keeper.id.decode("latin-1"))
         price = job.candidate.at.target.price

@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from backends import wire
+
 MAX_SCHEMA = 256 * 1024  # bytes; a larger one is not judged
 _SCHEMAS = 64  # compiled ones that are kept
 _REGEX_BYTES = 1024 * 1024
@@ -31,13 +33,13 @@ def schema_of(response_format: bytes) -> bytes | None:
         told = _format.decode(response_format)
     except (msgspec.MsgspecError, RecursionError):
         return None
-    if told is None or told.type != "json_schema" or told.json_schema is None or told.json_schema.schema is None:
+    if told is None or told.type != "json_schema" or told.json_schema is None or told.json_schema.schema == wire.NULL:
         return None
     return bytes(told.json_schema.schema)
 
 
 class _Schema(msgspec.Struct):
-    schema: msgspec.Raw | None = None
+    schema: msgspec.Raw = wire.NULL
 
 
 class _Format(msgspec.Struct):
