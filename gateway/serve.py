@@ -22,6 +22,7 @@ from gateway.auth import Door, Tenant, allowed
 from gateway.coalesce import Shared
 from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
+from gateway.experiments.arms import Arms
 from gateway.recorder import Recorder
 from routing import pool
 from routing.private import Near, no_local_target
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gateway.choosers import RouteChooser
     from gateway.experiments.lanes import Plan
     from gateway.experiments.shadow import Shadows
+    from gateway.experiments.trial import Trials
 
 MAX_PARKED = 4096
 TICK_SECONDS = 0.1
@@ -39,9 +41,9 @@ _ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}\Z")
 
 class Generation:
     """What one configuration gives: the door, the routes by name and alias, by name what private calls see of them, what chooses where a
-    policy does, and by experiment what is mirrored. Never changed after it was made."""
+    policy does, by experiment what is mirrored, and the arms of experiments. Never changed after it was made."""
 
-    __slots__ = ("choosers", "door", "near", "number", "routes", "server", "shadows")
+    __slots__ = ("arms", "choosers", "door", "near", "number", "routes", "server", "shadows")
 
     def __init__(
         self,
@@ -52,10 +54,11 @@ class Generation:
         near: Mapping[str, Near] | None = None,
         choosers: Mapping[Route, RouteChooser] | None = None,
         shadows: Mapping[str, Plan] | None = None,
+        arms: Arms | None = None,
     ) -> None:
         self.number, self.server, self.door, self.routes = number, server, door, dict(routes)
         self.near, self.choosers = dict(near or {}), dict(choosers or {})
-        self.shadows = shadows or {}
+        self.shadows, self.arms = shadows or {}, arms or Arms()
 
     @property
     def known(self) -> frozenset[str]:
@@ -74,6 +77,7 @@ class Core:
         self.parked: dict[Exchange, None] = {}  # in order of arrival
         self.leaders: dict[bytes, Shared] = {}  # calls that identical ones may follow
         self.shadows: Shadows | None = None  # where requests are mirrored
+        self.trials: Trials | None = None  # where experiments are configured
         self.draining = False
         self.draw = (draw or random.Random()).random  # [0, 1)
         self.ids = itertools.count(1)
@@ -85,17 +89,22 @@ class Core:
 
     def swap(self, generation: Generation) -> None:
         """Makes `generation` the one that new requests see. What a route has learned goes over to the next of its name."""
-        old = self.generation.routes if hasattr(self, "generation") else {}
+        old, arms = (self.generation.routes, self.generation.arms.routes) if hasattr(self, "generation") else ({}, {})
         for name, route in generation.routes.items():
             plan, older = _whole(route).plan, _whole(old[name]).plan if name in old else None
             if plan is not None and older is not None:
                 plan.learn(older)
+        for name, arm in generation.arms.routes.items():
+            if arm.plan is not None and name in arms and (earlier := arms[name].plan) is not None:
+                arm.plan.learn(earlier)
         for part in generation.near.values():
             if part.plan is not None and part.whole.plan is not None:
                 part.plan.learn(part.whole.plan)
         self.generation = generation
         if self.shadows is not None:
             self.shadows.follow(generation.shadows)
+        if self.trials is not None:
+            self.trials.attach(generation.arms.experiments)
         self.server: ServerConfig = generation.server
         self.limits: Limits = generation.server.limits
         self.door = generation.door
@@ -103,6 +112,15 @@ class Core:
         self.named = {bytes(wire.raw(name)): (name, route) for name, route in generation.routes.items()}
         self.date = self.ok = b""
         self.tick_date(time.time())
+
+    def run_trials(self, trials: Trials | None) -> None:
+        """From now on `trials` says which experiments are in force, of this and of later generations; None: none are."""
+        self.trials = trials
+        if trials is not None:
+            trials.attach(self.generation.arms.experiments)
+            return
+        for experiment in self.generation.arms.experiments:
+            experiment.route.try_out(None)
 
     # --- what an exchange asks
     def request_id(self, headers: Mapping[bytes, bytes]) -> bytes:

@@ -26,6 +26,7 @@ from gateway.relay_events import EventRelay
 from gateway.sink import Sink
 
 if TYPE_CHECKING:
+    from gateway.experiments.trial import Entry
     from gateway.serve import Core
 
 Later = Callable[[Callable[[], None]], None]  # runs what is left of an answer now, or when something else is done
@@ -155,7 +156,7 @@ class SurfaceExchange(Exchange):
         self.surface = self._surface(not route.drop)
         self.context = msgspec.structs.replace(self.context, model=call.model, stream=call.stream)
         replicas = route.replicas
-        natives = [r for r in replicas if speaks(r.link, self.api)]
+        natives = [r for r in replicas if self.speaks(r.link)]
         doc: Doc = {"model": raw["model"]}
         # Only a route that always relays spares the reading: another may come to a target that needs it.
         if len(natives) < len(replicas) or not natives or route.plan is not None:
@@ -165,6 +166,10 @@ class SurfaceExchange(Exchange):
                 if not natives:
                     raise
                 self.unread = fault
+        if self.trial is not None and self.trial.changes is not None:
+            doc = self.trial.changes.apply(doc)
+        if self.trial is not None and b'"json_schema"' in bytes(doc.get("response_format", b"")):
+            self.trial.must_fit(self.api, bytes(doc["response_format"]))
         self.call = SurfaceCall(
             call.id, "chat", call.model, call.stream, {**doc, "model": raw["model"]}, call.tenant, call.headers, call.received,
             surface=self.api, raw=self._raw(raw) if natives else raw,
@@ -175,7 +180,7 @@ class SurfaceExchange(Exchange):
 
     def dispatch(self) -> None:
         if self.unread is not None:  # of whatever route it has come to
-            self.excluded = {*self.excluded, *(r for r in self.route.replicas if not speaks(r.link, self.api))}
+            self.excluded = {*self.excluded, *(r for r in self.route.replicas if not self.speaks(r.link))}
         try:
             super().dispatch()
         except Fault as fault:
@@ -186,14 +191,22 @@ class SurfaceExchange(Exchange):
     @property
     def native(self) -> bool:
         """Whether the present attempt's target speaks the client's dialect."""
-        return speaks(self.decision.replica.link, self.api)
+        return self.speaks(self.decision.replica.link)
+
+    def speaks(self, link: object) -> bool:
+        """Whether this request goes over `link` as its client wrote it: never where the arm of an experiment changes it."""
+        return (self.trial is None or self.trial.changes is None) and speaks(link, self.api)
+
+    def tried(self, entry: Entry) -> None:
+        self.trial = entry
+        self.out.inner = entry.tapped(self.out.inner)
 
     def _relays(self) -> bool:
         return isinstance(self.relay, EventRelay)
 
     def fitted(self, call: Call, target: Target) -> tuple[Call, bytes]:
         """As `Exchange.fitted`; what goes out as it came is not fitted."""
-        if any(speaks(r.link, self.api) for r in self.route.replicas if r.backend == target.backend):
+        if any(self.speaks(r.link) for r in self.route.replicas if r.backend == target.backend):
             return call, b""
         return super().fitted(call, target)
 
