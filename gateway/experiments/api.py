@@ -99,12 +99,13 @@ def blank(design: Design, state: State, unix: float) -> Result:
 def read(tables: Tables, design: Design, unix: float) -> Result:
     """The last analysis, with what was done since; a blank one where there was none. Blocks for a read. Raises `sqlite3.Error`."""
     state = tables.state(design.name) or State(design.name)
-    found = tables.result(design.name) or blank(design, state, unix)
-    # The analysis runs every few seconds; what was done since is true at once.
-    return msgspec.structs.replace(
-        found, status=state.status, winner=state.winner or found.winner, started=state.started or found.started,
-        audit=tables.audit(design.name),
-    )  # fmt: skip
+    return latest(tables, tables.result(design.name) or blank(design, state, unix), state)
+
+
+def latest(tables: Tables, found: Result, state: State) -> Result:
+    """A result with what was done since: the analysis runs every few seconds. Blocks for a read. Raises `sqlite3.Error`."""
+    winner, started = state.winner or found.winner, state.started or found.started
+    return msgspec.structs.replace(found, status=state.status, winner=winner, started=started, audit=tables.audit(found.name))
 
 
 def _page(result: Result) -> str:
