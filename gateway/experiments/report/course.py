@@ -41,7 +41,7 @@ def within(result: Result, scale: Scale) -> list[tuple[int, Audit]]:
 def heights(points: Sequence[Point], effect: float) -> Scale:
     """One axis for all panels: the later half of the points fits; the first intervals may be cut."""
     later = sorted(points, key=lambda p: p.unix)[len(points) // 2 :]
-    return around_zero([r for p in later if (r := reach(p.change)) is not None], abs(effect))
+    return around_zero([r for p in later if (r := reach(p.change)) is not None], 2 * abs(effect))
 
 
 def said_of(point: Point) -> str:
@@ -133,7 +133,7 @@ def course(result: Result, look: Looks) -> Markup:
     arms = sorted(dict.fromkeys(p.arm for p in result.points), key=look.number)
     panels = tag("div", *(panel(result, look, arm, frame) for arm in arms), class_="panels" if len(arms) > 1 else "panels one")
     done = [
-        tag("li", tag("time", figures.moment(a.unix), datetime=figures.iso(a.unix)), f" {a.actor}: {a.action}", value=i)
+        tag("li", tag("time", figures.moment(a.unix), datetime=figures.iso(a.unix)), f" · {a.actor}: {a.action}", value=i)
         for i, a in within(result, x)
     ]
     note = tag(

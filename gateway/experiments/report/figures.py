@@ -63,8 +63,10 @@ def percent(share: float | None) -> str:
     share = sane(share)
     if share is None:
         return NONE
+    if 0 < abs(share) < 0.0005:
+        return number(100 * share, 2) + " %"
     far = min(abs(share), abs(1 - share))
-    places = 0 if share in (0.0, 1.0) or abs(share) >= 10 else 1 if far >= 0.02 else 2 if far >= 0.0005 else 3
+    places = 0 if share in (0.0, 1.0) or abs(share) >= 2 else 1 if far >= 0.02 else 2 if far >= 0.0005 else 3
     return signed(f"{100 * share:,.{places}f}") + " %"
 
 
@@ -75,9 +77,10 @@ def change(value: float | None) -> str:
         return NONE
     if value >= 9:
         return f"×{number(1 + value)}"
-    places = 1 if abs(value) >= 0.001 else 2 if abs(value) >= 0.0001 else 3
-    text = f"{100 * value:+.{places}f}"
-    return (signed(text) if text.strip("+-0.") else "0.0") + " %"
+    if abs(value) < 1e-9:
+        return "0.0 %"
+    text = f"{100 * abs(value):.{0 if abs(value) >= 1 else 1}f}" if abs(value) >= 0.001 else number(100 * abs(value), 2)
+    return f"{MINUS if value < 0 else '+'}{text} %"
 
 
 def seconds(value: float | None) -> str:

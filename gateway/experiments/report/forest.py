@@ -15,6 +15,7 @@ from routing.experiments.words import Comparison, Estimate, Result, Role
 
 ROLES: Sequence[tuple[Role, str]] = (("primary", "Primary"), ("guardrail", "Guardrail"), ("secondary", "Secondary, exploratory"))
 HEIGHT = 30
+LEFT, RIGHT = "M0,0l8,-6v12z", "M0,0l-8,-6v12z"  # arrows whose tip is at 0,0
 
 
 def reach(change: Estimate) -> float | None:
@@ -25,7 +26,7 @@ def reach(change: Estimate) -> float | None:
 
 def axis(result: Result) -> Scale:
     """One axis for all rows."""
-    return around_zero([r for c in result.comparisons if (r := reach(c.change)) is not None], abs(result.effect))
+    return around_zero([r for c in result.comparisons if (r := reach(c.change)) is not None], 2 * abs(result.effect))
 
 
 def interval(scale: Scale, change: Estimate, y: float) -> list[Markup | None]:
@@ -34,29 +35,35 @@ def interval(scale: Scale, change: Estimate, y: float) -> list[Markup | None]:
     if lo is None and hi is None:
         return []
     left, right = (0.0 if lo is None else scale.held(lo)), (100.0 if hi is None else scale.held(hi))
+    if left == right == 100.0:
+        return [_arrow(100.0, y, RIGHT)]
     out: list[Markup | None] = [tag("line", class_="reach", x1=pc(left), x2=pc(right), y1=y, y2=y)]
-    for value, x, arrow in ((lo, left, "M0,0l7,-5v10z"), (hi, right, "M0,0l-7,-5v10z")):
+    for value, x, arrow in ((lo, left, LEFT), (hi, right, RIGHT)):
         if value is None or not 0 <= scale.at(value) <= 100:
-            out.append(tag("svg", tag("path", d=arrow, class_="arrow"), x=pc(x), y=y, overflow="visible", width=1, height=1))
+            out.append(_arrow(x, y, arrow))
         else:
             out.append(tag("line", class_="reach", x1=pc(x), x2=pc(x), y1=y - 5, y2=y + 5))
     return out
 
 
+def _arrow(x: float, y: float, path: str) -> Markup:
+    return tag("svg", tag("path", d=path, class_="arrow"), x=pc(x), y=y, overflow="visible", width=1, height=1)
+
+
 def drawing(scale: Scale, effect: float, comparison: Comparison) -> Markup:
     """One row's interval above the zero line and the band of changes too small to matter."""
     middle, change = HEIGHT / 2, comparison.change
-    left, right = scale.held(-abs(effect)), scale.held(abs(effect))
+    left, right, zero = scale.held(-abs(effect)), scale.held(abs(effect)), pc(scale.at(0.0))
     parts: list[Markup | None] = [
         tag("rect", class_="band", x=pc(left), y=0, width=pc(right - left), height=HEIGHT) if effect else None,
         *(tag("line", class_="grid", x1=pc(x), x2=pc(x), y1=0, y2=HEIGHT) for x in map(scale.at, scale.ticks(6))),
-        tag("line", class_="zero", x1="50%", x2="50%", y1=0, y2=HEIGHT),
+        tag("line", class_="zero", x1=zero, x2=zero, y1=0, y2=HEIGHT),
         *interval(scale, change, middle),
     ]
     value = figures.sane(change.value)
     if value is None:
-        parts.append(tag("text", "too early to say", class_="axis", x="51%", y=middle + 4))
-    else:
+        parts.append(tag("text", "too early to say", class_="axis", x=pc(scale.at(0.0) + 1), y=middle + 4))
+    elif 0 <= scale.at(value) <= 100:
         path = tag("path", d="M0,-6.5L6.5,0L0,6.5L-6.5,0z", class_="estimate")
         inner = tag("svg", path, x=pc(scale.held(value)), y=middle, overflow="visible", width=1, height=1)
         said = f"{comparison.arm}: {figures.change(value)}, {figures.changes_of(change)}"
@@ -127,7 +134,7 @@ def forest(result: Result, look: Looks) -> Markup:
         out += [row(look, scale, result.effect, c) for c in rows]
     table = tag("div", *out, role="table", aria_label="Relative changes against control", class_="forest")
     band = f" The grey band is ±{figures.percent(abs(result.effect))}: smaller changes do not matter here." if result.effect else ""
-    cut = " An arrow marks an interval that goes on." if goes_on(result, scale) else ""
+    cut = " An arrow: it lies, or goes on, beyond the axis." if goes_on(result, scale) else ""
     note = f"Diamonds are best estimates, lines are where the true change is.{band}{cut}"
     return join([table, ruler(scale), tag("p", note, class_="note")])
 

@@ -67,17 +67,42 @@ def ends(estimate: Estimate) -> tuple[float, float] | None:
     return None if lo is None or hi is None else (lo, hi)
 
 
-def drawn(frame: Frame, look: Looks, spot: Spot, metric: Metric) -> list[Markup]:
-    """One arm: error bars, mark, name."""
+def short(name: str) -> str:
+    """A name that has room in a plot."""
+    return name if len(name) <= 22 else name[:21] + "…"
+
+
+def sides(frame: Frame, found: Sequence[Spot]) -> list[tuple[bool, bool]]:
+    """At which side of its mark each name stands (right, below), so that no two cover each other where that can be had.
+
+    Reckons with a plot of 260 px and letters of 8 px: a wider one has more room.
+    """
+    taken: list[tuple[float, float, float]] = []
+    out = []
+    for spot in found:
+        x, y = spot.place()
+        left, top, wide = 2.6 * frame.x.held(x), frame.held(y), 8.0 * len(short(spot.arm)) + 12
+        inward = frame.x.held(x) <= 55
+        ways = [(inward, False), (inward, True), (not inward, False), (not inward, True)]
+        rooms = [((left if right else left - wide), top + (16 if down else -14), wide) for right, down in ways]
+        free = [not any(a < c + w and c < a + b and abs(t - u) < 16 for c, u, w in taken) for a, t, b in rooms]
+        best = free.index(True) if any(free) else 0
+        taken.append(rooms[best])
+        out.append(ways[best])
+    return out
+
+
+def drawn(frame: Frame, look: Looks, spot: Spot, metric: Metric, side: tuple[bool, bool]) -> list[Markup]:
+    """One arm: error bars, mark, and its name at `side` (to the right or the left, below or above)."""
     x, y = spot.place()
     left, top = frame.x.held(x), frame.held(y)
     said = (
         f"{spot.arm}: {figures.dollars(x)} ({figures.between(figures.dollars(spot.cost.lo), figures.dollars(spot.cost.hi))}) a request; "
         f"{metric.label} {figures.value_of(metric, y)} ({figures.interval_of(metric, spot.quality)})"
     )
-    name = spot.arm if len(spot.arm) <= 22 else spot.arm[:21] + "…"
-    anchor, move = ("end", -10) if left > 60 else ("start", 10)
-    text = tag("text", name, class_="name", x=0, y=0, dx=move, dy=-9, text_anchor=anchor)
+    right, down = side
+    anchor, across = ("start", 10) if right else ("end", -10)
+    text = tag("text", short(spot.arm), class_="name", x=0, y=0, dx=across, dy=20 if down else -9, text_anchor=anchor)
     return [
         *cross(frame, x, y, ends(spot.cost), ends(spot.quality), f"reach {look.style(spot.arm)}"),
         shape(look, spot.arm, left, round(top, 2), said),
@@ -101,7 +126,7 @@ def conclusion(best: Sequence[Spot], found: Sequence[Spot]) -> str:
     text = "By the best estimates more quality costs more here: " + ", ".join(s.arm for s in best) + " from the cheapest up."
     if overlap(best):
         text += " Their intervals overlap, though: there may be no difference in quality."
-    return text + (f" No reason to choose {', '.join(beaten)}." if beaten else "")
+    return text + (f" These cost no less and give no more: {', '.join(beaten)}." if beaten else "")
 
 
 def plot(result: Result, look: Looks, quality: str) -> Markup | None:
@@ -118,7 +143,7 @@ def plot(result: Result, look: Looks, quality: str) -> Markup | None:
     best = frontier(found, lower)
     label = metric.label or quality
     path = [frame.inner(frame.line([s.place() for s in best], "front"))] if len(best) > 1 else []
-    marks = [m for s in found for m in drawn(frame, look, s, metric)]
+    marks = [m for s, side in zip(found, sides(frame, found), strict=True) for m in drawn(frame, look, s, metric, side)]
     said = f"Cost of a request against {label}. " + "; ".join(
         f"{s.arm}: {figures.dollars(s.cost.value)}, {figures.value_of(metric, s.quality.value)}" for s in found
     )

@@ -73,8 +73,11 @@ def span(values: Iterable[float | None], log: bool = False, margin: float = 0.06
 
 
 def around_zero(reaches: Iterable[float], least: float) -> Scale:
-    """A symmetric axis for changes: as far as most `reaches` go. What goes much further is cut there, lest others be too small."""
+    """An axis for changes: as far as most `reaches` go, to both sides. What goes much further is cut there, lest others be too small.
+
+    No change is below -1: nothing can be less than nothing.
+    """
     known = sorted(abs(v) for value in reaches if (v := sane(value)) is not None)
     reach = least if not known else max(least, min(known[-1], 4 * known[(len(known) - 1) // 2]))
     reach = reach * 1.12 or 0.1
-    return Scale(-reach, reach)
+    return Scale(-min(reach, 1.0 + reach / 20), reach)

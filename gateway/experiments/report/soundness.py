@@ -5,7 +5,7 @@ from __future__ import annotations
 from gateway.experiments.report import figures
 from gateway.experiments.report.marks import Looks, chip, exact, key
 from gateway.experiments.report.markup import Markup, join, pc, tag
-from routing.experiments.words import Comparison, Ratio, Result, Verdict
+from routing.experiments.words import Comparison, Outlook, Ratio, Result, Verdict
 
 GUARD: dict[Verdict, tuple[Verdict, str]] = {
     "worse": ("worse", "hurt"),
@@ -63,12 +63,13 @@ def sample_ratio(result: Result, look: Looks) -> Markup:
 def outlook(result: Result) -> Markup:
     """What can still be found out, and when."""
     look, out = result.outlook, []
+    if look == Outlook():
+        return tag("p", "Nothing can be foretold yet: that needs some units in each arm.", class_="empty")
     if look.needed:
         share, enough = min(1.0, result.units / look.needed), result.units >= look.needed
         bar = [tag("rect", class_=c, width=pc(100 * w), height=10, rx=5) for c, w in (("track", 1.0), ("bar", share))]
-        said = f"{figures.count(result.units)} of {figures.count(look.needed)} units needed: " + (
-            "enough" if enough else figures.percent(share)
-        )
+        units, needed = figures.count(result.units), figures.count(look.needed)
+        said = f"{units} units are there, {needed} were needed" if enough else f"{units} of {needed} units needed: {figures.percent(share)}"
         out.append(tag("p", said, class_="said"))
         out.append(tag("svg", *bar, width="100%", height=10, role="img", aria_label=said, class_="progress"))
     items = [

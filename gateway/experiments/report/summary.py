@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.experiments.report import figures
 from gateway.experiments.report.marks import SIGNS, Looks, exact, key, ordered
-from gateway.experiments.report.markup import Markup, attributes, pc, tag
+from gateway.experiments.report.markup import Markup, join, pc, tag
 from routing.experiments.words import HOLDOUT, ArmResult, Estimate, Result, Status, Verdict
 
 STATUS: Mapping[Status, str] = {
@@ -71,6 +71,12 @@ def _figure(label: str, value: str, small: str = "", **data: object) -> Markup:
     return tag("div", tag("dt", label), tag("dd", tag("b", value), tag("small", small) if small else None, **data))
 
 
+def _gauge(label: str, share: float, style: str, **data: object) -> Markup:
+    """A share of 1 in figures and as a bar."""
+    said = tag("p", tag("span", label), tag("b", figures.percent(share)), class_="gauge", **data)
+    return join([said, share_bar(share, style)])
+
+
 def _own(result: Result, look: Looks, arm: ArmResult) -> Markup:
     """The primary metric of one arm, large."""
     metric, estimate = look.metric(result.primary), arm.metrics.get(result.primary, Estimate())
@@ -118,21 +124,19 @@ def others(result: Result, look: Looks, arm: ArmResult) -> Markup | None:
 
 def card(result: Result, look: Looks, arm: ArmResult) -> Markup:
     """One arm."""
-    best = _figure("is the best with", figures.percent(arm.best), "", data_best=arm.best) if arm.best is not None else None
     facts = tag(
         "dl",
         _figure("units", figures.count(arm.units), "", data_units=arm.units),
         _figure("requests", figures.count(arm.requests), "", data_requests=arm.requests),
-        _figure("share now", figures.percent(arm.weight), "", data_weight=arm.weight),
-        best,
     )
     style = look.style(arm.name)
     return tag(
         "article",
         tag("h3", key(look, arm.name), tag("span", arm.name), *_roles(result, arm)),
         _own(result, look, arm),
-        share_bar(arm.weight if arm.best is None else arm.best, style),
         facts,
+        _gauge("share now", arm.weight, style, data_weight=arm.weight),
+        _gauge("chance to be the best", arm.best, style, data_best=arm.best) if arm.best is not None else None,
         others(result, look, arm),
         class_=f"card arm {style}",
         data_arm=arm.name,
@@ -143,4 +147,4 @@ def cards(result: Result, look: Looks) -> Markup:
     """All arms, control first."""
     if not result.arms:
         return tag("p", "This experiment has no arms yet.", class_="empty")
-    return Markup(f"<div{attributes({'class_': 'cards'})}>{''.join(card(result, look, a) for a in ordered(result.arms))}</div>")
+    return tag("div", *(card(result, look, a) for a in ordered(result.arms)), class_="cards")

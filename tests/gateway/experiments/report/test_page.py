@@ -146,12 +146,19 @@ def words(made: Result) -> str:
     [
         (
             "decided",
-            ["Running", "Decided", "candidate answers 12 % faster", "−11.8 %", "−15.3 % to −8.3 %", "4,310 of 3,900 units needed: enough"],
+            [
+                "Running",
+                "Decided",
+                "candidate answers 12 % faster",
+                "−11.8 %",
+                "−15.3 % to −8.3 %",
+                "4,310 units are there, 3,900 were needed",
+            ],
         ),
         ("empty", ["Planned", "No data yet", "There is nothing to say yet.", "This experiment has no arms yet.", "None is configured."]),
         ("early", ["Too early to say", "too early to say", "not measured yet", "no interval yet", "over 2 years"]),
         ("five", ["Stopped", "Guardrail hurt", "hurt", "quantised-to-four-bits-with-imatrix"]),
-        ("bandit", ["Learning", "is the best with", "90.2 %"]),
+        ("bandit", ["Learning", "chance to be the best", "90.2 %"]),
         ("leaking", ["Do not trust this", "Units are not split as they should be", "2,610", "2,155"]),
         ("extreme", ["Rolled back", "×4.00×10¹⁵", "over", "and more"]),
         ("promoted", ["Promoted", "winner"]),
