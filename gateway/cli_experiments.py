@@ -157,7 +157,8 @@ def _result(args: argparse.Namespace) -> Result:
         return told
     from gateway.experiments import offline
 
-    designs = [one for one in _designs(args) if one.name == args.name]
+    design = _configured(args) if args.config is not None else None
+    designs = [] if design is None else [design]
     found = {one.name: one for one in _told(offline.results, args.store, designs)}
     if args.name not in found:
         there = f"; there are: {', '.join(found)}" if found else ""

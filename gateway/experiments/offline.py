@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from gateway.experiments import api
+from gateway.experiments.analyst import analyse_file
 from gateway.experiments.tables import Tables
 from gateway.experiments.words import State
 from routing.experiments import scenario
@@ -35,16 +36,12 @@ def designs(file: Path) -> dict[str, Design]:
 
 
 def results(store: Path, wanted: Sequence[Design]) -> list[Result]:
-    """What the file says of these designs, as of its last analysis; without any of all experiments that it knows."""
+    """What these designs make of all that is in the file; without any, the last results of all that it knows. Changes nothing."""
+    if wanted:
+        with _told(store):
+            return [analyse_file(str(store), one) for one in wanted]
     with _opened(store) as tables:
-        if wanted:
-            return [found for one in wanted if (found := _known(tables, one.name)) is not None]
-        return [found for one in tables.results() if (found := _known(tables, one.name)) is not None]
-
-
-def _known(tables: Tables, name: str) -> Result | None:
-    found = tables.result(name)
-    return None if found is None else api.latest(tables, found, tables.state(name) or State(name))
+        return [api.latest(tables, one, tables.state(one.name) or State(one.name)) for one in tables.results()]
 
 
 def recorded(store: Path, design: Design) -> Scenario:
@@ -66,9 +63,15 @@ def _seen(tables: Tables, name: str) -> Iterator[Seen]:
 
 @contextmanager
 def _opened(store: Path) -> Iterator[Tables]:
+    with _told(store), closing(Tables(str(store), readonly=True)) as tables:
+        yield tables
+
+
+@contextmanager
+def _told(store: Path) -> Iterator[None]:
+    """What is wrong with the file, as one sentence."""
     try:
-        with closing(Tables(str(store), readonly=True)) as tables:
-            yield tables
+        yield
     except OSError as error:
         raise ValueError(f"{store} cannot be read: {error.strerror or 'unknown reason'}") from None
     except (sqlite3.Error, msgspec.MsgspecError) as error:

@@ -216,6 +216,14 @@ def test_the_list_and_a_result_from_the_file(store: str, tmp_path: Path, capsys:
     assert "there are: gone, mini" in refused(capsys, "show", "other", "--store", store)
 
 
+def test_what_the_file_holds_is_worked_out_anew_for_a_configuration(config: str, store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = ok(capsys, "ls", "--store", store, "--config", config).splitlines()
+    assert [line.split()[:5] for line in lines[1:]] == [["mini", "m", "stopped", "90", "300"], ["quick", "m", "running", "0", "0"]]
+    found = json.loads(ok(capsys, "show", "mini", "--store", store, "--config", config, "--json"))
+    assert found["units"] == 90 and found["primary"] == "feedback:thumbs" and found["audit"][0]["actor"] == "ann"
+    assert "there are: mini, quick" in refused(capsys, "show", "mina", "--store", store, "--config", config)
+
+
 def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "No such file" in refused(capsys, "ls", "--store", str(tmp_path / "none.db"))
     (tmp_path / "text").write_text("not a database, certainly not one, whatever it is called" * 20)
