@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
 
 import msgspec
 import xxhash
@@ -13,7 +12,9 @@ from backends import wire
 from backends.types import Timeouts, Usage
 from backends.wire import Doc
 from gateway.config import Config, RouteConfig, TargetConfig
-from gateway.config_shadow import ShadowConfig
+from gateway.config_experiments import ArmConfig
+from gateway.config_shadow import ShadowConfig, ShadowTargetConfig
+from gateway.experiments.arms import Changes, changes
 from gateway.experiments.budget import Budget, Cost
 from gateway.experiments.keeper import Keeper
 from gateway.experiments.mirror import Mirror
@@ -25,15 +26,13 @@ ArmOf = Callable[[str, RouteConfig, TargetConfig], Arm]
 
 
 class Candidate(msgspec.Struct, frozen=True, eq=False):
-    """Where a shadow's requests go. `local`: what it costs where no price is known is nothing."""
+    """Where a shadow's requests go, and what is changed in them. `local`: what it costs where no price is known is nothing."""
 
     arm: str
     at: Arm
     local: bool
     timeouts: Timeouts
-    parameters: Mapping[str, Any] = {}
-    system: str | None = None
-    goes: Literal["before", "instead"] = "before"
+    changes: Changes | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, eq=False):
@@ -104,12 +103,17 @@ def plans(config: Config, wanted: Mapping[str, RouteConfig], routes: Mapping[str
         found = tuple(
             Candidate(
                 arm, arm_of(experiment.route, route, target), config.backends[target.backend].is_local,
-                _bounded(config.backends[target.backend].timeouts, shadow.seconds), target.parameters, target.system, target.system_goes,
+                _bounded(config.backends[target.backend].timeouts, shadow.seconds), _changes(target),
             )
             for arm, target in shadow.targets.items()
         )  # fmt: skip
         out[name] = Plan(name, experiment.route, shadow, found, _judges(config, shadow, routes), 1.0 / config.server.workers)
     return out
+
+
+def _changes(target: ShadowTargetConfig) -> Changes | None:
+    """As if the candidate were an arm."""
+    return changes(ArmConfig(parameters=target.parameters, system=target.system, system_goes=target.system_goes))
 
 
 def _judges(config: Config, shadow: ShadowConfig, routes: Mapping[str, Route]) -> tuple[Candidate, ...]:

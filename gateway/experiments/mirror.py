@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -161,16 +161,3 @@ def recorded(call: Call, route: str, decision: Decision, sent: Sent, unix: float
 
 def _plain(name: str) -> bytes:
     return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).encode()
-
-
-def laid_over(doc: Doc, parameters: Mapping[str, Any], system: str | None, goes: Literal["before", "instead"]) -> Doc:
-    """The document with a candidate's parameters (None: taken out) and its system prompt, put before the conversation or in place of the
-    client's. Raises Fault where `messages` is no list of objects."""
-    out = {name: raw for name, raw in doc.items() if name not in parameters}
-    out |= {name: wire.raw(value) for name, value in parameters.items() if value is not None}
-    if system is not None:
-        messages = wire.items(doc, "messages")
-        if goes == "instead":
-            messages = [m for m in messages if bytes(m.get("role", b"")) not in (b'"system"', b'"developer"')]
-        out["messages"] = wire.raw([{"role": "system", "content": system}, *messages])
-    return out

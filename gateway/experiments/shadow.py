@@ -30,7 +30,7 @@ from gateway.experiments.budget import Budget, Cost
 from gateway.experiments.heard import read
 from gateway.experiments.keeper import Keeper, size_of
 from gateway.experiments.lanes import Candidate, Held, Job, Lane, Plan, cost, free, likely, sampled
-from gateway.experiments.mirror import Mirror, Sent, ask, call_for, laid_over, recorded
+from gateway.experiments.mirror import Mirror, Sent, ask, call_for, recorded
 from gateway.experiments.words import Pair, State
 from routing.private import Near
 from routing.types import Decision, Replica, Route
@@ -194,10 +194,10 @@ class Shadows:
         candidate, keeper = job.candidate, job.keeper
         try:
             asked = keeper.chat()
-            doc = laid_over(asked, candidate.parameters, candidate.system, candidate.goes)
         except Fault:  # it is no chat document, such as one with hosted tools
             self._drop(lane, job, "untranslatable")
             return
+        doc = asked if candidate.changes is None else candidate.changes.apply(asked)
         doc = wire.drop(doc, decision.target.unsupported)
         expected = likely(candidate, doc)
         why = "large" if size_of(doc) > lane.plan.config.bytes else ""

@@ -215,7 +215,7 @@ class RouteTrials:
             (mark, route, altered), unit = found
             if mark is not None:
                 marks = (*marks, (mark, unit)) if marks else ((mark, unit),)
-                if shadows is not None:  # before anything is changed
+                if shadows is not None and mark[2] not in (BEFORE, HOLDOUT):  # and before anything is changed
                     shadows.wants(exchange, one.name)
             if route is not None:
                 way = route

@@ -8,20 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from gateway.config import Config, parse
-from gateway.exchange import Exchange
 from gateway.experiments.shadow import Shadows
+from gateway.experiments.trial import Ended, Trials
 from gateway.experiments.words import Pair
 from tests.fakes.engine import Engine
 from tests.harness import Running, merged, running
 
 
-class Drawn:
-    """Stands where an experiment draws its calls: all of them take part in `e`."""
+class Nowhere:
+    """A store that keeps nothing."""
 
-    def pilot(self, exchange: Exchange) -> Any:
-        shadows = exchange.core.shadows
-        assert shadows is not None
-        shadows.wants(exchange, "e")
+    def put(self, ended: Ended) -> None:
         return None
 
 
@@ -37,11 +34,7 @@ class Mirroring:
     def _begin(self) -> None:
         core = self.gateway.gateway.core
         core.shadows = Shadows(core, self.pairs.append, lambda: self.unix)
-        self.draw()
-
-    def draw(self) -> None:
-        """From now on every call of the route takes part. On the gateway's loop."""
-        self.gateway.gateway.core.generation.routes["m"].choose_by(Drawn())
+        core.run_trials(Trials(Nowhere()))
 
     @property
     def shadows(self) -> Shadows:
@@ -79,7 +72,12 @@ def shadowed(own: Engine, shadow: Engine, over: Mapping[str, Any] | None = None,
         },
         "routes": {"m": {"targets": [{"backend": "own", "model": "fake"}]}},
         "experiments": {
-            "e": {"route": "m", "arms": {"a": {}, "b": {}}, "shadow": {"targets": {"cand": {"backend": "near", "model": "other"}}} | told}
+            "e": {
+                "route": "m",
+                "key": "conversation",
+                "arms": {"a": {}, "b": {}},
+                "shadow": {"targets": {"cand": {"backend": "near", "model": "other"}}} | told,
+            }
         },
     }
     return parse(json.dumps(merged(base, over or {})), {})
