@@ -59,11 +59,13 @@ class Analyst:
         self.retain = Retain()
         self.folding = Folding(tables)
         self.judging = Judging(tables, self.folding)
+        self._told = False  # which experiments there are; before it nothing may be folded, or it would count for none
         self._swept = 0.0
 
     def obey(self, order: Order) -> Done | None:
         """Takes over what an order says; looks when it has a number. Never raises for what is in the file."""
         if order.designs is not None:
+            self._told = True
             self.folding.follow(order.designs)
             self.judging.begins = order.begins
         self.retain = order.retain or self.retain
@@ -71,6 +73,8 @@ class Analyst:
 
     def look(self) -> str:
         """Folds what is new, writes results, does what is due, and lets go of what is old. Why that failed, or ""."""
+        if not self._told:
+            return "no experiments are known yet"
         unix = self.clock()
         self.folding.oldest = unix - self.retain.answers
         problems = [self._try("what experiments saw cannot be folded", self.folding.all)]

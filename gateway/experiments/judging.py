@@ -15,6 +15,7 @@ from gateway.experiments.tables import Tables
 from gateway.experiments.words import State
 from routing.experiments.analyse import Action, analyse, due, point, posterior
 from routing.experiments.bandit import shares
+from routing.experiments.shadowed import shadowed
 from routing.experiments.words import Audit, Design, Point, Result, Status
 
 ACTOR = "gateway"
@@ -146,6 +147,7 @@ def judged(
         before=before,
         points=points,
         audit=audit,
+        shadows=shadowed(folding.pairs[design.name]),
         winner=state.winner,
         rng=rng,
     )
