@@ -145,10 +145,13 @@ def _shared(plan: _Plan, parts: list[tuple[str, int, int]], workers: int) -> Ite
         for part in parts:
             yield part[0], _batch(plan, *part)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    pool = ProcessPoolExecutor(min(workers, len(parts)), mp_context=get_context("spawn"))
+    try:
         futures = [(part[0], pool.submit(_batch, plan, *part)) for part in parts]
         for name, future in futures:
             yield name, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # interrupted: what has not begun is left
 
 
 def _batch(plan: _Plan, part: str, first: int, last: int) -> list[Walk]:

@@ -61,6 +61,14 @@ def test_the_seed_decides_and_processes_do_not() -> None:
     assert run(DESIGN, EVEN, 22, seed=6) != one
 
 
+def test_one_who_stops_it_does_not_wait_for_the_rest() -> None:
+    def stop(done: int, all_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(DESIGN, EVEN, 2000, seed=5, workers=2, progress=stop)
+
+
 def test_a_test_that_may_not_be_peeked_at_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The check itself is checked: with the boundary of a fixed test the false alarms are there to be seen."""
     monkeypatch.setattr(walks, "critical", lambda n, alpha, planned: 1.96)
