@@ -163,17 +163,23 @@ class SurfaceExchange(Exchange):
             try:
                 doc, self.notes = self._translated(self._chat(raw))
             except Fault as fault:
+                if self.trial is not None and self.trial.changes is not None:  # who could be answered is: as the document came
+                    self.trial.changes = None
+                    natives = [r for r in replicas if self.speaks(r.link)]
                 if not natives:
                     raise
                 self.unread = fault
-        if self.trial is not None and self.trial.changes is not None:
-            doc = self.trial.changes.apply(doc)
-        if self.trial is not None and b'"json_schema"' in bytes(doc.get("response_format", b"")):
-            self.trial.must_fit(self.api, bytes(doc["response_format"]))
-        self.call = SurfaceCall(
-            call.id, "chat", call.model, call.stream, {**doc, "model": raw["model"]}, call.tenant, call.headers, call.received,
-            surface=self.api, raw=self._raw(raw) if natives else raw,
-        )  # fmt: skip
+        trial = self.trial
+        if trial is not None and b'"json_schema"' in bytes(doc.get("response_format", b"")):
+            trial.must_fit(self.api, bytes(doc["response_format"]))
+        if trial is not None and trial.changes is not None:  # as chat alone: nobody may be sent what the client wrote
+            doc = trial.changes.apply({**doc, "model": raw["model"]})
+            self.call = msgspec.structs.replace(call, doc=doc, api="chat", surface=self.api)
+        else:
+            self.call = SurfaceCall(
+                call.id, "chat", call.model, call.stream, {**doc, "model": raw["model"]}, call.tenant, call.headers, call.received,
+                surface=self.api, raw=self._raw(raw) if natives else raw,
+            )  # fmt: skip
         if call.stream:
             self.out.stream = self.surface.stream(self.asked, self.context)
             self.out.ended = self._streamed

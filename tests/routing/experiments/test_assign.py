@@ -32,7 +32,7 @@ def chi(found: list[int], expected: list[float]) -> float:
 def far(statistic: float, degrees: int) -> bool:
     """Beyond what chance gives once in about a million (Wilson and Hilferty's approximation)."""
     cube = (statistic / degrees) ** (1 / 3)
-    return (cube - (1 - 2 / (9 * degrees))) / math.sqrt(2 / (9 * degrees)) > 4.9
+    return bool((cube - (1 - 2 / (9 * degrees))) / math.sqrt(2 / (9 * degrees)) > 4.9)
 
 
 def test_the_same_for_ever() -> None:
