@@ -99,9 +99,9 @@ export function experiments({ list, problem }, report) {
 }
 
 function makeExperiment(experiment, report) {
-  const node = row("", "", "num", "num mid", "wide", "");
+  const node = row("", "", "num mid", "num wide", "wide", "");
   const href = `/api/experiments/${encodeURIComponent(experiment.name)}/report`;
-  node.cells[0].append(h("strong"), h("span", { class: "sub" }), h("span", { class: "sub narrow" }));
+  node.cells[0].append(h("strong"), h("span", { class: "sub" }), h("span", { class: "sub wrap narrow" }));
   node.cells[4].append(h("span", { class: "clamp" }));
   node.cells[5].append(h("a", { href, target: "_blank", rel: "noopener", "aria-label": `Report of ${experiment.name}`, click: (event) => report(event, href, experiment.name) }, "Open"));
   return node;
@@ -111,7 +111,7 @@ function updateExperiment(node, e) {
   const cells = node.cells;
   const known = e.trusted ? e.headline : `Do not trust this yet: ${e.headline}`;
   text(cells[0].firstChild, e.name);
-  text(cells[0].children[1], e.winner ? `${e.route} · ${e.winner}` : e.route);
+  text(cells[0].children[1], e.winner ? `${e.route} → ${e.winner}` : e.route);
   text(cells[0].lastChild, known);
   title(cells[0], e.name);
   state(cells[1], e.status.replace("_", " "));

@@ -104,7 +104,7 @@ def test_the_report_opens_under_its_own_policy(page: Page, shelf: Shelf) -> None
     shelf.results["mini"] = analysed(comments=["<script>window.hacked = 1</script>"])
     with fake.served(create(state_of(shelf))) as url:
         page.open(url + "/api/experiments/mini/report")
-        page.until("document.querySelector('h1') && document.readyState === 'complete'")
+        page.until("document.querySelector('h1') && document.querySelector('#result')")
         told: Any = page.js("document.body.innerText")
         assert "small answers 12 % faster." in told and page.js("window.hacked === undefined")
         assert page.js("getComputedStyle(document.body).fontFamily") != "", "its style has passed its policy"
