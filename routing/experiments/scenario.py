@@ -22,15 +22,17 @@ FEWEST = 50  # recorded units
 OPEN = 20  # units whose requests mix
 _NORMAL = NormalDist()
 
-Request = tuple[int, int, float, float]  # arm, requests and total of its unit before it, value
+Request = tuple[int, int, float, float, float | None]  # arm, requests and total of its unit before it, value, mean of the unit's history
 Draw = Callable[[], float]
+Made = tuple[int, Draw, float | None]  # a unit: requests, what draws them, mean of its history
 
 
 class Scenario(msgspec.Struct, frozen=True):
     """Without a difference: `mean` is the share of yes (boolean), the mean (mean; values are lognormal) or the median in seconds of those
     outside the tail (log; lognormal). `spread`: of `mean` the standard deviation over the mean, of `log` that of the logs. `requests`: of a
     unit on average (geometric). `alike`: the part of the variance that lies between units. `tail`: of `log` the share of requests that take
-    `SLOW` times as long. `recorded`: values of recorded units, drawn from instead of all that (of `log` kinds: logs)."""
+    `SLOW` times as long. `history`: the share of units that were seen before, as often as later. `recorded`: values of recorded
+    units, drawn from instead of all that (of `log` kinds: logs)."""
 
     kind: Kind
     mean: float = 0.5
@@ -38,6 +40,7 @@ class Scenario(msgspec.Struct, frozen=True):
     requests: float = 1.0
     alike: float = 0.0
     tail: float = 0.0
+    history: float = 0.0
     recorded: tuple[tuple[float, ...], ...] = ()
 
 
@@ -51,6 +54,8 @@ def check(scenario: Scenario) -> None:
         raise ValueError(f"a scenario's mean must be above 0, and below 1 for a boolean metric, not {scenario.mean!r}")
     if not scenario.spread > 0 or not 1 <= scenario.requests < 1000 or not 0 <= scenario.alike < 1 or not 0 <= scenario.tail < 1:
         raise ValueError("a scenario needs spread > 0, requests of a unit from 1 to 1000, alike and tail from 0 to below 1")
+    if not 0 <= scenario.history <= 1:
+        raise ValueError(f"a scenario's history is a share of units from 0 to 1, not {scenario.history!r}")
 
 
 def recorded(seen: Iterable[Seen], metric: str, kind: Kind) -> Scenario:
@@ -117,7 +122,7 @@ def quantile(scenario: Scenario, p: float, effect: float) -> float:
 
 def stream(scenario: Scenario, weights: Sequence[float], effects: Sequence[float], rng: Random) -> Iterator[Request]:
     """Requests without end. `effects`: relative, of each arm. Each unit falls into an arm by the weights."""
-    single = scenario.requests <= 1 and not scenario.recorded
+    single = scenario.requests <= 1 and not scenario.recorded and not scenario.history
     if single:
         scenario = msgspec.structs.replace(scenario, alike=0.0)  # nothing that a unit could be alike with
     makers = [_unit(scenario, effect, rng) for effect in effects]
@@ -132,13 +137,13 @@ def stream(scenario: Scenario, weights: Sequence[float], effects: Sequence[float
             arm = 0
             while at >= edges[arm]:
                 arm += 1
-            yield arm, 0, 0.0, singles[arm]()
+            yield arm, 0, 0.0, singles[arm](), None
     yield from _mixed(makers, edges, rng)
 
 
-def _mixed(makers: Sequence[Callable[[], tuple[int, Draw]]], edges: Sequence[float], rng: Random) -> Iterator[Request]:
+def _mixed(makers: Sequence[Callable[[], Made]], edges: Sequence[float], rng: Random) -> Iterator[Request]:
     """Requests of several units at a time, each with its own number of them."""
-    places: list[tuple[int, int, int, float, Draw] | None] = [None] * OPEN
+    places: list[tuple[int, int, float, Made] | None] = [None] * OPEN
     while True:
         place = int(rng.random() * OPEN)
         held = places[place]
@@ -146,72 +151,83 @@ def _mixed(makers: Sequence[Callable[[], tuple[int, Draw]]], edges: Sequence[flo
             at, arm = rng.random(), 0
             while at >= edges[arm]:
                 arm += 1
-            size, draw = makers[arm]()
-            held = (arm, size, 0, 0.0, draw)
-        arm, size, count, total, draw = held
-        value = draw()
-        yield arm, count, total, value
-        places[place] = (arm, size, count + 1, total + value, draw) if count + 1 < size else None
+            held = (arm, 0, 0.0, makers[arm]())
+        arm, count, total, unit = held
+        value = unit[1]()
+        yield arm, count, total, value, unit[2]
+        places[place] = (arm, count + 1, total + value, unit) if count + 1 < unit[0] else None
 
 
-def _unit(scenario: Scenario, effect: float, rng: Random) -> Callable[[], tuple[int, Draw]]:
-    """What makes units of one arm: how many requests, and what draws them."""
+def _unit(scenario: Scenario, effect: float, rng: Random) -> Callable[[], Made]:
+    """What makes units of one arm."""
     if scenario.recorded:
         return _replayed(scenario, effect, rng)
     make = {"boolean": _booleans, "mean": _means, "log": _logs}[scenario.kind](scenario, effect, rng)
-    if scenario.requests <= 1:
-        return lambda: (1, make())
-    scale = log1p(-1 / scenario.requests)
-    return lambda: (1 + int(log(1 - rng.random()) / scale), make())
+    scale = log1p(-1 / scenario.requests) if scenario.requests > 1 else -inf
+    history, random = scenario.history, rng.random
+
+    def unit() -> Made:
+        before, after = make()
+        size = 1 + int(log(1 - random()) / scale)
+        if not history or random() >= history:
+            return size, after, None
+        return size, after, sum(before() for _ in range(size)) / size
+
+    return unit
 
 
-def _booleans(scenario: Scenario, effect: float, rng: Random) -> Callable[[], Draw]:
-    """Yes with the unit's own probability, beta distributed where units are alike in themselves."""
-    share, random = scenario.mean * (1 + effect), rng.random
-    if not scenario.alike:
-        return lambda: lambda: 1.0 if random() < share else 0.0
-    firm = 1 / scenario.alike - 1
+def _booleans(scenario: Scenario, effect: float, rng: Random) -> Callable[[], tuple[Draw, Draw]]:
+    """Yes with the unit's own probability, before the effect beta distributed where units are alike in themselves."""
+    share, random = scenario.mean, rng.random
+    firm = 1 / scenario.alike - 1 if scenario.alike else 0.0
+    # A better arm turns some answers of no, a worse one some of yes.
+    keep, turn = (1 - share * effect / (1 - share), share * effect / (1 - share)) if effect > 0 else (1 + effect, 0.0)
 
-    def make() -> Draw:
-        own = rng.betavariate(share * firm, (1 - share) * firm)
-        return lambda: 1.0 if random() < own else 0.0
+    def make() -> tuple[Draw, Draw]:
+        own = rng.betavariate(share * firm, (1 - share) * firm) if firm else share
+        changed = turn + keep * own
+        return lambda: 1.0 if random() < own else 0.0, lambda: 1.0 if random() < changed else 0.0
 
     return make
 
 
-def _means(scenario: Scenario, effect: float, rng: Random) -> Callable[[], Draw]:
+def _means(scenario: Scenario, effect: float, rng: Random) -> Callable[[], tuple[Draw, Draw]]:
     """Lognormal values; where units are alike, a unit's own mean times what is left."""
-    whole = scenario.mean * (1 + effect)
     square = scenario.spread**2
     between = sqrt(log1p(square * scenario.alike))
     within = sqrt(log1p(square) - log1p(square * scenario.alike))
-    shift = log(whole) - log1p(square) / 2
+    shift, moved = log(scenario.mean) - log1p(square) / 2, log1p(effect)
     gauss = rng.gauss
 
-    def make() -> Draw:
+    def make() -> tuple[Draw, Draw]:
         own = shift + gauss(0.0, between) if between else shift
-        return lambda: exp(own + gauss(0.0, within))
+        changed = own + moved
+        return lambda: exp(gauss(own, within)), lambda: exp(gauss(changed, within))
 
     return make
 
 
-def _logs(scenario: Scenario, effect: float, rng: Random) -> Callable[[], Draw]:
+def _logs(scenario: Scenario, effect: float, rng: Random) -> Callable[[], tuple[Draw, Draw]]:
     """Logs of lognormal seconds with a tail."""
-    shift, spread, tail, slow = log(scenario.mean) + log1p(effect), scenario.spread, scenario.tail, log(SLOW)
+    shift, moved, spread, tail, slow = log(scenario.mean), log1p(effect), scenario.spread, scenario.tail, log(SLOW)
     between = min(spread, sqrt(_variance(scenario) * scenario.alike))
     within = sqrt(spread * spread - between * between)
     gauss, random = rng.gauss, rng.random
 
-    def make() -> Draw:
+    def make() -> tuple[Draw, Draw]:
         own = shift + gauss(0.0, between) if between else shift
+        changed = own + moved
         if not tail:
-            return lambda: gauss(own, within)
-        return lambda: gauss(own, within) + (slow if random() < tail else 0.0)
+            return lambda: gauss(own, within), lambda: gauss(changed, within)
+        return (
+            lambda: gauss(own, within) + (slow if random() < tail else 0.0),
+            lambda: gauss(changed, within) + (slow if random() < tail else 0.0),
+        )
 
     return make
 
 
-def _replayed(scenario: Scenario, effect: float, rng: Random) -> Callable[[], tuple[int, Draw]]:
+def _replayed(scenario: Scenario, effect: float, rng: Random) -> Callable[[], Made]:
     """Recorded units with the effect laid over: logs shifted, means scaled, some answers of booleans turned."""
     share = baseline(scenario).mean
     turn = 0.0
@@ -221,12 +237,12 @@ def _replayed(scenario: Scenario, effect: float, rng: Random) -> Callable[[], tu
     shift = log1p(effect) if scenario.kind == "log" else 0.0
     scale = 1 + effect if scenario.kind == "mean" else 1.0
 
-    def make() -> tuple[int, Draw]:
+    def make() -> Made:
         unit = scenario.recorded[int(rng.random() * len(scenario.recorded))]
         left = iter(unit)
         if turn:
-            return len(unit), lambda: _turned(next(left), turn, lost, rng)
-        return len(unit), lambda: next(left) * scale + shift
+            return len(unit), lambda: _turned(next(left), turn, lost, rng), None
+        return len(unit), lambda: next(left) * scale + shift, None
 
     return make
 

@@ -1,7 +1,8 @@
 """One simulated run of an experiment: requests come, and after each one somebody looks. Pure.
 
-Sums are kept as `Moments` keeps them, in plain floats. A look costs a comparison of z² with the boundary's square; whatever seems to cross
-is judged by `compare.relative` itself, and the intervals that are read are those that are published.
+Sums are kept as `Moments` keeps them, in plain floats. A look costs a comparison of z² with the boundary's square, by a variance that is
+never more than the one of the analysis; whatever seems to cross is judged by `compare.relative` itself, and the intervals that are read are
+those that are published.
 """
 
 from __future__ import annotations
@@ -36,19 +37,24 @@ class Walk(msgspec.Struct, array_like=True):
 class Arm:
     """One arm's sums. Owned by one run; mutated by `add` alone."""
 
-    __slots__ = ("_boolean", "_values", "k", "mean", "n", "nn", "ny", "variance", "y", "yy")
+    __slots__ = ("_boolean", "_values", "h", "hn", "hy", "k", "mean", "n", "nn", "ny", "variance", "x", "xn", "xx", "xy", "y", "yy")
 
     def __init__(self, boolean: bool, kept: bool) -> None:
         self.k = self.n = self.nn = 0
         self.y = self.yy = self.ny = self.mean = 0.0
         self.variance = inf
+        self.h = self.hn = 0
+        self.x = self.xx = self.xn = self.hy = self.xy = 0.0
         self._boolean = boolean
         self._values: array[float] | None = array("d") if kept else None
 
-    def add(self, count: int, total: float, value: float) -> None:
-        """One more request of a unit that had `count` with this total. Brings mean and variance up to date."""
+    def add(self, count: int, total: float, value: float, past: float | None = None) -> None:
+        """One more request of a unit that had `count` with this total; `past`: the mean of its history. Brings mean and variance up to
+        date."""
         if not count:
             self.k += 1
+        if past is not None:
+            self._known(count, value, past)
         self.n = n = self.n + 1
         self.y = y = self.y + value
         self.nn += 2 * count + 1
@@ -67,11 +73,32 @@ class Arm:
         elif k > 1:
             self.variance = k * (self.yy - 2.0 * mean * self.ny + mean * mean * self.nn) / ((k - 1) * n * n)
 
+    def _known(self, count: int, value: float, past: float) -> None:
+        if not count:
+            self.h += 1
+            self.x += past
+            self.xx += past * past
+        self.hn += 1
+        self.hy += value
+        self.xn += past
+        self.xy += past * value
+
+    def past(self, centre: float) -> tuple[float, float, float]:
+        """As `Moments.past`, in floats: mean, variance and covariance of history around a centre."""
+        k, n, h = self.k, self.n, self.h
+        away = self.x - h * centre
+        variance = (k * (self.xx - 2.0 * centre * self.x + h * centre * centre) - away * away) / (k * (k - 1))
+        products = n * (self.xy - centre * self.hy) - self.y * (self.xn - centre * self.hn)
+        return away / k, variance, k * products / ((k - 1) * n * n)
+
     def moments(self) -> Moments:
         """The sums as they are analysed."""
         out, scale = Moments(), float(1 << 50)
         out.k, out.n, out.nn = self.k, self.n, self.nn
         out.y, out.ny, out.yy = int(self.y * scale), int(self.ny * scale), int(self.yy * scale * scale)
+        out.h, out.hn, out.hy = self.h, self.hn, int(self.hy * scale)
+        out.x, out.xn = int(self.x * scale), int(self.xn * scale)
+        out.xx, out.xy = int(self.xx * scale * scale), int(self.xy * scale * scale)
         return out
 
     def sketch(self) -> Sketch:
@@ -113,15 +140,15 @@ def walk(course: Course, rng: Random) -> Walk:
     pending = bool(course.truths)
     arms = [Arm(made.kind == "boolean", pending and made.kind == "log") for _ in course.effects]
     edges = [_edges(*terms, course.until) for terms in _terms(design)]
-    few = least(design)
+    few, history = least(design), _history(course)
     chosen = rng.uniform(len(arms) * few, course.until) if pending else inf
     units, ready = 0, False
-    for at, count, total, value in scenario.stream(made, design.weights, course.effects, rng):
+    for at, count, total, value, past in scenario.stream(made, design.weights, course.effects, rng):
         if not count:
             units += 1
             if units > course.until:
                 break
-        arms[at].add(count, total, value)
+        arms[at].add(count, total, value, past)
         if units >= chosen:
             chosen = inf
             _read(course, arms, "at any time", out.held)
@@ -129,7 +156,7 @@ def walk(course: Course, rng: Random) -> Walk:
             if chosen == inf:
                 break
         elif ready:
-            for i in _beyond(arms, at, edges):
+            for i in _beyond(arms, at, edges, history):
                 _judge(course, arms, i, units, out)
         else:
             ready = min(one.k for one in arms) >= few
@@ -138,15 +165,36 @@ def walk(course: Course, rng: Random) -> Walk:
     return out
 
 
-def _beyond(arms: Sequence[Arm], at: int, edges: Sequence[array[float]]) -> list[int]:
+def _history(course: Course) -> bool:
+    """Whether history takes variance away."""
+    return course.design.history and course.made.history > 0
+
+
+def _beyond(arms: Sequence[Arm], at: int, edges: Sequence[array[float]], history: bool) -> list[int]:
     """Which of the comparisons that arm `at` is part of seem to have crossed."""
     control, out = arms[0], []
     for i in (at,) if at else range(1, len(arms)):
         other = arms[i]
-        gap = other.mean - control.mean
-        if gap * gap >= edges[i - 1][control.k + other.k] * (control.variance + other.variance):
+        gap, variance = other.mean - control.mean, control.variance + other.variance
+        if history:
+            gap, variance = _adjusted(control, other, gap, variance)
+        if gap * gap >= edges[i - 1][control.k + other.k] * variance:
             out.append(i)
     return out
+
+
+def _adjusted(control: Arm, other: Arm, gap: float, variance: float) -> tuple[float, float]:
+    """The difference and its variance when history's part is taken away: as `compare.sides`, in floats, but for what
+    that adds to an arm's variance out of caution."""
+    if control.h + other.h < compare.LEAST_HISTORY or not control.h or not other.h:
+        return gap, variance
+    centre = (control.x + other.x) / (control.h + other.h)
+    c, t = control.past(centre), other.past(centre)
+    spread = c[1] / control.k + t[1] / other.k
+    if not spread > 0.0:
+        return gap, variance
+    shared = c[2] / control.k + t[2] / other.k
+    return gap - shared / spread * (t[0] - c[0]), variance - shared * shared / spread
 
 
 def _judge(course: Course, arms: Sequence[Arm], i: int, units: int, out: Walk) -> None:
@@ -161,7 +209,7 @@ def _judge(course: Course, arms: Sequence[Arm], i: int, units: int, out: Walk) -
 
 def _change(course: Course, arms: Sequence[Arm], i: int) -> Estimate:
     alpha, planned = _terms(course.design)[i - 1]
-    return compare.relative(arms[0].moments(), arms[i].moments(), course.made.kind, alpha, planned, False).change
+    return compare.relative(arms[0].moments(), arms[i].moments(), course.made.kind, alpha, planned, _history(course)).change
 
 
 def _terms(design: Design) -> list[tuple[float, float]]:

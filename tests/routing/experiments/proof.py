@@ -43,6 +43,8 @@ CASES: Mapping[str, tuple[str, Scenario, float, tuple[float, ...]]] = {
     "mean lognormal": ("output_tokens", Scenario("mean", 300.0, 1.0), 0.2, (1, 1)),
     "mean heavy": ("cost", Scenario("mean", 0.01, 2.0), 0.35, (1, 1)),
     "mean clustered": ("output_tokens", Scenario("mean", 300.0, 1.0, requests=6, alike=0.3), 0.22, (1, 1)),
+    "log history": ("latency", Scenario("log", 0.8, 0.7, requests=3, alike=0.6, history=0.8), 0.2, (1, 1)),
+    "boolean history": ("error", Scenario("boolean", 0.2, requests=3, alike=0.5, history=0.8), 0.4, (1, 1)),
     "three arms": ("latency", Scenario("log", 0.8, 0.7), 0.15, (2, 1, 1)),
     "uneven": ("schema_valid", Scenario("boolean", 0.3), 0.4, (9, 1)),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from math import exp, log
 from random import Random
-from statistics import fmean, pvariance
+from statistics import correlation, fmean, pvariance
 
 import msgspec
 import pytest
@@ -30,7 +30,7 @@ def units(made: Scenario, effects: tuple[float, float], count: int, seed: int) -
     """Values by unit and arm; a unit is told from its requests so far."""
     found: list[dict[int, list[float]]] = [{}, {}]
     open_units: dict[tuple[int, int, float], list[int]] = {}
-    for number, (arm, before, total, value) in enumerate(islice(stream(made, (3.0, 1.0), effects, Random(seed)), count)):
+    for number, (arm, before, total, value, _) in enumerate(islice(stream(made, (3.0, 1.0), effects, Random(seed)), count)):
         if before:
             unit = open_units[arm, before, total].pop()
             found[arm][unit].append(value)
@@ -65,11 +65,23 @@ def test_quantiles_are_the_true_ones(made: Scenario) -> None:
         assert exp(values[int(p * len(values))]) == pytest.approx(quantile(made, p, 0.5), rel=0.12)
 
 
+@pytest.mark.parametrize("kind", ["boolean", "mean", "log"])
+@pytest.mark.parametrize("effect", [-0.4, 0.4])
+def test_history_knows_nothing_of_the_effect_and_something_of_the_unit(kind: Kind, effect: float) -> None:
+    made = Scenario(kind, 0.4, 0.5, requests=5, alike=0.5, history=0.6)
+    begun = [one for one in islice(stream(made, (1.0, 1.0), (0.0, effect), Random(5)), 60_000) if not one[1]]
+    known = [(one[0], one[3], one[4]) for one in begun if one[4] is not None]
+    assert len(known) / len(begun) == pytest.approx(0.6, abs=0.02)
+    for arm in (0, 1):
+        assert fmean(past for at, _, past in known if at == arm) == pytest.approx(baseline(made).mean, abs=0.025)
+        assert correlation([value for at, value, _ in known if at == arm], [past for at, _, past in known if at == arm]) > 0.35
+
+
 def test_units_of_a_scenario_have_geometric_sizes_and_mix() -> None:
     found = units(Scenario("mean", 1.0, requests=4), (0.0, 0.0), 40_000, 3)
     sizes = [len(unit) for arm in found for unit in arm.values()]
     assert fmean(sizes) == pytest.approx(4, rel=0.05) and sizes.count(1) / len(sizes) == pytest.approx(0.25, abs=0.02)
-    orders = [before for _, before, _, _ in islice(stream(Scenario("mean", 1.0, requests=4), (1, 1), (0, 0), Random(1)), 50)]
+    orders = [before for _, before, _, _, _ in islice(stream(Scenario("mean", 1.0, requests=4), (1, 1), (0, 0), Random(1)), 50)]
     assert orders.count(0) >= 15  # several begin before one ends
 
 
@@ -92,7 +104,16 @@ def test_a_scenario_of_what_was_recorded() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"mean": 0.0}, {"mean": 1.0}, {"spread": 0.0}, {"requests": 0.5}, {"alike": 1.0}, {"tail": 1.0}, {"mean": float("nan")}],
+    [
+        {"mean": 0.0},
+        {"mean": 1.0},
+        {"spread": 0.0},
+        {"requests": 0.5},
+        {"alike": 1.0},
+        {"tail": 1.0},
+        {"history": 1.1},
+        {"mean": float("nan")},
+    ],
 )
 def test_a_scenario_that_makes_no_sense_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="a scenario"):
