@@ -61,9 +61,9 @@ def count(value: float | None) -> str:
 def percent(share: float | None) -> str:
     """A share of 1 in per cent: one place after the point, more near 0 and 100 %."""
     share = sane(share)
-    if share is None:
+    if share is None or abs(share) >= 1e300:
         return NONE
-    if 0 < abs(share) < 0.0005:
+    if 0 < abs(share) < 0.0005 or abs(share) >= 1e4:
         return number(100 * share, 2) + " %"
     far = min(abs(share), abs(1 - share))
     places = 0 if share in (0.0, 1.0) or abs(share) >= 2 else 1 if far >= 0.02 else 2 if far >= 0.0005 else 3
@@ -77,6 +77,8 @@ def change(value: float | None) -> str:
         return NONE
     if value >= 9:
         return f"×{number(1 + value)}"
+    if value <= -9:  # no true change; an interval's lower end may be such
+        return number(100 * value) + " %"
     if abs(value) < 1e-9:
         return "0.0 %"
     text = f"{100 * abs(value):.{0 if abs(value) >= 1 else 1}f}" if abs(value) >= 0.001 else number(100 * abs(value), 2)
@@ -102,7 +104,7 @@ def dollars(value: float | None) -> str:
     if value is None:
         return NONE
     sign, size = (MINUS if value < 0 else ""), abs(value)
-    return f"{sign}${size:,.2f}" if size >= 1 or size == 0 else f"{sign}${number(size)}"
+    return f"{sign}${size:,.2f}" if 1 <= size < 1e9 or size == 0 else f"{sign}${number(size)}"
 
 
 def value_of(metric: Metric, value: float | None) -> str:

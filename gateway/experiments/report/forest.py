@@ -35,8 +35,8 @@ def interval(scale: Scale, change: Estimate, y: float) -> list[Markup | None]:
     if lo is None and hi is None:
         return []
     left, right = (0.0 if lo is None else scale.held(lo)), (100.0 if hi is None else scale.held(hi))
-    if left == right == 100.0:
-        return [_arrow(100.0, y, RIGHT)]
+    if left == right:  # all of it beyond the axis: as its estimate says
+        return []
     out: list[Markup | None] = [tag("line", class_="reach", x1=pc(left), x2=pc(right), y1=y, y2=y)]
     for value, x, arrow in ((lo, left, LEFT), (hi, right, RIGHT)):
         if value is None or not 0 <= scale.at(value) <= 100:
@@ -68,6 +68,8 @@ def drawing(scale: Scale, effect: float, comparison: Comparison) -> Markup:
         inner = tag("svg", path, x=pc(scale.held(value)), y=middle, overflow="visible", width=1, height=1)
         said = f"{comparison.arm}: {figures.change(value)}, {figures.changes_of(change)}"
         parts.append(at("g", inner, said=said, data_arm=comparison.arm))
+    else:
+        parts.append(_arrow(scale.held(value), middle, RIGHT if value > 0 else LEFT))
     return tag("svg", *parts, width="100%", height=HEIGHT, class_=comparison.verdict, aria_hidden="true", focusable="false")
 
 

@@ -110,10 +110,10 @@ def drawn(frame: Frame, look: Looks, spot: Spot, metric: Metric, side: tuple[boo
     ]
 
 
-def overlap(best: Sequence[Spot]) -> bool:
-    """Whether one quality could be that of all."""
-    known = [e for s in best if (e := ends(s.quality)) is not None]
-    return len(known) == len(best) and max(lo for lo, _ in known) <= min(hi for _, hi in known)
+def overlap(estimates: Sequence[Estimate]) -> bool:
+    """Whether one value could be that of all."""
+    known = [found for e in estimates if (found := ends(e)) is not None]
+    return len(known) == len(estimates) and max(lo for lo, _ in known) <= min(hi for _, hi in known)
 
 
 def conclusion(best: Sequence[Spot], found: Sequence[Spot]) -> str:
@@ -124,8 +124,9 @@ def conclusion(best: Sequence[Spot], found: Sequence[Spot]) -> str:
     if len(best) == 1:
         return f"By the best estimates {best[0].arm} is both the cheapest and the best."
     text = "By the best estimates more quality costs more here: " + ", ".join(s.arm for s in best) + " from the cheapest up."
-    if overlap(best):
-        text += " Their intervals overlap, though: there may be no difference in quality."
+    alike = [word for word, es in (("quality", [s.quality for s in best]), ("cost", [s.cost for s in best])) if overlap(es)]
+    if alike:
+        text += f" Their intervals overlap, though: there may be no difference in {' or in '.join(alike)}."
     return text + (f" These cost no less and give no more: {', '.join(beaten)}." if beaten else "")
 
 

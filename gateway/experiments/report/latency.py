@@ -84,12 +84,15 @@ def curves(frame: Frame, look: Looks, arms: Sequence[ArmResult], metric: str) ->
 
 def lane(frame: Frame, look: Looks, arm: str, name: str, estimate: Estimate, y: float) -> list[Markup]:
     """One arm's quantile with its interval, at `y` px."""
-    out, ends = [], [v for v in (figures.sane(estimate.lo), figures.sane(estimate.hi)) if v is not None]
+    out, lo, hi = [], figures.sane(estimate.lo), figures.sane(estimate.hi)
     said = (
         f"{arm}, {name}: {figures.seconds(estimate.value)} ({figures.between(figures.seconds(estimate.lo), figures.seconds(estimate.hi))})"
     )
-    if len(ends) == 2:
-        out.append(tag("line", class_=f"reach {look.style(arm)}", x1=pc(frame.x.held(ends[0])), x2=pc(frame.x.held(ends[1])), y1=y, y2=y))
+    if lo is not None or hi is not None:
+        # An end that is not known yet: the line goes on to the edge, in dashes.
+        left, right = (0.0 if lo is None else frame.x.held(lo)), (100.0 if hi is None else frame.x.held(hi))
+        kind = "reach open" if lo is None or hi is None else "reach"
+        out.append(tag("line", class_=f"{kind} {look.style(arm)}", x1=pc(left), x2=pc(right), y1=y, y2=y))
     value = figures.sane(estimate.value)
     if value is not None:
         out.append(shape(look, arm, frame.x.held(value), y, said))

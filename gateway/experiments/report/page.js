@@ -3,6 +3,7 @@
 for (const plot of document.querySelectorAll(".plot")) {
   const marks = [...plot.querySelectorAll("[data-say]")];
   if (!marks.length) continue;
+  for (const mark of marks) mark.querySelector("title")?.remove();
   const tip = document.createElement("output");
   tip.className = "tip";
   tip.hidden = true;

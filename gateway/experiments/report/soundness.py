@@ -80,9 +80,13 @@ def outlook(result: Result) -> Markup:
     ]
     names = ("needed", "days", "rate", "detectable")
     tiles = [
-        tag("div", tag("dt", label), tag("dd", tag("b", value), tag("small", small)), **{f"data_{n}": "" if exactly is None else exactly})
+        tag("div", tag("dt", label), tag("dd", tag("b", value), tag("small", small)), **{f"data_{n}": exactly})
         for n, (label, value, small, exactly) in zip(names, items, strict=True)
+        if exactly is not None
     ]
+    if result.mode == "bandit":
+        note = "A bandit has no planned size: it moves units to the better arms while it learns, and keeps trying the others a little."
+        out.append(tag("p", note, class_="note"))
     return join([*out, tag("dl", *tiles, class_="tiles")])
 
 

@@ -9,6 +9,7 @@ from gateway.experiments.report.marks import SIGNS, Looks, exact, key, ordered
 from gateway.experiments.report.markup import Markup, join, pc, tag
 from routing.experiments.words import HOLDOUT, ArmResult, Estimate, Result, Status, Verdict
 
+FIRST = 6  # reasons that are shown at once
 STATUS: Mapping[Status, str] = {
     "planned": "Planned", "running": "Running", "stopped": "Stopped", "promoted": "Promoted", "rolled_back": "Rolled back",
 }  # fmt: skip
@@ -36,6 +37,17 @@ def conclusion(result: Result) -> tuple[str, str, str]:
     return verdict, SIGNS[verdict], SAID[verdict]
 
 
+def reasons(result: Result) -> list[Markup]:
+    """Why: the first ones at once, the others where one asks for them."""
+    items = [tag("li", w) for w in result.words]
+    first, more = items[:FIRST], items[FIRST:]
+    out = [tag("ul", *first, class_="reasons")] if first else []
+    if more:
+        word = f"{len(more)} more reasons" if len(more) > 1 else "1 more reason"
+        out.append(tag("details", tag("summary", word), tag("ul", *more, class_="reasons")))
+    return out
+
+
 def headline(result: Result) -> Markup:
     """What it is, the state, the verdict in one sentence, the reasons."""
     kind, sign, word = conclusion(result)
@@ -47,14 +59,13 @@ def headline(result: Result) -> Markup:
         tag("span", "bandit", class_="state") if result.mode == "bandit" else None,
         class_="chips",
     )
-    reasons = tag("ul", *(tag("li", w) for w in result.words), class_="reasons") if result.words else None
     facts = f"route {result.route} · {figures.count(result.units)} units · {figures.count(result.requests)} requests"
     return tag(
         "header",
         tag("p", "Experiment ", tag("b", result.name), f" · {facts}", class_="crumb"),
         chips,
         tag("h1", result.headline or "There is nothing to say yet."),
-        reasons,
+        *reasons(result),
         class_=f"top {kind}",
     )
 
@@ -94,7 +105,7 @@ def _own(result: Result, look: Looks, arm: ArmResult) -> Markup:
 
 
 def _roles(result: Result, arm: ArmResult) -> list[Markup]:
-    said = [("control", "control")] if arm.control else []
+    said = [("control", "control")] if arm.control and arm.name != "control" else []
     said += [("holdout", "left alone")] if arm.name == HOLDOUT else []
     said += [("winner", f"{SIGNS['better']} winner")] if arm.name == result.winner else []
     return [tag("span", text, class_=f"role {kind}") for kind, text in said]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 import msgspec
 
@@ -42,6 +43,7 @@ def alone() -> Result:
     )  # fmt: skip
 
 
+@cache
 def five() -> Result:
     """Control and four candidates of long names; one of them is out of the picture."""
     names = {"quantised-to-four-bits-with-imatrix": -0.118, "q2": 0.21, "prompt-b": 0.01, "fast": -0.03}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from functools import cache
 
 from routing.experiments.words import (
     ArmResult,
@@ -39,6 +40,11 @@ def around(value: float, half: float) -> Estimate:
     return Estimate(value, value * (1 - half), value * (1 + half))
 
 
+@cache
+def _buckets(name: str, middle: float) -> tuple[tuple[float, int], ...]:
+    return tuple(buckets(random.Random(name), middle))
+
+
 def buckets(rng: random.Random, middle: float, sigma: float = 0.6, n: int = 4000) -> list[tuple[float, int]]:
     """A lognormal in buckets of a tenth of a decade."""
     counted: dict[int, int] = {}
@@ -52,7 +58,6 @@ def arm(
     name: str, weight: float, speed: float = 1.0, cost: float = 0.0021, helpful: float = 0.71, units: int = 2150, **more: object
 ) -> ArmResult:
     """One arm with everything. `speed`: its latencies over those of others."""
-    rng = random.Random(name)
     wait = 1.84 * speed
 
     def quantiles(middle: float, half: float) -> dict[str, Estimate]:
@@ -73,7 +78,7 @@ def arm(
             "feedback:helpful": around(helpful, 0.04),
         },
         quantiles={"latency": quantiles(wait, 0.03), "ttft": quantiles(0.312 * speed, 0.05)},
-        buckets={"latency": buckets(rng, wait), "ttft": buckets(rng, 0.312 * speed)},
+        buckets={"latency": list(_buckets(name, wait)), "ttft": list(_buckets(name, 0.312 * speed))},
         best=more.get("best"),  # type: ignore[arg-type]
     )
 
@@ -95,6 +100,7 @@ def history(names: dict[str, float], days: int = 14, start: float = 1.2) -> list
     return out
 
 
+@cache
 def decided() -> Result:
     """Two arms, a clear winner, everything there."""
     lift = {"candidate": -0.118}
