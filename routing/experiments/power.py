@@ -150,6 +150,8 @@ def _once(base: Baseline, effect: float, control: float, treated: float, alpha: 
         after *= share * (1 - share) / (base.mean * (1 - base.mean))
     if difference == 0:
         raise ValueError("a mean of 0 has no relative change: take another metric")
+    if not base.variance > 0:
+        raise ValueError("a metric that never varies needs no experiment: take another metric")
     reach = _NORMAL.inv_cdf(1 - alpha / 2) + _NORMAL.inv_cdf(power)
     return reach * reach * (base.variance / control + after / treated) / (difference * difference)
 

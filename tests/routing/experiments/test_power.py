@@ -98,6 +98,7 @@ def test_what_cannot_be_seen() -> None:
         (of_boolean(0.5), 0.1, (1.0, 0.0), 0.05, "above 0"),
         (of_boolean(0.5), 0.1, EVEN, 0.0, "alpha"),
         (Baseline("mean", 0.0, 1.0), 0.1, EVEN, 0.05, "mean of 0"),
+        (Baseline("mean", 1.0, 0.0), 0.1, EVEN, 0.05, "never varies"),
     ],
 )
 def test_what_makes_no_sense_is_said(base: Baseline, effect: float, shares: tuple[float, ...], alpha: float, said: str) -> None:
