@@ -19,24 +19,45 @@ if TYPE_CHECKING:
 _LEFT_OUT = ("user", "metadata", "store", "safety_identifier", "prompt_cache_key", "service_tier", "n", "priority")
 
 
+class Room:
+    """The bytes that all keepers of a process may hold together."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.used = limit, 0
+
+    @property
+    def full(self) -> bool:
+        """Whether no more should be kept."""
+        return self.used > self.limit
+
+
 class Keeper:
     """A `Sink` around a client's own, which passes all on at once and keeps up to `limit` bytes of it. When a good answer is out, whole, it
-    calls `answered`; of any other end it says nothing. Owned by its exchange; `release` lets go of that."""
+    calls `answered`; of any other end it says nothing. Owned by its exchange; `release` lets go of that, and of what is kept.
+
+    `jobs`: who still needs what is kept. `lost`: why the answer was not kept, `large` or `queue` (there was no room).
+    """
 
     raw = None  # all must pass here
     __slots__ = (
-        "answered", "api", "doc", "ended", "exchange", "experiment", "id", "inner", "limit", "parts", "seconds", "size", "stream",
-        "tail",
+        "answered", "api", "doc", "ended", "exchange", "experiment", "id", "inner", "jobs", "limit", "lost", "parts", "room", "seconds",
+        "size", "stream", "tail",
     )  # fmt: skip
 
-    def __init__(self, exchange: Exchange, experiment: str, limit: int, answered: Callable[[Keeper], None]) -> None:
-        self.experiment, self.limit, self.answered = experiment, limit, answered
+    def __init__(self, exchange: Exchange, experiment: str, limit: int, room: Room, answered: Callable[[Keeper], None]) -> None:
+        self.experiment, self.limit, self.room, self.answered = experiment, limit, room, answered
         self.id, self.api, self.stream = exchange.id, exchange.api, exchange.stream
         self.doc: Doc = exchange.call.doc
         self.exchange: Exchange | None = exchange
         self.inner = exchange.sink
         self.parts: list[bytes] = []
-        self.size = 0
+        self.size = size_of(self.doc)  # bytes held: the request, and what is kept of the answer
+        room.used += self.size
+        self.limit += self.size
+        self.jobs = 0
+        self.lost = ""
         self.seconds = 0.0  # to the whole answer
         self.tail: bytes | None = None  # its usage, which a stream's client may not have asked for
         self.ended = 0.0  # when its exchange was first seen to have ended without a word here (monotonic seconds)
@@ -69,11 +90,24 @@ class Keeper:
         self.inner.break_off()
 
     def _keep(self, data: bytes) -> None:
+        if self.lost or self.exchange is None:
+            return
         self.size += len(data)
-        if self.size <= self.limit:
-            self.parts.append(data)
-        else:
-            self.parts.clear()
+        self.room.used += len(data)
+        self.parts.append(data)
+        if self.size > self.limit:
+            self._lose("large")
+        elif self.room.full:
+            self._lose("queue")
+
+    def _lose(self, why: str) -> None:
+        self.lost = why
+        self.parts.clear()
+        self._free()
+
+    def _free(self) -> None:
+        self.room.used -= self.size
+        self.size = 0
 
     def _out(self) -> None:
         exchange = self.exchange
@@ -82,11 +116,6 @@ class Keeper:
             self.answered(self)
 
     # --- afterwards
-    @property
-    def large(self) -> bool:
-        """Whether the answer was more than is kept."""
-        return self.size > self.limit
-
     @property
     def unsent(self) -> int:
         """Bytes of answers on this connection that its client has not taken yet."""
@@ -105,8 +134,10 @@ class Keeper:
         return wire.drop(doc, _LEFT_OUT)
 
     def release(self) -> None:
-        """Lets the exchange go."""
+        """Lets all go. Idempotent."""
         self.exchange = None
+        self.parts.clear()
+        self._free()
 
 
 def size_of(doc: Doc) -> int:

@@ -51,20 +51,12 @@ class Plan(msgspec.Struct, frozen=True, eq=False):
         return f"shadow:{self.experiment}"
 
 
-class Held(msgspec.Struct, eq=False):
-    """How many jobs still need what a keeper has kept. `size` in bytes."""
-
-    size: int
-    jobs: int
-
-
 class Job(msgspec.Struct, eq=False):
     """One answer that is wanted of one candidate. `mirror`: what is under way for it now."""
 
     keeper: Keeper
     candidate: Candidate
     since: float  # monotonic seconds
-    held: Held
     mirror: Mirror | None = None
     replica: Replica | None = None
 

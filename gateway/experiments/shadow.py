@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -28,10 +28,11 @@ from gateway.experiments import judge
 from gateway.experiments.beside import Beside, Own, beside
 from gateway.experiments.budget import Budget, Cost
 from gateway.experiments.heard import read
-from gateway.experiments.keeper import Keeper, size_of
-from gateway.experiments.lanes import Candidate, Held, Job, Lane, Plan, cost, free, likely, sampled
+from gateway.experiments.keeper import Keeper, Room, size_of
+from gateway.experiments.lanes import Candidate, Job, Lane, Plan, cost, free, likely, sampled
 from gateway.experiments.mirror import Mirror, Sent, ask, call_for, recorded
 from gateway.experiments.words import Pair, State
+from gateway.metrics import Metrics
 from routing.private import Near
 from routing.types import Decision, Replica, Route
 
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("pointsman.experiments")
 APIS = frozenset({"chat", "messages", "responses"})
 KEEPERS = 256  # calls whose answers are being kept, and those whose clients have not taken them yet
-KEPT = 64 * 1024 * 1024  # bytes of requests and answers that jobs hold
+KEPT = 64 * 1024 * 1024  # bytes of requests and answers, of calls under way and of jobs
 QUEUE_SECONDS = 600.0  # that a job waits for a free replica
 FORGET_SECONDS = 60.0  # after which a call that ended without an answer is forgotten
 JUDGE_SECONDS = 30.0  # that a judgement waits for a free replica
@@ -60,7 +61,7 @@ class Shadows:
         self.keepers: dict[Keeper, None] = {}
         self.unsent: list[Keeper] = []
         self.tasks: set[asyncio.Task[None]] = set()
-        self.kept = 0  # bytes
+        self.room = Room(KEPT)
         self.stopping = False
         self.turn: asyncio.Future[None] | None = None  # resolved at the next tick, for who waits for a replica
         self.thread = ThreadPoolExecutor(1, thread_name_prefix="shadow")
@@ -101,11 +102,15 @@ class Shadows:
         config = lane.plan.config
         if not sampled(exchange.id, experiment, config.share):
             return None
-        why = "large" if size_of(exchange.call.doc) > config.bytes else "queue" if len(self.keepers) + len(self.unsent) >= KEEPERS else ""
+        why = ""
+        if size_of(exchange.call.doc) > config.bytes:
+            why = "large"
+        elif len(self.keepers) + len(self.unsent) >= KEEPERS or self.room.full:
+            why = "queue"
         if why:
-            self._none(lane, exchange.id, why)
+            self._leave(lane, exchange.id, lane.plan.candidates, why)
             return None
-        keeper = Keeper(exchange, experiment, config.bytes, self._answered)
+        keeper = Keeper(exchange, experiment, config.bytes, self.room, self._answered)
         self.keepers[keeper] = None
         return keeper
 
@@ -126,17 +131,15 @@ class Shadows:
         if lane is None or self.stopping or keeper.experiment in self.halted:
             keeper.release()
             return
-        size, room = keeper.size + size_of(keeper.doc), lane.plan.config.queue - len(lane.queue)
-        why = "large" if keeper.large else "queue" if self.kept + size > KEPT else ""
-        taken = lane.plan.candidates[: 0 if why else max(0, room)]
-        for candidate in lane.plan.candidates[len(taken) :]:
-            self._leave(lane, keeper.id, candidate, why or "queue")
-        held = Held(size, len(taken))
-        if taken:
-            self.kept += size
-        else:
+        candidates = lane.plan.candidates
+        room = 0 if keeper.lost else max(0, lane.plan.config.queue - len(lane.queue))
+        taken, left = candidates[:room], candidates[room:]
+        self._leave(lane, keeper.id, left, keeper.lost or "queue")
+        keeper.jobs = len(taken)
+        if not taken:
             keeper.release()
-        lane.queue.extend(Job(keeper, candidate, self.core.clients.now, held) for candidate in taken)
+            return
+        lane.queue.extend(Job(keeper, candidate, self.core.clients.now) for candidate in taken)
         self._pump(lane)
 
     def give_way(self, route: Route) -> None:
@@ -294,7 +297,7 @@ class Shadows:
         expected = expected or Cost()
         if not lane.budget.book(expected, self.clock()):
             return None
-        asking = Job(job.keeper, at, job.since, job.held)
+        asking = Job(job.keeper, at, job.since)
         lane.running.append(asking)  # so that it gives way too
         try:
             sent = await self._send(lane, asking, decision, doc, False, expected, f"judge-{job.candidate.arm}")
@@ -316,13 +319,11 @@ class Shadows:
         return found
 
     # --- ends
-    def _none(self, lane: Lane, id: bytes, why: str) -> None:
-        for candidate in lane.plan.candidates:
-            self._leave(lane, id, candidate, why)
-
-    def _leave(self, lane: Lane, id: bytes, candidate: Candidate, why: str) -> None:
-        lane.counts[candidate.arm, why] += 1
-        self.pair(Pair(self.clock(), lane.plan.experiment, candidate.arm, id.decode("latin-1"), left_out=why))
+    def _leave(self, lane: Lane, id: bytes, candidates: Sequence[Candidate], why: str) -> None:
+        """Nothing is mirrored of a request to these."""
+        for candidate in candidates:
+            lane.counts[candidate.arm, why] += 1
+            self.pair(Pair(self.clock(), lane.plan.experiment, candidate.arm, id.decode("latin-1"), left_out=why))
 
     def _pair(self, lane: Lane, job: Job, why: str) -> Pair:
         return Pair(self.clock(), lane.plan.experiment, job.candidate.arm, job.keeper.id.decode("latin-1"), left_out=why)
@@ -333,10 +334,8 @@ class Shadows:
 
     def _done(self, lane: Lane, job: Job, pair: Pair | None) -> None:
         """A job has come to its end: what it kept is let go, what was found goes to the store."""
-        held = job.held
-        held.jobs -= 1
-        if not held.jobs:
-            self.kept -= held.size
+        job.keeper.jobs -= 1
+        if not job.keeper.jobs:
             job.keeper.release()
         if pair is not None:
             lane.counts[job.candidate.arm, pair.left_out or ("failed" if pair.failed else "ok")] += 1
@@ -370,3 +369,23 @@ class Shadows:
         self.cut()
         await asyncio.gather(*self.tasks, return_exceptions=True)
         self.thread.shutdown(wait=False, cancel_futures=True)
+
+
+def gauges(figures: Metrics, shadows: Callable[[], Shadows | None]) -> None:
+    """Registers what shadows count in this process. `shadows`: where there are any now."""
+
+    def counted() -> list[tuple[dict[str, str], float]]:
+        found = shadows()
+        lanes = found.lanes if found is not None else {}
+        return [
+            ({"experiment": name, "arm": arm, "outcome": what}, float(n))
+            for name, lane in lanes.items()
+            for (arm, what), n in lane.counts.items()
+        ]
+
+    def spent() -> list[tuple[dict[str, str], float]]:
+        found = shadows()
+        return [({"experiment": name}, lane.budget.dollars) for name, lane in found.lanes.items()] if found is not None else []
+
+    figures.callback("pointsman_shadow_requests_total", "Requests mirrored to candidates, by what became of them.", counted, kind="counter")
+    figures.callback("pointsman_shadow_spent_dollars", "What mirrored requests have cost today (UTC).", spent)

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
+from gateway import build
 from gateway.config import Config, parse
 from gateway.experiments.shadow import Shadows
 from gateway.experiments.trial import Ended, Trials
@@ -25,16 +28,26 @@ class Nowhere:
 class Mirroring:
     """A gateway, and what is found while it runs. Methods are called from the test's thread."""
 
-    def __init__(self, gateway: Running) -> None:
+    def __init__(self, gateway: Running, config: Config) -> None:
         self.gateway = gateway
         self.pairs: list[Pair] = []
         self.unix = 1_000_000.0
-        gateway.call(self._begin)
+        self.generations = 1
+        gateway.call(lambda: self._begin(config))
 
-    def _begin(self) -> None:
+    def _begin(self, config: Config) -> None:
         core = self.gateway.gateway.core
+        self._adopt(config)
         core.shadows = Shadows(core, self.pairs.append, lambda: self.unix)
         core.run_trials(Trials(Nowhere()))
+
+    def adopt(self, config: Config) -> None:
+        """Another configuration of the same backends."""
+        self.gateway.call(lambda: self._adopt(config))
+
+    def _adopt(self, config: Config) -> None:
+        self.generations += 1
+        self.gateway.gateway.core.swap(build.generation(self.generations, config, self.gateway.gateway.fleet))
 
     @property
     def shadows(self) -> Shadows:
@@ -57,7 +70,7 @@ class Mirroring:
 
         self.gateway.until(rests, "shadows at rest")
         self.gateway.settled()
-        assert self.shadows.kept == 0
+        assert self.shadows.room.used == 0
         budgets = [lane.budget for lane in self.shadows.lanes.values()]
         assert all(abs(b.booked_dollars) < 1e-9 and not b.booked_tokens for b in budgets)
 
@@ -84,9 +97,15 @@ def shadowed(own: Engine, shadow: Engine, over: Mapping[str, Any] | None = None,
 
 
 @contextmanager
+def serving(config: Config, asgi: bool = False) -> Iterator[Mirroring]:
+    """A gateway that mirrors, for the time of the block, without a store and an analyst: it learns of its experiments once it runs."""
+    with running(msgspec.structs.replace(config, experiments={}), asgi) as gateway:
+        yield Mirroring(gateway, config)
+
+
+@contextmanager
 def mirroring(config: Config, asgi: bool = False) -> Iterator[Mirroring]:
-    """A gateway that mirrors, for the time of the block; at its end nothing may be held."""
-    with running(config, asgi) as gateway:
-        made = Mirroring(gateway)
+    """The same; at its end nothing may be held."""
+    with serving(config, asgi) as made:
         yield made
         made.rested()

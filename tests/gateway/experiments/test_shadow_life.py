@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
-from gateway.config import parse
 from gateway.experiments.words import State
 from tests.fakes.answers import openai_error, reply
 from tests.fakes.engine import Engine
 from tests.fakes.openai import chat_whole
 from tests.fakes.request import Request
 from tests.fakes.script import Gate, Script, script
-from tests.gateway.experiments.mirrored import Mirroring, mirroring, shadowed
-from tests.harness import both_ways, chat, running
+from tests.gateway.experiments.mirrored import Mirroring, mirroring, serving, shadowed
+from tests.harness import both_ways, chat
 
 
 def held(gate: Gate) -> Any:
@@ -114,13 +114,7 @@ def test_a_reload_keeps_what_stays(stays: bool) -> None:
             near.wait(lambda e: len(e.posts()) == 1, "one under way")
             made.gateway.until(lambda: len(made.shadows.lanes["e"].queue) == 2, "two wait")
             new = shadowed(own, near, concurrency=2, spend_per_day=0.5)
-            if not stays:
-                new = parse(json.dumps({
-                    "server": {"port": 0, "admin": {"port": None}, "drain_seconds": 1, "log": {"level": "error"}},
-                    "backends": {"own": {"url": own.url}, "near": {"url": near.url, "local": True}},
-                    "routes": {"m": {"targets": [{"backend": "own", "model": "fake"}]}},
-                }), {})  # fmt: skip
-            made.gateway.run(made.gateway.gateway.adopt(new))
+            made.adopt(new if stays else msgspec.structs.replace(new, experiments={}))
             gate.open()
             assert [pair.left_out for pair in sorted(made.found(3), key=lambda p: p.left_out)] == (
                 ["", "", ""] if stays else ["", "stopped", "stopped"]
@@ -136,8 +130,8 @@ def test_a_reload_keeps_what_stays(stays: bool) -> None:
 def test_the_gateway_stops_with_shadows_under_way(asgi: bool) -> None:
     gate = Gate()
     with Engine() as own, Engine(responder=held(gate)) as near:
-        with running(shadowed(own, near, concurrency=2), asgi) as gateway:
-            made = Mirroring(gateway)
+        with serving(shadowed(own, near, concurrency=2), asgi) as made:
+            gateway = made.gateway
             for _ in range(5):
                 assert gateway.ask(chat()).status == 200
             near.wait(lambda e: len(e.posts()) == 2, "two under way")
@@ -151,8 +145,8 @@ def test_the_gateway_stops_with_shadows_under_way(asgi: bool) -> None:
             assert len(made.pairs) == 5
         gate.open()
     with Engine() as own, Engine(responder=held(Gate())) as near:
-        with running(shadowed(own, near)) as gateway:  # and all of it at once
-            made = Mirroring(gateway)
+        with serving(shadowed(own, near)) as made:  # and all of it at once
+            gateway = made.gateway
             assert gateway.ask(chat()).status == 200
             near.wait(lambda e: len(e.posts()) == 1, "one under way")
             gateway.run(gateway.gateway.stop())
