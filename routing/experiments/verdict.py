@@ -63,7 +63,9 @@ def words(design: Design, comparison: Comparison) -> str:
     if comparison.verdict in ("better", "worse"):
         return f"{arm} {said(metric, change.value or 0.0)} ({between(metric, change)})"
     if comparison.role == "guardrail":
-        return f"{arm}: no harm shown in {phrase.noun} ({between(metric, change)})"
+        most = _harm(change, metric).hi
+        shown = "any harm is less than allowed" if most is not None and most <= _margin(design, comparison.metric) else "no harm shown yet"
+        return f"{arm}: {shown} in {phrase.noun} ({between(metric, change)})"
     return f"no difference between {arm} and {design.arms[0]} shown yet in {phrase.noun} ({between(metric, change)})"
 
 
@@ -158,6 +160,10 @@ def _harm(change: Estimate, metric: Metric) -> Estimate:
     return Estimate(*(None if x is None else -x for x in (change.value, change.hi, change.lo)))
 
 
+def _margin(design: Design, metric: str) -> float:
+    return next((guard.margin for guard in design.guardrails if guard.metric == metric), 0.0)
+
+
 def _phrase(metric: Metric) -> _Phrase:
     known = _PHRASES.get(metric.name)
     if known is not None:
@@ -175,7 +181,7 @@ def _reason(design: Design, comparison: Comparison) -> str:
     if comparison.role == "secondary" and comparison.verdict in ("better", "worse"):
         return f"{text}. This was looked at beside the main question: take it as a hint."
     if comparison.role == "guardrail":
-        margin = next((g.margin for g in design.guardrails if g.metric == comparison.metric), 0.0)
+        margin = _margin(design, comparison.metric)
         if comparison.verdict == "worse":
             return f"{text}. That is more harm than the guardrail allows ({percent(margin)})."
     primary = comparison.role == "primary" and comparison.verdict == "better"

@@ -110,7 +110,11 @@ def test_words_say_what_changed_for_users() -> None:
     assert compared("latency", -0.15, -0.08).words == "candidate answers 12 % faster (between 8 % and 15 %)"
     assert compared("latency", 0.08, 0.16).words == "candidate answers 12 % slower (between 8 % and 16 %)"
     assert compared("error", 0.2, 0.3, "guardrail").words == "candidate fails 25 % more often (between 20 % and 30 %)"
-    assert compared("error", -0.2, 0.3, "guardrail").words == "candidate: no harm shown in failed requests (between -20 % and +30 %)"
+    assert compared("error", -0.2, 0.3, "guardrail").words == "candidate: no harm shown yet in failed requests (between -20 % and +30 %)"
+    assert (
+        compared("error", -0.2, 0.09, "guardrail").words
+        == "candidate: any harm is less than allowed in failed requests (between -20 % and +9 %)"
+    )
     assert compared("error", 3.0, None, "guardrail").words == "candidate fails at least 300 % more often"
     assert compared("error", -0.3, None, "guardrail").words == "candidate: too little was seen of failed requests"
     assert (
