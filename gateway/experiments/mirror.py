@@ -144,7 +144,7 @@ async def ask(core: Core, mirror: Mirror, decision: Decision, call: Call, timeou
 def call_for(request: bytes, arm: str, doc: Doc, stream: bool, received: float) -> Call:
     """The call that is sent: in our own name, without a header of the user's."""
     id = b"shadow-%b-%b" % (request, _plain(arm))
-    return Call(id[:128], "chat", arm, stream, doc, TENANT, {}, received)
+    return Call(id, "chat", arm, stream, doc, TENANT, {}, received)
 
 
 def recorded(call: Call, route: str, decision: Decision, sent: Sent, unix: float) -> Record:

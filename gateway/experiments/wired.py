@@ -17,6 +17,7 @@ from pathlib import Path
 from backends.types import Fault
 from gateway.config import Config
 from gateway.config_experiments import design
+from gateway.experiments import shadow
 from gateway.experiments import store as keeping
 from gateway.experiments.analyst import Order
 from gateway.experiments.api import Experiments
@@ -150,6 +151,7 @@ class Wired:
 def gauges(figures: Metrics, wired: Wired) -> None:
     """Registers what experiments count in this process."""
     keeping.gauges(figures, lambda: wired.store)
+    shadow.gauges(figures, lambda: wired.shadows)
     figures.callback(
         "pointsman_experiment_left_out_total", "Requests that had no part in an experiment of their route, by reason.",
         lambda: [({"experiment": e, "reason": why}, n) for (e, why), n in [*wired.left.items()]], kind="counter",
