@@ -39,7 +39,11 @@ def best(posteriors: Mapping[str, Posterior], kind: Kind, better: Better, rng: R
     won = [0] * len(known)
     for _ in range(draws):
         drawn = [sample() for sample in samplers]
-        won[drawn.index(max(drawn))] += 1
+        most = max(drawn)
+        first = drawn.index(most)
+        if drawn.count(most) > 1:  # of metrics that never vary, as a cost of 0
+            first = rng.choice([i for i, one in enumerate(drawn) if one == most])
+        won[first] += 1
     part = len(known) * even
     out = dict.fromkeys(posteriors, even)
     out.update({arm: part * n / draws for arm, n in zip(known, won, strict=True)})

@@ -50,6 +50,13 @@ def test_arms_of_which_nothing_is_known() -> None:
     assert none["a"] == pytest.approx(0.5, abs=0.05)
 
 
+def test_arms_that_are_just_alike_share() -> None:
+    free = best({"a": Posterior(500, 0.0, 0.0), "b": Posterior(500, 0.0, 0.0)}, "mean", "lower", Random(1))
+    assert free["a"] == pytest.approx(0.5, abs=0.05)
+    paid = best({"a": Posterior(500, 0.0, 0.0), "b": Posterior(500, 0.01, 1e-9)}, "mean", "lower", Random(1))
+    assert paid == {"a": 1.0, "b": 0.0}
+
+
 @given(st.lists(st.floats(min_value=0, max_value=1), min_size=2, max_size=5).filter(lambda one: sum(one) > 0))
 def test_top_two_shares_add_up_and_keep_the_order(chances: list[float]) -> None:
     whole = sum(chances)
