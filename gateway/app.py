@@ -39,7 +39,7 @@ class App:
     answers."""
 
     def __init__(self, core: Core, metrics: Callable[[], Awaitable[str]], store: ResponsesStore, feedback: Feedbacks | None = None) -> None:
-        self.core, self.metrics, self.feedback = core, metrics, feedback or Feedbacks()
+        self.core, self.metrics, self.feedback = core, metrics, Feedbacks() if feedback is None else feedback
         self.other = SurfaceApi(core, store)
         self.created = int(time.time())
         self.gets: dict[str, Get] = {

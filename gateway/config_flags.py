@@ -68,7 +68,7 @@ def apply(base: Config, flags: Flags, env: Mapping[str, str], builtin_name: str)
         name = _upstream_name(url, backends)
         backends[name] = BackendConfig(url=url, discover=True, key=_upstream_key(flags.upstreams, env))
     keys = (*base.keys, *_keys(flags, env, {key.name for key in base.keys}))
-    return Config(server=_server(base.server, flags), backends=backends, routes=routes, keys=keys)
+    return msgspec.structs.replace(base, server=_server(base.server, flags), backends=backends, routes=routes, keys=keys)
 
 
 def _model(text: str) -> str:
