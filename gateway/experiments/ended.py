@@ -19,6 +19,13 @@ Mark = tuple[str, int, str]  # experiment, epoch, arm
 End = Literal["", "gone", "refused", "error"]  # good, the client left or was wrong, refused by the provider, anything else
 
 
+class _Told(msgspec.Struct):
+    id: str | None = None
+
+
+_told = msgspec.json.Decoder(_Told)
+
+
 class Whole:
     """All of an answer, for the check against its schema. `api`: how its client reads it; `format`: the chat request's
     `response_format`."""
@@ -38,12 +45,11 @@ Ended = tuple[
 ]  # fmt: skip
 
 # Keys of JSON; within a string their quotation marks would have backslashes before them.
-_ID: Final = re.compile(rb'"id"\s*:\s*"([^"\\]{1,256})"')
+_ID: Final = re.compile(rb'"id"\s*:\s*"(?!call_|toolu_|fc_|rs_)([^"\\]{1,256})"')  # not a tool call's
 _REFUSED: Final = re.compile(
     rb'"refusal"\s*:\s*"[^"]|"finish_reason"\s*:\s*"content_filter"|"stop_reason"\s*:\s*"refusal"|"type"\s*:\s*"refusal"'
     rb'|"incomplete_details"\s*:\s*\{\s*"reason"\s*:\s*"content_filter"'
 )
-_SILENT: Final = frozenset({"embeddings", "rerank"})  # surfaces whose answers nobody could refuse
 _NOT_JSON: Final = (msgspec.MsgspecError, RecursionError, UnicodeDecodeError)
 
 
@@ -66,9 +72,8 @@ def seen(ended: Ended) -> Seen:
     mark, unit, tenant, request, unix, seconds, ttft, stream, status, end, target, fallback, tail, answer, whole = ended
     usage = wire.usage(tail) if tail is not None else None
     good = not end
-    found = _ID.search(answer)
     return Seen(
-        unix, mark[0], mark[1], mark[2], unit, tenant, request.decode("latin-1"), found[1].decode("utf-8", "replace") if found else "",
+        unix, mark[0], mark[1], mark[2], unit, tenant, request.decode("latin-1"), _id(answer),
         seconds, ttft if stream else None, stream, status, end == "error", end == "gone",
         (end == "refused" or _REFUSED.search(answer) is not None) if good or end == "refused" else None,
         _valid(whole, stream) if good and whole is not None else None,
@@ -77,6 +82,15 @@ def seen(ended: Ended) -> Seen:
         None if usage is None else usage.output + usage.reasoning,
         _cost(usage, tail, target),
     )  # fmt: skip
+
+
+def _id(answer: bytes) -> str:
+    """The answer's own id; empty where it has none. Some servers write it behind the rest."""
+    try:
+        return _told.decode(answer).id or ""
+    except _NOT_JSON:  # a part of an answer, or events
+        found = _ID.search(answer)
+        return found[1].decode("utf-8", "replace") if found else ""
 
 
 def _cost(usage: Usage | None, tail: bytes | None, target: Target) -> float | None:

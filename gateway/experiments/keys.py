@@ -60,9 +60,9 @@ def _user(exchange: Exchange) -> bytes:
 def _metadata_user(doc: wire.Doc) -> bytes:
     try:
         told = _metadata.decode(doc.get("metadata", wire.NULL))
-    except (msgspec.MsgspecError, RecursionError):
+        return told.user_id.encode() if told is not None and told.user_id else b""
+    except (msgspec.MsgspecError, RecursionError, UnicodeEncodeError):
         return b""
-    return told.user_id.encode() if told is not None and told.user_id else b""
 
 
 def _session(header: bytes, exchange: Exchange) -> bytes:

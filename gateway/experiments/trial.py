@@ -17,7 +17,7 @@ from backends.types import Target
 from gateway.asking import asked
 from gateway.choosers import minute_of_day
 from gateway.experiments.arms import ArmRoute, Changes, Experiment
-from gateway.experiments.ended import End, Ended, Mark, Whole, end_of, seen, short
+from gateway.experiments.ended import HEAD, TAIL, End, Ended, Mark, Whole, end_of, seen, short
 from gateway.experiments.tap import Purse, Tap
 from gateway.experiments.words import State, unit_of
 from gateway.relay import StreamRelay
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Ended", "Entry", "Live", "RouteTrials", "Store", "Trials", "seen"]
 NEVER = float("inf")
+KNOWN, LONG = 16_384, 256  # keys that an experiment remembers, and the bytes of one at most
 Left = Counter[tuple[str, str]]  # requests that had no part, by experiment and reason
 
 
@@ -69,16 +70,14 @@ class Entry:
     # --- what the exchange tells
     def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
         """A whole good answer to the first attempt is about to be sent."""
-        tenant, target, answer = exchange.tenant.name, exchange.decision.target, short(body)
-        made: list[Ended] = [
-            (mark, unit, tenant, exchange.id, self.unix, seconds, None, False, 200, "", target, False, tail, answer, None)
-            for mark, unit in self.marks
-        ]
-        if self.tap is None:
-            for ended in made:
+        tenant, target = exchange.tenant.name, exchange.decision.target
+        answer = body if len(body) <= HEAD + TAIL else short(body)
+        for mark, unit in self.marks:
+            ended: Ended = (mark, unit, tenant, exchange.id, self.unix, seconds, None, False, 200, "", target, False, tail, answer, None)
+            if self.tap is None:
                 self.put(ended)
-        else:
-            self.waiting = (*made,)
+            else:
+                self.waiting = (*self.waiting, ended)
 
     def answered(self, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""
@@ -136,9 +135,10 @@ class Place(NamedTuple):
 
 
 class Live:
-    """One experiment as it is in force: what `State` has made of it. Only its slice of the layer moves on, with time."""
+    """One experiment as it is in force: what `State` has made of it. Only its slice of the layer moves on, with time; where keys belong is
+    remembered until then, as far as KNOWN goes."""
 
-    __slots__ = ("before", "end", "experiment", "fixed", "held", "left", "name", "places", "split", "until")
+    __slots__ = ("before", "end", "experiment", "fixed", "held", "key", "known", "left", "name", "places", "plain", "split", "until")
 
     def __init__(self, experiment: Experiment, state: State, left: Left) -> None:
         self.experiment, self.left, self.name = experiment, left, experiment.name
@@ -152,24 +152,37 @@ class Live:
         self.fixed: Place | None = None  # where all go
         if state.status == "promoted" and state.winner in arms:
             self.fixed = self.places[arms.index(state.winner)]._replace(mark=None)
+        self.key = experiment.key
+        self.plain = experiment.exclude is None and self.fixed is None
+        self.known: dict[tuple[str, bytes], tuple[Place, int] | None] = {}
         self.end = 0
         self.until = NEVER if state.status == "planned" else -NEVER  # unix seconds: when the slice grows
 
     def place(self, exchange: Exchange, unix: float) -> tuple[Place, int] | None:
         """Where a request goes, and its unit; None: it has no part."""
-        experiment = self.experiment
-        if experiment.exclude is not None and self._excluded(exchange):
-            self.left[self.name, "excluded"] += 1
-            return None
-        if self.fixed is not None:
-            return self.fixed, 0
-        key = experiment.key(exchange)
+        if not self.plain:
+            if self.experiment.exclude is not None and self._excluded(exchange):
+                self.left[self.name, "excluded"] += 1
+                return None
+            if self.fixed is not None:
+                return self.fixed, 0
+        key = self.key(exchange)
         if not key:
             self.left[self.name, "no_key"] += 1
             return None
-        unit = unit_of(exchange.tenant.name, key)
         if unix >= self.until:
             self._grow(unix)
+        asked, known = (exchange.tenant.name, key), self.known
+        if asked in known:
+            return known[asked]
+        found = self._drawn(unit_of(*asked))
+        if len(key) <= LONG:
+            if len(known) >= KNOWN:
+                known.clear()
+            known[asked] = found
+        return found
+
+    def _drawn(self, unit: int) -> tuple[Place, int] | None:
         found = self.split.arm(unit, self.end) if self.end else OUT
         if found >= 0:
             return self.places[found], unit
@@ -183,6 +196,7 @@ class Live:
         share = max((share for when, share in steps if when <= unix), default=0.0)
         self.end = self.split.end(share) if share else 0
         self.until = min((when for when, _ in steps if when > unix), default=NEVER)
+        self.known.clear()
 
     def _excluded(self, exchange: Exchange) -> bool:
         condition = self.experiment.exclude

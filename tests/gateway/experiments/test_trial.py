@@ -13,7 +13,7 @@ from backends.types import Fault, Target, Usage
 from gateway.config import KeyConfig
 from gateway.config_experiments import HeaderKey
 from gateway.experiments.arms import Changes
-from gateway.experiments.ended import seen
+from gateway.experiments.ended import seen, short
 from gateway.experiments.words import State, unit_of
 from routing.experiments.words import BEFORE, HOLDOUT
 from routing.policies import Condition
@@ -122,6 +122,58 @@ def test_cost_is_by_our_prices_else_as_reported() -> None:
     assert seen((*ended[:10], Target("b", "t", price=price), *ended[11:])).cost == 1.5
     assert seen(ended).cost is None
     assert seen((*ended[:12], b'{"usage":{"completion_tokens":1,"cost":0.25}}', *ended[13:])).cost == 0.25
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b'{"choices":[{"message":{"tool_calls":[{"id":"call_1"}]}}],"id":"chatcmpl-9"}', "chatcmpl-9"),
+        (b'{"choices":[{"message":{"tool_calls":[{"id":"call_1"}]}}],' + b" " * 2000 + b'"id":"chatcmpl-9"}', "chatcmpl-9"),
+        (b'event: message_start\ndata: {"type":"message_start","message":{"id":"msg_1"}}\n\n', "msg_1"),
+        (b'{"object":"list","data":[]}', ""),
+        (b'{"id":null}', ""),
+        (b"\xff{", ""),
+    ],
+)
+def test_the_id_of_an_answer(answer: bytes, expected: str) -> None:
+    world = Tried()
+    world.tell("old")
+    world.flight.whole(GOOD)
+    (ended,) = world.store.ended
+    assert seen((*ended[:13], short(answer), None)).response == expected
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"choices":[{"message":{"refusal":"I will not."}}]}',
+        b'data: {"choices":[{"delta":{"refusal":"I"}}]}\n\n',
+        b'{"choices":[{"finish_reason" : "content_filter"}]}',
+        b'{"stop_reason":"refusal"}',
+        b'{"output":[{"content":[{"type":"refusal","refusal":"no"}]}]}',
+        b'{"incomplete_details":{"reason":"content_filter"}}',
+    ],
+)
+def test_a_refusal_is_known_in_every_dialect_and_not_by_what_is_quoted(answer: bytes) -> None:
+    world = Tried()
+    world.tell("old")
+    world.flight.whole(GOOD)
+    (ended,) = world.store.ended
+    assert seen((*ended[:13], answer, None)).refused is True
+    quoted = json.dumps({"choices": [{"message": {"content": answer.decode(), "refusal": None}, "finish_reason": "stop"}]}).encode()
+    assert seen((*ended[:13], quoted, None)).refused is False
+
+
+def test_keys_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.experiments.trial.KNOWN", 4)
+    world = Tried()
+    for user in [*map(str, range(10)), "x" * 1000, *map(str, range(10)), "x" * 1000]:
+        world.ask({"user": user})
+        world.flight.whole(GOOD)
+    arms = [(one.unit, one.arm) for one in world.store.seen]
+    assert arms[:11] == arms[11:]
+    trials: Any = world.route.trials
+    assert len(trials.live[0].known) <= 4 and all(len(key) < 300 for _, key in trials.live[0].known)
 
 
 def test_no_key_no_part() -> None:
