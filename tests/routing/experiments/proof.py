@@ -39,7 +39,7 @@ CASES: Mapping[str, tuple[str, Scenario, float, tuple[float, ...]]] = {
     "log plain": ("latency", Scenario("log", 0.8, 1.0), 0.18, (1, 1)),
     "log tail": ("latency", Scenario("log", 0.8, 0.7, tail=0.03), 0.15, (1, 1)),
     "log clustered": ("latency", Scenario("log", 0.8, 0.7, requests=6, alike=0.4, tail=0.02), 0.18, (1, 1)),
-    "log recorded": ("latency", recorded(), 0.15, (1, 1)),
+    "log recorded": ("latency", recorded(), 0.22, (1, 1)),
     "mean lognormal": ("output_tokens", Scenario("mean", 300.0, 1.0), 0.2, (1, 1)),
     "mean heavy": ("cost", Scenario("mean", 0.01, 2.0), 0.35, (1, 1)),
     "mean clustered": ("output_tokens", Scenario("mean", 300.0, 1.0, requests=6, alike=0.3), 0.22, (1, 1)),
