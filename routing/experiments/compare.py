@@ -68,9 +68,8 @@ def comparable(control: Moments, treated: Moments, kind: Kind) -> bool:
 
 def sides(control: Moments, treated: Moments, kind: Kind, history: bool) -> tuple[_Side, _Side, float]:
     """Mean and its variance of control and treated, after history's part was taken away, and which part of the variance that was."""
-    c, t = _side(control, kind), _side(treated, kind)
-    if kind != "boolean":
-        c, t = _mixed(c, t, control.k, treated.k), _mixed(t, c, treated.k, control.k)
+    one, two = _side(control, kind), _side(treated, kind)
+    c, t = _mixed(one, two, control.k, treated.k), _mixed(two, one, treated.k, control.k)
     if not history or control.h + treated.h < LEAST_HISTORY or not min(control.h, treated.h):
         return c, t, 0.0
     centre = (control.before + treated.before) / (control.h + treated.h)
@@ -118,8 +117,9 @@ def _side(moments: Moments, kind: Kind) -> _Side:
 
 
 def _mixed(side: _Side, other: _Side, k: int, others: int) -> _Side:
-    """An arm's mean with a variance that is shrunken towards the other's, where that is greater. Of skewed values (cost) an arm whose mean
-    is too low by chance has too low a variance as well, the more so the smaller it is; that would raise false alarms in small arms."""
+    """An arm's mean with a variance that is shrunken towards the other's, where that is greater. Of skewed values (cost, rare failures) an
+    arm whose mean is too low by chance has too low a variance as well, the more so the smaller it is. Without this, in an arm that has a
+    tenth of the units, peeking raised 7 % false alarms instead of 5 % (failures of 5 %, exponential and lognormal cost)."""
     one, two = side.variance * k, other.variance * others  # of a unit
     return _Side(side.mean, (k * one + BORROWED * max(one, two)) / ((k + BORROWED) * k))
 
