@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from backends.types import Fault, Target, Usage
+from gateway import coalesce
 from gateway.config import KeyConfig
 from gateway.config_experiments import HeaderKey
 from gateway.experiments.arms import Changes
@@ -162,6 +163,17 @@ def test_a_refusal_is_known_in_every_dialect_and_not_by_what_is_quoted(answer: b
     assert seen((*ended[:13], answer, None)).refused is True
     quoted = json.dumps({"choices": [{"message": {"content": answer.decode(), "refusal": None}, "finish_reason": "stop"}]}).encode()
     assert seen((*ended[:13], quoted, None)).refused is False
+
+
+def test_arms_never_share_an_answer() -> None:
+    world = Tried(key=HeaderKey(header="x-user"))
+    users = [world.user_of(arm).encode() for arm in ("old", "new")]
+    asked = [world.ask({"temperature": 0}, headers={b"x-user": user})[1] for user in (*users, users[0])]
+    keys = [coalesce.same(exchange) for exchange in asked]
+    assert None not in keys and keys[0] == keys[2] != keys[1]
+    for flight in world.flights:
+        flight.whole(GOOD)
+    world.check_idle(3)
 
 
 def test_keys_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
