@@ -196,6 +196,23 @@ def test_looking_after_every_unit_raises_few_false_alarms(draw: Draw, kind: Kind
     assert alarms(draw, kind, runs=runs, units=600, planned=500) <= 0.09 * runs  # three of its standard deviations above 3 %
 
 
+def test_a_small_arm_of_rare_outcomes_raises_few_false_alarms() -> None:
+    runs = 40
+    assert alarms(lambda rng: float(rng.random() < 0.05), "boolean", runs=runs, units=1500, planned=500, share=0.1) <= 0.05 * runs
+
+
+def test_small_arms_borrow_the_greater_variance_of_large_ones() -> None:
+    """In the small arm nobody said yes, in control every tenth: what varies in control may well vary in the small arm too."""
+    control, treated = Moments(), Moments()
+    for i in range(2000):
+        control.change(0, 0.0, 1, float(i % 10 == 0))
+    for _ in range(60):
+        treated.change(0, 0.0, 1, 0.0)
+    before, after, _ = sides(control, treated, "boolean", False)
+    assert before.variance == pytest.approx(control.smoothed)
+    assert after.variance == pytest.approx((60 * treated.smoothed * 60 + 100 * control.smoothed * 2000) / (160 * 60))
+
+
 def test_looking_after_every_request_of_alike_ones_raises_few_false_alarms() -> None:
     runs = 60
     found = alarms(lambda rng: rng.expovariate(1.0), "mean", runs=runs, units=300, planned=300, requests=(2, 6))
