@@ -104,7 +104,7 @@ def test_what_becomes_of_the_shadow_changes_nothing_for_the_user(fault: str, str
     with Engine() as own, Engine(strict=False) as near:
         seen = []
         for mirrored in (False, True):
-            config = shadowed(own, near, share=float(mirrored), seconds=1.0)
+            config = shadowed(own, near, share=float(mirrored), seconds=0.5)
             with mirroring(config) as made:
                 near.queue(*[FAULTS[fault]() for _ in range(3 * mirrored)])
                 for number in range(3):
