@@ -111,7 +111,7 @@ def text(found: Plan) -> str:
     if not timed:
         rows = [[*row[:2], row[3]] for row in rows]
     lines += [*grid(rows, range(5)), ""]
-    lines.append("Pointsman looks at any time: this is the most that it needs; on average it is done earlier.")
+    lines.append(f"Pointsman may be looked at any time: by then it has found the effect in {found.power:.0%} of cases, on average earlier.")
     return "".join(f"{line}\n" for line in lines)
 
 

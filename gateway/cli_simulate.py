@@ -16,6 +16,7 @@ from routing.experiments.simulate import Rate, Simulated
 from routing.experiments.words import Design
 
 _USUAL = {"boolean": (0.1, None), "mean": (1.0, 1.0), "log": (1.0, 1.0)}  # baseline and deviation where the command line says none
+_SHARES = {"mean": "on average", "p50": "half of them by", "p90": "9 in 10 by"}
 
 
 class Progress:
@@ -67,9 +68,11 @@ def text(simulation: Simulation) -> str:
     rows.append(_row("sound split called off", "at most 0.1%", found.leak_alarms))
     lines = [f"{found.name}: {simulation.assumed}; seed {found.seed}", "", *grid(rows, (3, 4)), ""]
     if found.stopped:
-        told = ", ".join(f"{name} x {times:.2f}" for name, times in found.stopped.items())
+        told = ", ".join(f"{_SHARES.get(name, name)} x {times:.2f}" for name, times in found.stopped.items())
         lines.append(f"users at the end of runs that found it, over the {rounded(found.fixed)} of a test that is looked at once: {told}")
-    lines += [f"NOT AS PROMISED: {problem}" for problem in simulation.problems] or ["as promised"]
+    lines += [f"NOT AS PROMISED: {problem}" for problem in simulation.problems] or [
+        "nothing is surely worse than promised; more --runs say it more surely"
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 
@@ -82,7 +85,7 @@ def _assumed(scenario: Scenario) -> str:
         "log": f"a median of {scenario.mean:.3g} s",
     }
     more = "" if scenario.kind == "boolean" else f", spread {scenario.spread:.3g}"
-    return f"{what[scenario.kind]}{more}, {scenario.requests:.3g} requests a user"
+    return f"{what[scenario.kind]}{more}, {scenario.requests:.3g} request{'s' if scenario.requests != 1 else ''} a user"
 
 
 def _row(what: str, wanted: str, rate: Rate) -> list[str]:

@@ -306,7 +306,7 @@ def test_command_lines_that_are_wrong(flags: list[str], capsys: pytest.CaptureFi
 def test_a_simulation_of_a_configured_experiment(config: str, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["simulate", "mini", "--config", config, "--runs", "20", "--seed", "3", "--baseline", "0.5"]
     shown = ok(capsys, *flags)
-    for words in ("mini: a share of 0.5, 1 requests a user; seed 3", "false alarms, looked at after every request", "51 to 49 split"):
+    for words in ("mini: a share of 0.5, 1 request a user; seed 3", "false alarms, looked at after every request", "51 to 49 split"):
         assert words in shown, words
     found = json.loads(ok(capsys, *flags, "--json"))
     assert found["result"]["runs"] == 20 and found["result"]["alarms"]["runs"] == 20 and found["problems"] == []
