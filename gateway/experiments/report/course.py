@@ -18,13 +18,13 @@ MOST = 60  # points that the pointer finds in a panel; all are drawn
 
 def range_of(result: Result) -> Scale | None:
     """The axis of time: from the start, or the first point, to the last. None: there are no points."""
-    times = [p.unix for p in result.points if figures.sane(p.unix) is not None]
+    times = [p.unix for p in result.points if figures.known(p.unix)]
     if not times:
         return None
     first, last = min(times), max(times)
-    if result.started is not None and figures.sane(result.started) is not None:
+    if result.started is not None and figures.known(result.started):
         first = min(first, result.started)
-    return Scale(first, last) if last > first else Scale(first - 1800, last + 1800)
+    return Scale(first, last) if last >= first + 1 else Scale(first - 1800, last + 1800)
 
 
 def ticks(scale: Scale) -> list[float]:
@@ -89,8 +89,8 @@ def flags(frame: Frame, marks: Sequence[tuple[int, Audit]]) -> list[Markup]:
 
 def panel(result: Result, look: Looks, arm: str, frame: Frame) -> Markup:
     """One arm."""
-    points = sorted((p for p in result.points if p.arm == arm), key=lambda p: p.unix)
-    effect = abs(result.effect)
+    points = sorted((p for p in result.points if p.arm == arm and figures.known(p.unix)), key=lambda p: p.unix)
+    effect = abs(figures.sane(result.effect) or 0.0)
     tops = frame.held(effect), frame.held(-effect)
     band = tag("rect", class_="band", x=0, width="100%", y=round(tops[0], 2), height=round(tops[1] - tops[0], 2)) if effect else None
     zero = tag("line", class_="zero", x1=0, x2="100%", y1=frame.held(0), y2=frame.held(0))
@@ -130,7 +130,7 @@ def course(result: Result, look: Looks) -> Markup:
         return tag("p", "There is no history yet: the first estimate appears here as soon as there is one.", class_="empty")
     y, length = heights(result.points, result.effect), x.hi - x.lo
     frame = Frame(x, y, HEIGHT, lambda v: figures.day(v, length), tick, ticks(x))
-    arms = sorted(dict.fromkeys(p.arm for p in result.points), key=look.number)
+    arms = sorted(dict.fromkeys(p.arm for p in result.points if figures.known(p.unix)), key=look.number)
     panels = tag("div", *(panel(result, look, arm, frame) for arm in arms), class_="panels" if len(arms) > 1 else "panels one")
     done = [
         tag("li", tag("time", figures.moment(a.unix), datetime=figures.iso(a.unix)), f" · {a.actor}: {a.action}", value=i)

@@ -12,13 +12,14 @@ from datetime import UTC, datetime
 from routing.experiments.words import Estimate, Metric
 
 NONE = "–"
+MOST = 1e150
 MINUS = "−"
 _SPANS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
 
 def sane(value: float | None) -> float | None:
-    """`value`, or None where it is no finite number."""
-    return value if value is not None and math.isfinite(value) else None
+    """`value`, or None where it is no number that can be drawn: not finite, or so large that sums of such are not."""
+    return value if value is not None and abs(value) <= MOST else None
 
 
 def signed(text: str) -> str:
@@ -150,6 +151,11 @@ def moment(unix: float | None) -> str:
     """A time as people write it, UTC; "–" for what no calendar knows."""
     made = _datetime(unix)
     return NONE if made is None else f"{made.day} {made:%b %Y, %H:%M} UTC"
+
+
+def known(unix: float | None) -> bool:
+    """Whether a calendar knows this time."""
+    return _datetime(unix) is not None
 
 
 def day(unix: float | None, span: float) -> str:

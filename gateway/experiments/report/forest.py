@@ -52,6 +52,7 @@ def _arrow(x: float, y: float, path: str) -> Markup:
 
 def drawing(scale: Scale, effect: float, comparison: Comparison) -> Markup:
     """One row's interval above the zero line and the band of changes too small to matter."""
+    effect = figures.sane(effect) or 0.0
     middle, change = HEIGHT / 2, comparison.change
     left, right, zero = scale.held(-abs(effect)), scale.held(abs(effect)), pc(scale.at(0.0))
     parts: list[Markup | None] = [

@@ -10,7 +10,7 @@ from gateway.experiments.report import figures
 from gateway.experiments.report.frame import Frame, apart, dot
 from gateway.experiments.report.marks import Looks, exact, legend, ordered, shape
 from gateway.experiments.report.markup import Markup, join, pc, tag
-from gateway.experiments.report.scale import Scale, span
+from gateway.experiments.report.scale import LEAST, Scale, span
 from routing.experiments.words import ArmResult, Estimate, Result
 
 HEIGHT = 220
@@ -30,7 +30,7 @@ def cumulated(buckets: Sequence[tuple[float, int]]) -> list[tuple[float, float]]
     total, seen, out = sum(n for _, n in rows), 0, []
     for bound, n in rows:
         seen += n
-        if 0 < bound < math.inf:
+        if LEAST <= bound <= figures.MOST:
             out.append((bound, seen / total))
     return out
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
+
+_SHARE = re.compile(r"([+−-]?\d[\d.,]* %)")
 
 
 class Markup(str):
@@ -37,6 +40,11 @@ def attributes(given: dict[str, object]) -> str:
 def tag(name: str, *children: Child, **given: object) -> Markup:
     """An element with its end tag."""
     return Markup(f"<{name}{attributes(given)}>{join(children)}</{name}>")
+
+
+def sentence(text: str) -> Markup:
+    """Words in which no line ends between a number and its per cent sign. The text itself stays what it is."""
+    return join(tag("span", part, class_="whole") if i % 2 else part for i, part in enumerate(_SHARE.split(text)))
 
 
 def at(name: str, *children: Child, said: str = "", **given: object) -> Markup:

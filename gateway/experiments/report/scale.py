@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.experiments.report.figures import sane
 
+LEAST = 1e-12  # what is smaller is nothing, in seconds, dollars and shares
 STEPS = (1.0, 2.0, 5.0)
 
 
@@ -61,14 +62,15 @@ def log_ticks(lo: float, hi: float, wanted: int) -> list[float]:
 
 def span(values: Iterable[float | None], log: bool = False, margin: float = 0.06, flip: bool = False) -> Scale | None:
     """An axis around all `values` with a margin of its length at both ends. None: there is nothing to show."""
-    known = [v for value in values if (v := sane(value)) is not None and (v > 0 or not log)]
+    known = [v for value in values if (v := sane(value)) is not None and (v >= LEAST or not log)]
     if not known:
         return None
     lo, hi = min(known), max(known)
     if log:
         room = max(math.log(hi / lo) * margin, 0.05)
-        return Scale(max(lo * math.exp(-room), 1e-300), hi * math.exp(room), True, flip)
-    room = (hi - lo) * margin or abs(hi) * 0.1 or 1.0
+        return Scale(lo * math.exp(-room), hi * math.exp(room), True, flip)
+    size = max(abs(lo), abs(hi))
+    room = (hi - lo) * margin if hi - lo > 1e-6 * size and size >= LEAST else size * 0.1 if size >= LEAST else 1.0
     return Scale(lo - room, hi + room, False, flip)
 
 
@@ -77,7 +79,8 @@ def around_zero(reaches: Iterable[float], least: float) -> Scale:
 
     No change is below -1: nothing can be less than nothing.
     """
+    least = sane(abs(least)) or 0.0
     known = sorted(abs(v) for value in reaches if (v := sane(value)) is not None)
     reach = least if not known else max(least, min(known[-1], 4 * known[(len(known) - 1) // 2]))
-    reach = reach * 1.12 or 0.1
+    reach = 1.12 * reach if reach >= LEAST else 0.1
     return Scale(-min(reach, 1.0 + reach / 20), reach)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gateway.experiments.report import figures
 from gateway.experiments.report.marks import Looks, chip, exact, key
-from gateway.experiments.report.markup import Markup, join, pc, tag
+from gateway.experiments.report.markup import Markup, join, pc, sentence, tag
 from routing.experiments.words import Comparison, Outlook, Ratio, Result, Verdict
 
 GUARD: dict[Verdict, tuple[Verdict, str]] = {
@@ -117,5 +117,5 @@ def _guardrail(look: Looks, found: Comparison) -> Markup:
         chip(verdict, word),
         tag("span", tag("b", look.metric(found.metric).label or found.metric), " in ", key(look, found.arm), found.arm),
         tag("span", change, class_="soft", data_guardrail=found.metric, data_arm=found.arm, **exact(found.change)),
-        tag("small", found.words) if found.words else None,
+        tag("small", sentence(found.words)) if found.words else None,
     )

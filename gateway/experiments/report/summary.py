@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from gateway.experiments.report import figures
 from gateway.experiments.report.marks import SIGNS, Looks, exact, key, ordered
-from gateway.experiments.report.markup import Markup, join, pc, tag
+from gateway.experiments.report.markup import Markup, join, pc, sentence, tag
 from routing.experiments.words import HOLDOUT, ArmResult, Estimate, Result, Status, Verdict
 
 FIRST = 6  # reasons that are shown at once
@@ -39,7 +39,7 @@ def conclusion(result: Result) -> tuple[str, str, str]:
 
 def reasons(result: Result) -> list[Markup]:
     """Why: the first ones at once, the others where one asks for them."""
-    items = [tag("li", w) for w in result.words]
+    items = [tag("li", sentence(w)) for w in result.words]
     first, more = items[:FIRST], items[FIRST:]
     out = [tag("ul", *first, class_="reasons")] if first else []
     if more:
@@ -64,7 +64,7 @@ def headline(result: Result) -> Markup:
         "header",
         tag("p", "Experiment ", tag("b", result.name), f" · {facts}", class_="crumb"),
         chips,
-        tag("h1", result.headline or "There is nothing to say yet."),
+        tag("h1", sentence(result.headline or "There is nothing to say yet.")),
         *reasons(result),
         class_=f"top {kind}",
     )

@@ -55,7 +55,7 @@ def five() -> Result:
     return replace(
         decided(), arms=arms, comparisons=primary + guards, points=history(names), winner=None, status="stopped", units=10_731,
         ratio=Ratio({a.name: a.units for a in arms}, {a.name: 2150.0 for a in arms}, 0.9, False),
-        headline="q2 hurts a guardrail: failed requests",
+        headline="q2 hurts a guardrail: failed requests", words=["q2 fails 442 % more often (between 422 % and 462 %)."],
     )  # fmt: skip
 
 
