@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 import pytest
 
 from backends.types import Fault
@@ -22,10 +23,12 @@ from gateway.experiments.analyst import Order, analyse_file
 from gateway.experiments.keeping import Retain
 from gateway.experiments.running import Running
 from gateway.experiments.wired import Wired, file_of
+from gateway.experiments.words import State
 from gateway.server import SocketError
 from tests.fakes.engine import Engine
 from tests.gateway.experiments.recorded import DESIGN, made, opened, write
 from tests.gateway.serving import serving
+from tests.harness import chat
 from tests.harness import running as gateway_of
 
 
@@ -210,3 +213,37 @@ def test_what_was_served_is_in_the_result(tmp_path: Path) -> None:
     assert result is not None and result.requests == 40 and result.units == 20 and result.feedback == 4  # values and comments
     again = analyse_file(str(path), design("e", parsed(config).experiments["e"]))
     assert (again.requests, again.units, again.comments) == (40, 20, ["start 1", "start 0"])
+
+
+def test_a_reload_begins_and_ends_experiments_and_keeps_the_store(tmp_path: Path) -> None:
+    with Engine() as engine:
+        config = parsed(experimenting(engine, tmp_path / "e.db"))
+        plain = msgspec.structs.replace(config, experiments={})
+        with gateway_of(plain) as gateway:
+            assert gateway.gateway.wired.store is None and gateway.ask(chat(user="u")).status == 200
+            gateway.run(gateway.gateway.adopt(config))
+            store = gateway.gateway.wired.store
+            assert store is not None and gateway.ask(chat(user="u")).status == 200
+            gateway.run(store.flush())
+            gateway.run(store.act("e", State("e", "stopped"), "anna", "stop"))
+            assert gateway.ask(chat(user="u")).status == 200  # by the route as it is
+            gateway.run(gateway.gateway.adopt(plain))
+            assert gateway.gateway.wired.store is store and gateway.gateway.core.trials is None
+            assert gateway.ask(chat(user="u")).status == 200
+            gateway.run(gateway.gateway.adopt(config))
+            assert gateway.gateway.wired.store is store
+            assert gateway.ask({"session": "u", "name": "liked", "value": True}, "/v1/feedback").status == 200
+    with opened(tmp_path / "e.db") as tables:
+        assert sum(len(chunk.seen) for chunk in tables.chunks(0, 100)) == 1
+        assert tables.states()["e"].status == "stopped"
+
+
+def test_a_reload_whose_file_is_taken_changes_nothing(tmp_path: Path) -> None:
+    with Engine() as engine:
+        config = parsed(experimenting(engine, tmp_path / "e.db"))
+        plain = msgspec.structs.replace(config, experiments={})
+        with gateway_of(config), gateway_of(plain) as other:
+            with pytest.raises(ValueError, match="in use by another gateway"):
+                other.run(other.gateway.adopt(config))
+            assert other.gateway.configuration is plain and "in use" in other.gateway.warnings()[0]
+            assert other.ask(chat(user="u")).status == 200
