@@ -26,6 +26,7 @@ from routing import health
 from routing.types import NO_ROUTE, UNDECIDED, Decision, Pilot, Replica, Route
 
 if TYPE_CHECKING:
+    from gateway.experiments.trial import Entry
     from gateway.guide import Guide
     from gateway.serve import Core
 
@@ -41,7 +42,7 @@ class Answering:
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended",
         "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received", "relay",
-        "route", "sink", "splice", "status", "stream", "tail", "tenant", "ttft", "upstream_headers", "watched",
+        "route", "sink", "splice", "status", "stream", "tail", "tenant", "trial", "ttft", "upstream_headers", "watched",
     )  # fmt: skip
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
@@ -64,6 +65,7 @@ class Answering:
         self.stream = self.begun = self.ended = self.watched = False  # watched: it has a guide, or failed before
         self.guide: Guide | None = None  # where its route has a plan
         self.pilot: Pilot | None = None  # where its route has a policy
+        self.trial: Entry | None = None  # where it is in an experiment
         self.ttft: float | None = None  # seconds from arrival to the first content
         self.parked_at: float | None = None
         self.paused_at: float | None = None
@@ -99,6 +101,8 @@ class Answering:
         if pilot is not None:
             pilot.whole(tail)
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, len(body), tail))
+        if self.trial is not None:
+            self.trial.plain(self, seconds, tail, body)
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
         self.sink.respond(200, b"%b%b%b" % (JSON_HEAD, self.id, replica.line), body)
@@ -188,6 +192,8 @@ class Answering:
                 self.guide.committed(self.ttft)
             if self.pilot is not None:
                 self.pilot.answered()
+            if self.trial is not None:
+                self.trial.answered(out)
         if self.begun:
             self.sink.send(out)
             return
@@ -238,6 +244,8 @@ class Answering:
         if self.pilot is not None:
             self.pilot.answered()
             self.pilot.finished(self.tail)
+        if self.trial is not None:
+            self.trial.answered(body)
         lines = self._lines(JSON_HEAD)
         self.last_fault = None  # an earlier attempt's
         self._release()

@@ -19,6 +19,7 @@ from backends.types import Fault
 from gateway import passthrough, surfaces
 from gateway.asgi import Gone, Receive, Scope, Send, headers_of, read_body, reply, reply_fault, run_exchange, run_surface
 from gateway.choosers import counting
+from gateway.experiments.feedback import Feedbacks
 from gateway.explain import explain
 from gateway.limits import headers_too_large
 from gateway.openapi import document
@@ -34,10 +35,11 @@ MODELS = ("/v1/models/", "/models/")
 
 
 class App:
-    """The data port's ASGI callable. `metrics` renders the Prometheus text; `store` keeps responses."""
+    """The data port's ASGI callable. `metrics` renders the Prometheus text; `store` keeps responses; `feedback` takes what clients say of
+    answers."""
 
-    def __init__(self, core: Core, metrics: Callable[[], Awaitable[str]], store: ResponsesStore) -> None:
-        self.core, self.metrics = core, metrics
+    def __init__(self, core: Core, metrics: Callable[[], Awaitable[str]], store: ResponsesStore, feedback: Feedbacks | None = None) -> None:
+        self.core, self.metrics, self.feedback = core, metrics, Feedbacks() if feedback is None else feedback
         self.other = SurfaceApi(core, store)
         self.created = int(time.time())
         self.gets: dict[str, Get] = {
@@ -108,6 +110,10 @@ class App:
             self.core.door.identify(headers)  # before the body is read
             body = await read_body(self.core, headers, receive)
             await self._json(headers, send, await explain(self.core, self.other.makes, headers, body))
+        elif path in surfaces.FEEDBACK:
+            tenant = self.core.door.identify(headers)
+            body = await read_body(self.core, headers, receive)
+            await self._json(headers, send, await self.feedback.take(body, tenant.name, headers.get(b"idempotency-key", b"")))
         else:
             return False
         return True
@@ -179,7 +185,8 @@ class App:
 
 
 def _nowhere(gets: Mapping[str, Get], method: str, path: str) -> Fault:
-    known = path in gets or path in surfaces.CALLS or path in surfaces.TOKENS or path in surfaces.DIALECTS or path in surfaces.EXPLAIN
+    posts = (surfaces.CALLS, surfaces.TOKENS, surfaces.DIALECTS, surfaces.EXPLAIN, surfaces.FEEDBACK)
+    known = path in gets or any(path in some for some in posts)
     if known:
         right = "GET" if path in gets else "POST"
         why = f"{path[:200]} takes {right}, not {method[:20]}."

@@ -14,6 +14,7 @@ from gateway import plans
 from gateway.auth import Door
 from gateway.choosers import choosers
 from gateway.config import Config, RouteConfig, TargetConfig
+from gateway.experiments import arms, lanes
 from gateway.fleet import Fleet
 from gateway.serve import Generation
 from routing.private import near
@@ -28,6 +29,7 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     for name, route in wanted.items():
         routes[name] = _route(name, route, config, fleet)
     plans.attach(routes, wanted, config)
+    tests = arms.build(config, wanted, routes, lambda name, route: _route(name, route, config, fleet))
     parts = near(routes, lambda arm: config.backends[arm.target.backend].is_local)
     for name, route in wanted.items():
         if route.private:
@@ -35,7 +37,9 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     for name, route in wanted.items():
         routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
     door = Door(config.keys, (server.host, *server.hosts), server.cors_origins, server.private_header)
-    return Generation(number, server, door, routes, parts, choosers(config, wanted, routes, parts, fleet, random.Random()))
+    mirrored = lanes.plans(config, wanted, routes, lambda name, route, target: _arm(name, route, target, config, fleet))
+    chosen = choosers(config, {**wanted, **tests.wanted}, {**routes, **tests.routes}, parts, fleet, random.Random())
+    return Generation(number, server, door, routes, parts, chosen, mirrored, tests)
 
 
 def written(config: Config, fleet: Fleet) -> Mapping[str, RouteConfig]:

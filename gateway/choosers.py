@@ -62,7 +62,7 @@ def choosers(
         policy, places = policy_of(written.policy), {arm: place for place, arm in enumerate(whole.arms)}
         for route in _parts(whole, near.get(name)):
             options = [_option(arm, r, places[arm], written, config, fleet) for arm in route.arms for r in arm.replicas]
-            made[route] = RouteChooser(Chooser(name, _labelled(options), _policy(policy), rng), policy.session_header)
+            made[route] = RouteChooser(Chooser(whole.name, _labelled(options), _policy(policy), rng), policy.session_header)
     fleet.paces.keep(pairs)
     return made
 

@@ -1,5 +1,5 @@
-"""The command `pointsman`: serve, check, models, chat, providers, probe, explain. Importing it loads nothing heavy; each command loads
-what it needs.
+"""The command `pointsman`: serve, check, models, chat, providers, probe, explain, experiments. Importing it loads nothing heavy; each
+command loads what it needs.
 
 Exit codes: 0; 2 for a wrong command line or configuration; 1 for whatever else went wrong.
 A user's mistake is one sentence, never a traceback.
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway.cli_experiments import arguments as experiments_arguments
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     commands = {
         "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
+        "experiments": _experiments,
     }  # fmt: skip
     return commands[args.command](args)
 
@@ -114,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("file", metavar="FILE", help="a file with the request's JSON body, or - for standard input")
     explain.add_argument("--path", help="the endpoint that it is for (default: by its fields), such as /v1/responses")
     _client_arguments(explain)
+    experiments_arguments(
+        commands.add_parser("experiments", help="what A/B experiments have found", formatter_class=shape, allow_abbrev=False)
+    )
     return parser
 
 
@@ -309,3 +314,15 @@ def _explain(args: argparse.Namespace) -> int:
     except ClientError as error:
         raise Failure(str(error)) from None
     return 0
+
+
+def _experiments(args: argparse.Namespace) -> int:
+    from gateway.cli_experiments import ExperimentsError, run
+    from gateway.client import ClientError
+
+    try:
+        return run(args)
+    except ExperimentsError as error:
+        raise (UsageError if error.usage else Failure)(str(error)) from None
+    except ClientError as error:
+        raise Failure(str(error)) from None

@@ -86,6 +86,15 @@ class Client:
                 raise ClientError(f"{self.base} answered, but not with an explanation; is it a gateway of this version?")
             return told
 
+    def admin(self, method: str, path: str, body: object = None) -> bytes:
+        """What the control plane at this URL answers; `body` is sent as JSON. Raises ClientError."""
+        with self._told():
+            headers = {"x-pointsman-client": "command line"}
+            answer = self._http.request(method, f"{self.base}{path}", json=body, headers=headers)
+            if answer.status_code != 200:
+                raise ClientError(_refusal(answer.status_code, answer.content[:_MAX_ERROR]))
+            return answer.content
+
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:

@@ -28,9 +28,9 @@ from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
 from gateway.serve import Core
-from gateway.server import listen
+from gateway.server import SocketError, listen
 from gateway.together.ring import Region
-from gateway.wiring import FIRST_LOOK_SECONDS, Control, Read
+from gateway.wiring import FIRST_LOOK_SECONDS, Control, Read, opened
 
 log = logging.getLogger("pointsman.workers")
 REPORT_SECONDS = 1.0
@@ -89,12 +89,19 @@ class Cluster(Control):
         sockets = [listen(config.server.host, config.server.port, shared=True)]
         self.port = sockets[0].getsockname()[1]
         sockets += [listen(config.server.host, self.port, shared=True) for _ in range(count - 1)]
+        try:
+            await opened(self.wired, config)  # before any worker: they find the file made
+        except SocketError:
+            for sock in sockets:
+                sock.close()
+            raise
         self.clients = Clients(asyncio.get_running_loop())
         self.figures, self.recorder = Metrics(), Recorder(Metrics())
         self.fleet = self._fleet()
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
+        self._experiment(config)
         self.region = Region.create(count)
         self.workers = [WorkerProcess(i, s) for i, s in enumerate(sockets)]
         self._tasks = [asyncio.create_task(self._keep(w)) for w in self.workers]
@@ -156,6 +163,7 @@ class Cluster(Control):
             worker.tell("stop")
         await asyncio.gather(*(self._ended(w) for w in self.workers))
         await self._stop_control()
+        await self.wired.stop()
         await self.fleet.stop()
         self.clients.close()
         self.region.close()
@@ -218,6 +226,7 @@ class Cluster(Control):
         total = sum(s.inflight_total for s in theirs)
         return msgspec.structs.replace(
             mine, replicas=[_sum(r, theirs) for r in mine.replicas], inflight=inflight[:INFLIGHT_LIMIT], inflight_total=total,
+            experiments=len(self.experiments),
             limits={**mine.limits, "workers": len(self.workers), "waiting": sum(int(s.limits.get("waiting") or 0) for s in theirs)},
         )  # fmt: skip
 

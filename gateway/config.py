@@ -20,18 +20,17 @@ from gateway.config_decode import ConfigError, Problem, decode, expand, join, li
 from gateway.config_flags import Flags
 from gateway.config_probed import fold
 from gateway.config_provider import fill
+from gateway.config_target import FactsOverride, TargetConfig
 from gateway.config_types import (
     AdminConfig,
     BackendConfig,
     Config,
-    FactsOverride,
     KeyConfig,
     Limits,
     LogConfig,
     RouteConfig,
     Secret,
     ServerConfig,
-    TargetConfig,
     TimeoutsOverride,
     Tls,
 )
@@ -110,9 +109,18 @@ def _finish(config: Config, source: str) -> Config:
 
 def _own_routes(config: Config) -> dict[str, RouteConfig]:
     """The routes, and one for each engine that no route names: to configure an engine is to want it served."""
-    named = {target.backend for route in config.routes.values() for target in route.targets}
+    named = _named(config)
     silent = [name for name, backend in config.backends.items() if backend.engine and name not in named and name not in config.routes]
     return {**config.routes, **{name: RouteConfig(targets=(TargetConfig(backend=name),)) for name in silent}}
+
+
+def _named(config: Config) -> set[str]:
+    """The backends that something is sent to: by routes, and by the arms and shadows of experiments."""
+    targets = [target for route in config.routes.values() for target in route.targets]
+    for experiment in config.experiments.values():
+        targets += [target for arm in experiment.arms.values() for target in arm.targets or ()]
+        targets += experiment.shadow.targets.values() if experiment.shadow is not None else ()
+    return {target.backend for target in targets}
 
 
 def _seal(key: KeyConfig, path: str, problems: list[Problem]) -> KeyConfig:
@@ -148,7 +156,7 @@ def _anchor(config: Config, folder: Path) -> Config:
 
 def remarks(config: Config) -> list[str]:
     """What is allowed and yet hardly meant, one sentence each."""
-    named = {target.backend for route in config.routes.values() for target in route.targets}
+    named = _named(config)
     return [
         f"{join('$.backends', name)}: no route names it and `discover` is off, so nothing is ever sent there"
         for name, backend in config.backends.items() if name not in named and not backend.discover

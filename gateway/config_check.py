@@ -13,8 +13,10 @@ import msgspec
 from backends.catalog import row
 from gateway import config_kv
 from gateway.config_decode import Problem, did_you_mean, join
+from gateway.config_experiments_check import arm_routes, experiments
 from gateway.config_policy_check import policies
-from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig, TargetConfig
+from gateway.config_target import TargetConfig
+from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig
 from gateway.together.redis import problem as redis_problem
 
 _SETTINGS = ("project", "location", "region", "api_version", "deployment", "profile", "credentials")
@@ -39,6 +41,9 @@ def check(config: Config) -> list[Problem]:
         problems += _backend(join("$.backends", name), name, backend)
     for name, route in config.routes.items():
         problems += _route(join("$.routes", name), name, route, config)
+    for path, name, route in arm_routes(config):
+        problems += _route(path, name, route, config)
+    problems += experiments(config)
     problems += _fallbacks(config)
     problems += _aliases(config)
     problems += _keys(config)

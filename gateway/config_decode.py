@@ -5,6 +5,7 @@ A problem is `(path, text)`; a path has names, not kinds: `$.backends.gpu.urls[1
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import math
 import re
@@ -202,6 +203,8 @@ def _leaf(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return _fail(path, "expected a finite number", problems)
     try:
+        if isinstance(value, datetime.datetime) and inner is str:
+            value = value.isoformat()  # YAML reads a time without quotes as one
         if isinstance(value, str) and _is_size(inner):
             value = read_size(value)
         # not strict: an expanded ${PORT} is a text even where a number is wanted

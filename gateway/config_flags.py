@@ -12,18 +12,8 @@ import msgspec
 
 from gateway.config_check import url_problem
 from gateway.config_decode import ConfigError
-from gateway.config_types import (
-    AdminConfig,
-    BackendConfig,
-    Config,
-    KeyConfig,
-    LogConfig,
-    RouteConfig,
-    Secret,
-    ServerConfig,
-    TargetConfig,
-    Tls,
-)
+from gateway.config_target import TargetConfig
+from gateway.config_types import AdminConfig, BackendConfig, Config, KeyConfig, LogConfig, RouteConfig, Secret, ServerConfig, Tls
 
 BUILTIN = "builtin"
 KEYS_VARIABLE = "POINTSMAN_KEYS"
@@ -78,7 +68,7 @@ def apply(base: Config, flags: Flags, env: Mapping[str, str], builtin_name: str)
         name = _upstream_name(url, backends)
         backends[name] = BackendConfig(url=url, discover=True, key=_upstream_key(flags.upstreams, env))
     keys = (*base.keys, *_keys(flags, env, {key.name for key in base.keys}))
-    return Config(server=_server(base.server, flags), backends=backends, routes=routes, keys=keys)
+    return msgspec.structs.replace(base, server=_server(base.server, flags), backends=backends, routes=routes, keys=keys)
 
 
 def _model(text: str) -> str:

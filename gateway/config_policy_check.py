@@ -6,8 +6,10 @@ from collections.abc import Iterator
 
 from backends import catalog
 from gateway.config_decode import Problem, did_you_mean, join
+from gateway.config_experiments_check import arm_routes
 from gateway.config_policy import PolicyConfig, WhenConfig, policy_of, policy_problems, when_problems
-from gateway.config_types import BackendConfig, Config, RouteConfig, TargetConfig
+from gateway.config_target import TargetConfig
+from gateway.config_types import BackendConfig, Config, RouteConfig
 
 
 def policies(config: Config) -> Iterator[Problem]:
@@ -19,11 +21,18 @@ def policies(config: Config) -> Iterator[Problem]:
         policy = policy_of(route.policy)
         for field, why in policy_problems(policy):
             yield (join(join(here, "policy"), field) if field else join(here, "policy")), why
-        yield from _targets(here, route, config)
-        yield from _private(here, route, config)
-        if policy.preset == "cost" or (policy.costs is not None and policy.costs.money) or policy.seconds_per_dollar:
-            yield from _prices(here, route, config)
-        yield from _kv_aware(here, route, policy, config)
+        yield from _placed(here, route, policy, config)
+    for here, _, route in arm_routes(config):
+        yield from _placed(here, route, policy_of(route.policy), config)
+
+
+def _placed(here: str, route: RouteConfig, policy: PolicyConfig, config: Config) -> Iterator[Problem]:
+    """What depends on a route's targets."""
+    yield from _targets(here, route, config)
+    yield from _private(here, route, config)
+    if policy.preset == "cost" or (policy.costs is not None and policy.costs.money) or policy.seconds_per_dollar:
+        yield from _prices(here, route, config)
+    yield from _kv_aware(here, route, policy, config)
 
 
 def _local(path: str, backend: BackendConfig) -> Iterator[Problem]:

@@ -28,7 +28,10 @@ def _entries(tree: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     tree = tree if isinstance(tree, dict) else {}
     for path, entry in _children("$.backends", tree.get("backends")):
         yield path, entry
-    for path, route in _children("$.routes", tree.get("routes")):
+    arms = [
+        arm for path, one in _children("$.experiments", tree.get("experiments")) for arm in _children(join(path, "arms"), one.get("arms"))
+    ]
+    for path, route in (*_children("$.routes", tree.get("routes")), *arms):
         targets = route.get("targets")
         for index, target in enumerate(targets if isinstance(targets, list) else ()):
             if isinstance(target, dict):

@@ -14,8 +14,10 @@ from backends.embeddings import BatchLimits
 from backends.engines.spec import EngineSpec
 from backends.prices import Prices
 from backends.types import Target, Timeouts
+from gateway.config_experiments import ExperimentConfig, ExperimentsConfig
 from gateway.config_kv import Said
-from gateway.config_policy import PolicyConfig, Preset, WhenConfig
+from gateway.config_policy import PolicyConfig, Preset
+from gateway.config_target import FactsOverride, TargetConfig
 
 DEFAULT_SLOTS = 4
 KIB, MIB = 1024, 1024 * 1024
@@ -125,36 +127,10 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     drain_seconds: Seconds = 30.0
     log: LogConfig = LogConfig()
     responses: ResponsesConfig = ResponsesConfig()
+    experiments: ExperimentsConfig = ExperimentsConfig()
     tool_state: ToolState = "sidecar"
     redis: Secret | None = None  # redis://[USER:PASSWORD@]HOST[:PORT][/DB], where gateways on other hosts share their load
     private_header: str = "x-pointsman-private"  # a call that has it (unless it says `false`) stays on local backends
-
-
-class FactsOverride(_Noun, frozen=True, kw_only=True):
-    """What is known better than the table of facts has it; null: as the table says. The fields are those of
-    `backends.dialects.types.Facts`."""
-
-    context: Count | None = None
-    max_output: Count | None = None
-    sampling: bool | None = None
-    temperature_with_top_p: bool | None = None
-    temperature_max: Positive | None = None
-    thinking: Literal["none", "budget", "adaptive", "level"] | None = None
-    forced_tools: bool | None = None
-    prefill: bool | None = None
-    json_schema: Literal["native", "tool", "none"] | None = None
-    full_schema: bool | None = None
-    images: bool | None = None
-    documents: bool | None = None
-    audio: bool | None = None
-    logprobs: bool | None = None
-    seed: bool | None = None
-    many: bool | None = None
-    late_system: bool | None = None
-
-    def given(self) -> dict[str, Any]:
-        """What is said here, for `backends.facts.facts`."""
-        return {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
 
 
 class KvStoreConfig(_Noun, frozen=True, kw_only=True):
@@ -248,20 +224,6 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
         )  # fmt: skip
 
 
-class TargetConfig(_Noun, frozen=True, kw_only=True):
-    """One place that a route may send a call. An empty `model` means the name that an engine of ours gave its model, else the route's."""
-
-    backend: str
-    model: str = ""
-    weight: Weight = 1.0
-    when: WhenConfig | None = None  # the calls that it takes; null: all
-    unsupported: frozenset[str] = frozenset()
-    context: Count | None = None
-    facts: FactsOverride = FactsOverride()
-    prices: Prices | None = None
-    probed: str | None = None  # a file of `pointsman probe --write`; see `gateway.config_probed`
-
-
 class TimeoutsOverride(_Noun, frozen=True, kw_only=True):
     """A route's own timeouts in seconds (`min_rate`: tokens a second); what is null stays as the backend has it."""
 
@@ -340,6 +302,7 @@ class Config(_Noun, frozen=True, kw_only=True):
     backends: dict[str, BackendConfig] = {}
     routes: dict[str, RouteConfig] = {}
     keys: tuple[KeyConfig, ...] = ()
+    experiments: dict[str, ExperimentConfig] = {}
 
     def targets(self, route: str) -> tuple[Target, ...]:
         """The targets of a route as the router wants them: the backend's `unsupported` and context joined in. KeyError: no such route."""

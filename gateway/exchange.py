@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from time import monotonic
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -26,6 +27,9 @@ from routing.lease import give, take
 from routing.pool import pick
 from routing.retry import Verdict, verdict
 from routing.types import Decision, Pilot, Replica, Route
+
+if TYPE_CHECKING:
+    from gateway.experiments.trial import Entry
 
 WAITING = b": waiting\n\n"
 log = logging.getLogger("pointsman.exchange")
@@ -78,6 +82,9 @@ class Exchange(Answering):
 
     def _special(self, route: Route) -> None:
         """What a route asks of its calls before they are sent. Raises Fault, or `Joined` when another's answer is followed."""
+        if route.trials is not None:
+            route.trials.enter(self)
+            route = self.route  # its arm's
         if route.concurrency is not None and route.inflight > route.concurrency:
             message = f"Model '{self.call.model}' has {route.concurrency} calls under way, its limit."
             raise Fault("rate_limited", message, retry_after=1.0, code="route_busy")
@@ -86,6 +93,20 @@ class Exchange(Answering):
             self.guide.begin()
         if route.chooser is not None:
             self.pilot = route.chooser.pilot(self)
+
+    def tried(self, entry: Entry) -> None:
+        """It is in experiments: takes what its arms change."""
+        self.trial = entry
+        call = self.call
+        if entry.changes is not None:
+            call = self.call = msgspec.structs.replace(call, doc=entry.changes.apply(call.doc))
+        if "response_format" in call.doc and b'"json_schema"' in bytes(call.doc["response_format"]):
+            self.sink = entry.tapped(self.sink)
+            entry.must_fit(self.api, bytes(call.doc["response_format"]))
+
+    def opening(self) -> wire.Doc:
+        """A document whose conversation begins as this one's."""
+        return self.call.doc
 
     def _named(self, doc: wire.Doc) -> tuple[str, Route]:
         model = wire.text(doc, "model")
@@ -171,6 +192,8 @@ class Exchange(Answering):
         decision, route, guide = self.decision, self.route, self.guide
         health.bad(decision.replica, fault, monotonic(), route.replicas)
         self._release()
+        if self.trial is not None:
+            self.trial.failed(decision.target)
         self.last_fault = fault
         if guide is not None:
             if guide.failed(fault):
@@ -289,6 +312,8 @@ class Exchange(Answering):
         self._as(leader)
         self.status, self.bytes_out = status, len(body)
         self.ttft = monotonic() - self.received
+        if self.trial is not None:
+            self.trial.answered(body)
         lines = self._lines(JSON_HEAD)
         self._end(status)
         self.sink.respond(status, lines, body)
@@ -358,3 +383,5 @@ class Exchange(Answering):
                 self.bytes_out += self.splice.size
         # The recorder reads the usage off the request's own path; it gets the few bytes that it needs, never the exchange.
         self.core.recorder.put(record_of_exchange(self, status), self.tail, self.decision.target)
+        if self.trial is not None:
+            self.trial.over(self, status)

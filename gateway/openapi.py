@@ -39,14 +39,34 @@ _MESSAGES: Json = {
 }  # fmt: skip
 _TOKENS: Json = {"type": "integer", "minimum": 1}
 _ID: Json = {"type": ["string", "null"]}
+_FEEDBACK: Json = {
+    "response": {"type": "string", "description": "The id in an answer's body."},
+    "request": {"type": "string", "description": "The x-request-id of an answer."},
+    "session": {"type": "string", "description": "What the experiment assigns by: a user, a conversation."},
+    "name": {"type": "string", "description": "A metric that the experiment lists under `feedback`."},
+    "value": {
+        "description": "true or false, a number, or a comparison with another answer.",
+        "anyOf": [
+            {"type": ["boolean", "number", "null"]},
+            {"type": "object", "required": ["better_than"], "properties": {"better_than": {"type": "string"}}},
+        ],
+    },
+    "comment": {"type": "string", "description": "At most 4 KiB."},
+}
+_FEEDBACKS: Json = {
+    **_FEEDBACK,
+    "items": {"type": "array", "minItems": 1, "maxItems": 100, "items": {"type": "object", "properties": _FEEDBACK}},
+}
 _BODIES: dict[str, tuple[str, Json]] = {
     "/v1/chat/completions": ("Chat", {"model": _MODEL, "messages": _MESSAGES, "stream": _STREAM}),
     "/v1/completions": ("Text completion", {"model": _MODEL, "prompt": {}, "stream": _STREAM}),
     "/v1/embeddings": ("Embeddings", {"model": _MODEL, "input": {}}),
     "/v1/rerank": ("Order documents by relevance", {"model": _MODEL, "query": {"type": "string"}, "documents": {"type": "array"}}),
     "/v1/explain": ("Where a request would go and as what; nothing is sent", {"path": {"type": "string"}, "body": {"type": "object"}}),
+    "/v1/feedback": ("Say how good an answer was, for the experiment that it was part of", _FEEDBACKS),
     "/v1/messages": (
-        "Anthropic Messages, on every model", {"model": _MODEL, "max_tokens": _TOKENS, "messages": _MESSAGES, "stream": _STREAM},
+        "Anthropic Messages, on every model",
+        {"model": _MODEL, "max_tokens": _TOKENS, "messages": _MESSAGES, "stream": _STREAM},
     ),
     "/v1/messages/count_tokens": ("Tokens of a prompt of Messages", {"model": _MODEL, "messages": _MESSAGES}),
     "/v1/responses": ("OpenAI Responses, on every model", {"model": _MODEL, "input": {}, "stream": _STREAM, "previous_response_id": _ID}),
@@ -54,7 +74,7 @@ _BODIES: dict[str, tuple[str, Json]] = {
     "/tokenize": ("Text or messages to token ids", {"model": _MODEL, "prompt": {"type": "string"}, "messages": _MESSAGES}),
     "/detokenize": ("Token ids to text", {"model": _MODEL, "tokens": {"type": "array", "items": {"type": "integer"}}}),
 }
-_OPTIONAL = {"stream", "prompt", "messages", "previous_response_id"}
+_OPTIONAL = {"stream", "prompt", "messages", "previous_response_id", *_FEEDBACKS}
 _WITH_MESSAGES = {"/v1/chat/completions", "/v1/messages", "/v1/messages/count_tokens"}
 _GETS = {
     "/v1/models": "The models that this key may use", "/v1/models/{model}": "One model", "/health": "The process serves",

@@ -69,12 +69,13 @@ class StreamRelay(Relay):
     4. `close` at the clean end of the upstream gives the terminal event; without a finish the answer was cut and is a fault.
     """
 
-    __slots__ = ("after", "before", "last", "strip_usage", "tries")
+    __slots__ = ("after", "before", "final", "last", "strip_usage", "tries")
 
     def __init__(self, where: str, strip_usage: bool, limit: int) -> None:
         super().__init__(where, limit)
         self.strip_usage = strip_usage
         self.last = b""
+        self.final = b""  # the event that says why the answer ended
         self.before = self.after = b""  # of the last plain event: what stood around its text; set only while all may pass unread
         self.tries = TRIES
 
@@ -152,7 +153,8 @@ class StreamRelay(Relay):
             self.committed = True
         else:
             self._hold(event)
-        self.finished = self.finished or what is What.FINISH
+        if what is What.FINISH:
+            self.finished, self.final = True, event
 
     def close(self) -> bytes:
         """The clean end of the upstream's bytes: what is still to be sent. Sets `fault` when the answer is not whole."""

@@ -53,6 +53,8 @@ class Scheduling:
         self._config = config
         whole = {name: _whole(generation.routes[name]) for name in wanted}
         policies = {name: policy_of(route.policy) for name, route in wanted.items()}
+        for name, arm in generation.arms.routes.items():  # of experiments: each as the route that it is an arm of
+            whole[name], policies[name] = arm, policies[arm.name]
         found = [self._dispatcher(names, replicas, policies) for names, replicas in _groups(whole, policies)]
         for dispatcher in [d for d in self.dispatchers if d not in found]:
             self._leave(dispatcher)

@@ -22,6 +22,7 @@ from gateway.auth import Door, Tenant, allowed
 from gateway.coalesce import Shared
 from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
+from gateway.experiments.arms import Arms
 from gateway.recorder import Recorder
 from routing import pool
 from routing.private import Near, no_local_target
@@ -29,6 +30,9 @@ from routing.types import Replica, Route
 
 if TYPE_CHECKING:
     from gateway.choosers import RouteChooser
+    from gateway.experiments.lanes import Plan
+    from gateway.experiments.shadow import Shadows
+    from gateway.experiments.trial import Trials
 
 MAX_PARKED = 4096
 TICK_SECONDS = 0.1
@@ -36,10 +40,10 @@ _ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
 class Generation:
-    """What one configuration gives: the door, the routes by name and alias, by name what private calls see of them, and what chooses
-    where a policy does. Never changed after it was made."""
+    """What one configuration gives: the door, the routes by name and alias, by name what private calls see of them, what chooses where a
+    policy does, by experiment what is mirrored, and the arms of experiments. Never changed after it was made."""
 
-    __slots__ = ("choosers", "door", "near", "number", "routes", "server")
+    __slots__ = ("arms", "choosers", "door", "near", "number", "routes", "server", "shadows")
 
     def __init__(
         self,
@@ -49,9 +53,17 @@ class Generation:
         routes: Mapping[str, Route],
         near: Mapping[str, Near] | None = None,
         choosers: Mapping[Route, RouteChooser] | None = None,
+        shadows: Mapping[str, Plan] | None = None,
+        arms: Arms | None = None,
     ) -> None:
         self.number, self.server, self.door, self.routes = number, server, door, dict(routes)
         self.near, self.choosers = dict(near or {}), dict(choosers or {})
+        self.shadows, self.arms = shadows or {}, arms or Arms()
+
+    @property
+    def known(self) -> frozenset[str]:
+        """The names under which requests are counted: of routes, and of what is mirrored."""
+        return frozenset((*self.routes, *(plan.counted for plan in self.shadows.values())))
 
 
 class Core:
@@ -64,6 +76,8 @@ class Core:
         self.inflight: set[Exchange] = set()
         self.parked: dict[Exchange, None] = {}  # in order of arrival
         self.leaders: dict[bytes, Shared] = {}  # calls that identical ones may follow
+        self.shadows: Shadows | None = None  # where requests are mirrored
+        self.trials: Trials | None = None  # where experiments are configured
         self.draining = False
         self.draw = (draw or random.Random()).random  # [0, 1)
         self.ids = itertools.count(1)
@@ -75,15 +89,22 @@ class Core:
 
     def swap(self, generation: Generation) -> None:
         """Makes `generation` the one that new requests see. What a route has learned goes over to the next of its name."""
-        old = self.generation.routes if hasattr(self, "generation") else {}
+        old, arms = (self.generation.routes, self.generation.arms.routes) if hasattr(self, "generation") else ({}, {})
         for name, route in generation.routes.items():
             plan, older = _whole(route).plan, _whole(old[name]).plan if name in old else None
             if plan is not None and older is not None:
                 plan.learn(older)
+        for name, arm in generation.arms.routes.items():
+            if arm.plan is not None and name in arms and (earlier := arms[name].plan) is not None:
+                arm.plan.learn(earlier)
         for part in generation.near.values():
             if part.plan is not None and part.whole.plan is not None:
                 part.plan.learn(part.whole.plan)
         self.generation = generation
+        if self.shadows is not None:
+            self.shadows.follow(generation.shadows)
+        if self.trials is not None:
+            self.trials.attach(generation.arms.experiments)
         self.server: ServerConfig = generation.server
         self.limits: Limits = generation.server.limits
         self.door = generation.door
@@ -91,6 +112,15 @@ class Core:
         self.named = {bytes(wire.raw(name)): (name, route) for name, route in generation.routes.items()}
         self.date = self.ok = b""
         self.tick_date(time.time())
+
+    def run_trials(self, trials: Trials | None) -> None:
+        """From now on `trials` says which experiments are in force, of this and of later generations; None: none are."""
+        self.trials = trials
+        if trials is not None:
+            trials.attach(self.generation.arms.experiments)
+            return
+        for experiment in self.generation.arms.experiments:
+            experiment.route.try_out(None)
 
     # --- what an exchange asks
     def request_id(self, headers: Mapping[bytes, bytes]) -> bytes:
@@ -155,13 +185,17 @@ class Core:
             raise _nobody(route)
         if len(self.parked) >= MAX_PARKED:
             raise Fault("overloaded", f"{MAX_PARKED} calls are waiting already.", retry_after=2.0, code="queue_full")
-        exchange.parked_at = time.monotonic()
-        self.parked[exchange] = None
+        self._wait(exchange)
 
     def hold(self, exchange: Exchange) -> None:
         """Lets a call wait until its policy sends it on (`Exchange.redispatch`)."""
+        self._wait(exchange)
+
+    def _wait(self, exchange: Exchange) -> None:
         exchange.parked_at = time.monotonic()
         self.parked[exchange] = None
+        if self.shadows is not None:
+            self.shadows.give_way(exchange.route)
 
     def send_on(self, exchange: Exchange) -> None:
         """The policy of a call that waits has found a place for it."""
@@ -223,6 +257,8 @@ class Core:
             rested = {r for e in self.parked for r in e.route.replicas if r.managed and 0 < r.down_until <= now}
             for replica in rested:
                 self.wake(replica)
+        if self.shadows is not None:
+            self.shadows.tick(now)
 
     async def run(self) -> None:
         """Ticks for ever; cancel it to stop."""
@@ -232,6 +268,8 @@ class Core:
 
     def cut(self) -> None:
         """Ends every exchange with an error: the gateway must stop now."""
+        if self.shadows is not None:
+            self.shadows.cut()
         for exchange in [*self.inflight]:
             exchange.shut()
 

@@ -26,6 +26,7 @@ from gateway.relay_events import EventRelay
 from gateway.sink import Sink
 
 if TYPE_CHECKING:
+    from gateway.experiments.trial import Entry
     from gateway.serve import Core
 
 Later = Callable[[Callable[[], None]], None]  # runs what is left of an answer now, or when something else is done
@@ -136,6 +137,10 @@ class SurfaceExchange(Exchange):
         """The chat document of what `_chat` gave, and what became of its parameters. Raises `Fault`."""
         return self.surface.request(doc)
 
+    def as_chat(self, raw: Doc) -> Doc:
+        """What this exchange's client wrote as a chat document, for whoever sends it once more. Raises `Fault`."""
+        return self._translated(self._chat(raw))[0]
+
     def _raw(self, raw: Doc) -> Doc:
         """The document for targets that speak the surface."""
         return raw
@@ -151,27 +156,37 @@ class SurfaceExchange(Exchange):
         self.surface = self._surface(not route.drop)
         self.context = msgspec.structs.replace(self.context, model=call.model, stream=call.stream)
         replicas = route.replicas
-        natives = [r for r in replicas if speaks(r.link, self.api)]
+        natives = [r for r in replicas if self.speaks(r.link)]
         doc: Doc = {"model": raw["model"]}
         # Only a route that always relays spares the reading: another may come to a target that needs it.
         if len(natives) < len(replicas) or not natives or route.plan is not None:
             try:
                 doc, self.notes = self._translated(self._chat(raw))
             except Fault as fault:
+                if self.trial is not None and self.trial.changes is not None:  # who could be answered is: as the document came
+                    self.trial.changes = None
+                    natives = [r for r in replicas if self.speaks(r.link)]
                 if not natives:
                     raise
                 self.unread = fault
-        self.call = SurfaceCall(
-            call.id, "chat", call.model, call.stream, {**doc, "model": raw["model"]}, call.tenant, call.headers, call.received,
-            surface=self.api, raw=self._raw(raw) if natives else raw,
-        )  # fmt: skip
+        trial = self.trial
+        if trial is not None and b'"json_schema"' in bytes(doc.get("response_format", b"")):
+            trial.must_fit(self.api, bytes(doc["response_format"]))
+        if trial is not None and trial.changes is not None:  # as chat alone: nobody may be sent what the client wrote
+            doc = trial.changes.apply({**doc, "model": raw["model"]})
+            self.call = msgspec.structs.replace(call, doc=doc, api="chat", surface=self.api)
+        else:
+            self.call = SurfaceCall(
+                call.id, "chat", call.model, call.stream, {**doc, "model": raw["model"]}, call.tenant, call.headers, call.received,
+                surface=self.api, raw=self._raw(raw) if natives else raw,
+            )  # fmt: skip
         if call.stream:
             self.out.stream = self.surface.stream(self.asked, self.context)
             self.out.ended = self._streamed
 
     def dispatch(self) -> None:
         if self.unread is not None:  # of whatever route it has come to
-            self.excluded = {*self.excluded, *(r for r in self.route.replicas if not speaks(r.link, self.api))}
+            self.excluded = {*self.excluded, *(r for r in self.route.replicas if not self.speaks(r.link))}
         try:
             super().dispatch()
         except Fault as fault:
@@ -182,14 +197,22 @@ class SurfaceExchange(Exchange):
     @property
     def native(self) -> bool:
         """Whether the present attempt's target speaks the client's dialect."""
-        return speaks(self.decision.replica.link, self.api)
+        return self.speaks(self.decision.replica.link)
+
+    def speaks(self, link: object) -> bool:
+        """Whether this request goes over `link` as its client wrote it: never where the arm of an experiment changes it."""
+        return (self.trial is None or self.trial.changes is None) and speaks(link, self.api)
+
+    def tried(self, entry: Entry) -> None:
+        self.trial = entry
+        self.out.inner = entry.tapped(self.out.inner)
 
     def _relays(self) -> bool:
         return isinstance(self.relay, EventRelay)
 
     def fitted(self, call: Call, target: Target) -> tuple[Call, bytes]:
         """As `Exchange.fitted`; what goes out as it came is not fitted."""
-        if any(speaks(r.link, self.api) for r in self.route.replicas if r.backend == target.backend):
+        if any(self.speaks(r.link) for r in self.route.replicas if r.backend == target.backend):
             return call, b""
         return super().fitted(call, target)
 

@@ -65,6 +65,9 @@ class ResponsesExchange(SurfaceExchange):
             raise self.past.missing  # a provider's account is everybody's: what is not this key's own is not asked for there
         super()._read(body)
 
+    def opening(self) -> Doc:
+        return {"input": msgspec.Raw(self.past.chain[0].items)} if self.past.chain else super().opening()
+
     # --- the dialect
     def _surface(self, strict: bool) -> Surface:
         return Responses(strict)

@@ -25,6 +25,7 @@ DIALECTS: Mapping[str, str] = {path: api for api in ("messages", "responses") fo
 _COUNTS = {"/v1/messages/count_tokens": "messages", "/v1/responses/input_tokens": "responses"}
 COUNTS: Mapping[str, str] = {**_COUNTS, **{path.removeprefix("/v1"): api for path, api in _COUNTS.items()}}
 EXPLAIN = ("/v1/explain", "/explain")
+FEEDBACK = ("/v1/feedback", "/feedback")
 KEPT = ("/v1/responses/", "/responses/")
 
 

@@ -26,6 +26,10 @@ from gateway.checks import Checks
 from gateway.cli_banner import origin
 from gateway.config import Config, ConfigError, Secret
 from gateway.config_check import is_loopback
+from gateway.experiments import wired
+from gateway.experiments.api import Experiments
+from gateway.experiments.feedback import Feedbacks
+from gateway.experiments.wired import Wired
 from gateway.fleet import Fleet
 from gateway.front import Front
 from gateway.logs import HIDDEN
@@ -43,7 +47,7 @@ from routing.types import Replica
 log = logging.getLogger("pointsman")
 FIRST_LOOK_SECONDS = 3.0
 SWEEP_SECONDS = 1.0
-FIXED = ("host", "port", "workers", "tls", "admin", "responses", "redis")  # of the server: what a reload does not change
+FIXED = ("host", "port", "workers", "tls", "admin", "responses", "experiments", "redis")  # of the server: what a reload does not change
 Read = Callable[[], Config]
 
 
@@ -66,6 +70,8 @@ class Control(ABC):
         self._plane: Server | None = None
         self._number = 1
         self.scheduling: Scheduling | None = None  # where calls are served: not in a parent of workers
+        self.experiments, self.feedback = Experiments(), Feedbacks()  # both follow the store of experiments
+        self.wired = Wired(owner=True)
         self._problem = ""  # why the last reload was refused
 
     def _fleet(self, *, follows: bool = False) -> Fleet:
@@ -119,7 +125,7 @@ class Control(ABC):
         if hasattr(self, "core"):
             self._number += 1
             self.core.swap(self._generation())
-            self.figures.known = frozenset(self.core.generation.routes)
+            self.figures.known = self.core.generation.known
 
     def _generation(self) -> Generation:
         made = build.generation(self._number, self.configuration, self.fleet)
@@ -143,13 +149,23 @@ class Control(ABC):
         """Makes `config` the one in force for new requests; those under way finish as they began."""
         old = self.configuration
         fixed = [f for f in FIXED if getattr(old.server, f) != getattr(config.server, f)]
+        try:
+            await self.wired.open(config)
+        except Fault as fault:
+            self._problem = f"The last reload was refused: {fault.message}"
+            log.error("reload refused, the old configuration runs on: %s", fault.message)
+            raise ValueError(fault.message) from None
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.configuration = config
         self._problem = f"server.{', server.'.join(fixed)} changed: that needs a restart" if fixed else ""
         self._rebuild()
+        self._experiment(config)
         log.info("configuration %d is in force: %d routes", self._number, len(self.core.generation.routes))
         return {"generation": self._number, "routes": sorted(self.core.generation.routes), "needs_restart": fixed}
+
+    def _experiment(self, config: Config) -> None:
+        self.wired.follow(config, None if self.scheduling is None else self.core, self.experiments, self.feedback)
 
     # --- AdminState
     def warnings(self) -> list[str]:
@@ -157,9 +173,15 @@ class Control(ABC):
         return [self._problem] if self._problem else []
 
     def snapshot(self) -> Snapshot:
-        return views.snapshot(
+        shown = views.snapshot(
             self.core, self.fleet, started=self.started, base_url=self.base_url, traffic=self.recorder.traffic(), warnings=self.warnings()
         )
+        shown.experiments = len(self.experiments)
+        return shown
+
+    def who(self, key: str) -> str:
+        tenant = self.core.door.tenants.get(digest(key))
+        return tenant.name if tenant is not None and tenant.admin else ""
 
     def recent(self, limit: int) -> list[Record]:
         return self.recorder.recent(limit)
@@ -206,6 +228,7 @@ class Gateway(Control):
     ) -> None:
         super().__init__(config, asgi=asgi, read=read)
         self.sock, self.share = sock, share
+        self.wired.owner = sock is None
         self.together: Together | None = None  # what joins this process to the other workers and gateways
         self.ask_metrics: Callable[[], Awaitable[str]] | None = None
         self._data: Server | None = None
@@ -216,6 +239,7 @@ class Gateway(Control):
         sock = self.sock or listen(config.server.host, config.server.port)
         try:
             self.store = await _store(config)
+            await opened(self.wired, config, self.store)
         except SocketError:
             sock.close()
             raise
@@ -229,12 +253,16 @@ class Gateway(Control):
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.scheduling = Scheduling(self.fleet, self.together)
         self.core = Core(self._generation(), self.clients, self.recorder)
-        self.figures.known = frozenset(self.core.generation.routes)
+        self.figures.known = self.core.generation.known
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
         scheduling.gauges(self.figures, self.scheduling)
+        wired.gauges(self.figures, self.wired)
+        self._experiment(config)
         self.checks = Checks(self.fleet)
-        server = settings(config.server, safely(App(self.core, self.all_metrics, self.store)), "httptools" if self.asgi else Front)
+        server = settings(
+            config.server, safely(App(self.core, self.all_metrics, self.store, self.feedback)), "httptools" if self.asgi else Front
+        )
         server.app_core = self.core  # type: ignore[attr-defined]
         self._data = Server(server, sock)
         self.port = self._data.port
@@ -274,6 +302,8 @@ class Gateway(Control):
             await asyncio.wait([stopping], timeout=seconds)
             self.core.cut()
             await stopping
+        if self.core.shadows is not None:
+            await self.core.shadows.stop()
         await self._stop_control()
         for task in self._tasks:
             task.cancel()
@@ -283,6 +313,7 @@ class Gateway(Control):
         if self.together is not None:
             await self.together.close()
         await self.store.stop()
+        await self.wired.stop()
         if self.sock is None:
             await self.fleet.stop()
         self.clients.close()
@@ -302,6 +333,16 @@ async def _store(config: Config) -> ResponsesStore:
     except Fault as fault:
         raise SocketError(fault.message) from fault
     return store
+
+
+async def opened(experiments: Wired, config: Config, responses: ResponsesStore | None = None) -> None:
+    """Opens the file of experiments where it is needed; when that fails the responses are closed again. Raises SocketError."""
+    try:
+        await experiments.open(config)
+    except Fault as fault:
+        if responses is not None:
+            await responses.stop()
+        raise SocketError(fault.message) from fault
 
 
 def gauges(figures: Metrics, core: Core, fleet: Fleet) -> None:

@@ -110,6 +110,14 @@ class Chooser(Protocol):
     def pilot(self, exchange: Any) -> Pilot: ...
 
 
+class Tries(Protocol):
+    """A route's experiments. `exchange` is a `gateway.exchange.Exchange`."""
+
+    def enter(self, exchange: Any) -> None:
+        """Gives a call its arm, before anything else is asked of the route."""
+        ...
+
+
 class Arm:
     """One target of a route with the replicas that serve it. `choices`: the usual decision for each replica, made once. Immutable."""
 
@@ -126,7 +134,7 @@ class Route:
 
     __slots__ = (
         "arms", "bounds", "chooser", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts",
-        "total_weight", "turn",
+        "total_weight", "trials", "turn",
     )  # fmt: skip
 
     def __init__(
@@ -146,7 +154,8 @@ class Route:
         self.concurrency = concurrency
         self.plan: Plan | None = None
         self.chooser: Chooser | None = None
-        self.special = concurrency is not None  # a call must be looked at before it is sent: there is a limit, a plan or a policy
+        self.trials: Tries | None = None  # its experiments that are in force
+        self.special = concurrency is not None  # a call must be looked at before it is sent: a limit, a plan, a policy, an experiment
         self.inflight = 0
         sums = [*accumulate(arm.target.weight for arm in arms)]
         self.total_weight = sums[-1] if sums else 0.0
@@ -163,6 +172,11 @@ class Route:
     def choose_by(self, chooser: Chooser) -> None:
         """From now on `chooser` says where calls go."""
         self.chooser, self.special = chooser, True
+
+    def try_out(self, trials: Tries | None) -> None:
+        """From now on calls are in these experiments; None: in none."""
+        self.trials = trials
+        self.special = self.special or trials is not None
 
     @property
     def replicas(self) -> list[Replica]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import itertools
 import os
+import shutil
+import tempfile
 
 from hypothesis import settings
 
@@ -16,3 +20,11 @@ for _name in [name for name in os.environ if name.startswith(_OWN) or name.lower
 # The same examples on every run and machine, and no clock: a slow machine is no failure.
 settings.register_profile("pointsman", derandomize=True, deadline=None, database=None)
 settings.load_profile("pointsman")
+
+_STATE, _numbers = tempfile.mkdtemp(prefix="pointsman-state-"), itertools.count()
+atexit.register(shutil.rmtree, _STATE, ignore_errors=True)
+
+
+def pytest_runtest_setup() -> None:
+    """Each test has a folder for state of its own, made where it is needed."""
+    os.environ["XDG_STATE_HOME"] = f"{_STATE}/{next(_numbers)}"

@@ -26,9 +26,9 @@ def text(rng: random.Random, size: int) -> str:
     return " ".join(out)
 
 
-def bodies(model: str, conversations: int, seed: int = 1) -> Iterator[str]:
+def bodies(model: str, conversations: int, seed: int = 1, *, named: bool = False) -> Iterator[str]:
     """The requests of so many conversations for a model, one line of JSON each, in the order in which they would come: each turn after
-    the one before it, many conversations among each other."""
+    the one before it, many conversations among each other. `named`: each conversation is one user's, as the field `user` says."""
     rng = random.Random(seed)
     systems = [text(rng, SYSTEM_BYTES) for _ in range(APPS)]
     begun = 0
@@ -42,7 +42,10 @@ def bodies(model: str, conversations: int, seed: int = 1) -> Iterator[str]:
         if messages is None:
             going.remove(chat)
         else:
-            yield json.dumps({"model": model, "messages": messages, "max_tokens": 256, "temperature": 0.7}, separators=(",", ":"))
+            doc = {"model": model, "messages": messages, "max_tokens": 256, "temperature": 0.7}
+            if named:
+                doc["user"] = f"user-{messages[1]['content'].split(':')[0].rsplit(' ', 1)[-1]}"
+            yield json.dumps(doc, separators=(",", ":"))
 
 
 def _conversation(rng: random.Random, system: str, number: int) -> Iterator[list[dict[str, str]]]:

@@ -27,6 +27,7 @@ WRK = tools.CSRC / "wrk_chats.lua"
 BARS = (
     ("kv_aware", "weighted", 0.65),
     ("kv_aware", "vllm-cache-aware", 4.0),
+    ("experiment", "weighted", 0.9),
 )  # one, the other, requests/s of the one at least so many times
 Say = Callable[[str], None]
 
@@ -51,19 +52,25 @@ def urls(site: Site) -> list[str]:
     return [f"http://127.0.0.1:{site.upstream_port + at}" for at in range(REPLICAS)]
 
 
-def config(site: Site, policy: str) -> str:
-    """Pointsman's configuration: one backend of all replicas, the policy on every route, a key that is checked."""
-    server = {"host": "127.0.0.1", "port": site.port, "admin": {"port": 0}, "log": {"level": "warning"}}
+def config(site: Site, policy: str, tried: bool = False) -> str:
+    """Pointsman's configuration: one backend of all replicas, the policy on every route, a key that is checked; `tried`: an experiment of
+    two arms that every call has a part in."""
+    server: dict[str, Any] = {"host": "127.0.0.1", "port": site.port, "admin": {"port": 0}, "log": {"level": "warning"}}
     backend = {"urls": [f"{url}/v1" for url in urls(site)]}
     routes = {m: {"targets": [{"backend": "gpu", "model": m}], "policy": policy} for m in (*MODELS, MODEL)}
-    return json.dumps({"server": server, "keys": [{"name": "bench", "key": KEY}], "backends": {"gpu": backend}, "routes": routes})
+    whole = {"server": server, "keys": [{"name": "bench", "key": KEY}], "backends": {"gpu": backend}, "routes": routes}
+    if tried:
+        server["experiments"] = {"path": str(site.run / "experiments.db")}
+        whole["experiments"] = {"ab": {"route": MODEL, "key": "user", "arms": {"a": {}, "b": {}}}}
+    return json.dumps(whole)
 
 
-def _pointsman(site: Site, policy: str) -> Peer | str:
+def _pointsman(site: Site, policy: str, tried: bool = False) -> Peer | str:
     made = peers.make("pointsman", site)
     if isinstance(made, str):
         return made
-    return replace(made, files={"pointsman.yaml": config(site, policy)}, about=f"policy {policy}; auth, metrics and records on")
+    about = f"policy {policy}{', an experiment of two arms' if tried else ''}; auth, metrics and records on"
+    return replace(made, files={"pointsman.yaml": config(site, policy, tried)}, about=about)
 
 
 def _router(site: Site, name: str, policy: str) -> Peer | str:
@@ -80,12 +87,14 @@ def _router(site: Site, name: str, policy: str) -> Peer | str:
 
 _MAKERS: dict[str, Callable[[Site], Peer | str]] = {
     "weighted": lambda site: _pointsman(site, "weighted"),
+    "experiment": lambda site: _pointsman(site, "weighted", tried=True),
     "kv_aware": lambda site: _pointsman(site, "kv_aware"),
     "vllm-cache-aware": lambda site: _router(site, "vllm-router", "cache_aware"),
     "sglang-cache-aware": lambda site: _router(site, "sglang-router", "cache_aware"),
     "vllm-round-robin": lambda site: _router(site, "vllm-router", "round_robin"),
 }
 NAMES = tuple(_MAKERS)
+NAMED = frozenset({"weighted", "experiment"})  # whose chats name their users: an experiment assigns them
 
 
 def make(name: str, site: Site) -> Peer | str:
@@ -108,8 +117,9 @@ def check(target: Target) -> None:
 
 def run(plan: Plan, say: Say) -> dict[str, Any]:
     """Measures all; what was measured is saved after each, and one that fails is not tried again."""
-    text = plan.site.run / "chats.jsonl"
-    text.write_text("".join(f"{body}\n" for body in chats.bodies(MODEL, CONVERSATIONS)))
+    texts = {named: plan.site.run / f"chats-{'users' if named else 'plain'}.jsonl" for named in (False, True)}
+    for named, text in texts.items():
+        text.write_text("".join(f"{body}\n" for body in chats.bodies(MODEL, CONVERSATIONS, named=named)))
     result: dict[str, Any] = {
         "schema": SCHEMA, "kind": "policies", "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "command": list(plan.command),
         "machine": machine.facts(plan.cores), "notes": {n: {"version": p.version, "about": p.about} for n, p in plan.peers.items()},
@@ -120,7 +130,7 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
         for turn in range(plan.rounds):
             for name in order(list(plan.peers), turn):
                 if name not in result["failed"]:
-                    _one(plan, bench, result, (turn, name), text, say)
+                    _one(plan, bench, result, (turn, name), texts[name in NAMED], say)
                     plan.out.parent.mkdir(parents=True, exist_ok=True)
                     plan.out.write_text(json.dumps(result, indent=1))
     return result

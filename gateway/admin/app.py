@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from backends.types import Fault
-from gateway.admin import pages
+from gateway.admin import experiments, pages
 from gateway.admin.chat import Answer, Chat, DataPort, read_body
 from gateway.admin.guard import HEADERS, Access, Guard, envelope
 from gateway.admin.state import AdminState, Snapshot
@@ -85,6 +85,7 @@ def create(state: AdminState, *, access: Access | None = None, loopback: bool = 
     app.add_exception_handler(Exception, _on_bug)
     _add_reads(app, state, chat)
     _add_actions(app, state)
+    experiments.add(app, state)
     if chat is not None:
         _add_chat(app, chat)
     _add_documents(app, state)
@@ -155,7 +156,9 @@ def _add_documents(app: FastAPI, state: AdminState) -> None:
         if app.openapi_schema is None:
             version = state.snapshot().version
             schema = get_openapi(title=app.title, version=version, description=app.description, routes=app.routes)
-            _, shapes = msgspec.json.schema_components([Snapshot, Requests, LogLines, Done], ref_template="#/components/schemas/{name}")
+            _, shapes = msgspec.json.schema_components(
+                [Snapshot, Requests, LogLines, Done, *experiments.SHAPES], ref_template="#/components/schemas/{name}"
+            )
             schema.setdefault("components", {}).setdefault("schemas", {}).update(shapes)
             app.openapi_schema = schema
         return app.openapi_schema

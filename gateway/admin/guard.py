@@ -141,8 +141,9 @@ class Guard:
 def _secured(send: Any, path: str) -> Any:
     async def wrapped(message: dict[str, Any]) -> None:
         if message["type"] == "http.response.start":
-            extra = list(HEADERS)
-            if not any(name.lower() == b"cache-control" for name, _ in message["headers"]):
+            given = {name.lower() for name, _ in message["headers"]}  # a report has a policy of its own
+            extra = [line for line in HEADERS if line[0] not in given]
+            if b"cache-control" not in given:
                 extra.append((b"cache-control", b"no-store"))
             message = {**message, "headers": [*message["headers"], *extra]}
         await send(message)

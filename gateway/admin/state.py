@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from gateway.experiments.api import Experiments
 from gateway.record import Record
 
 INFLIGHT_LIMIT = 100  # rows of `Snapshot.inflight`; `inflight_total` has the true count
@@ -133,10 +134,17 @@ class Snapshot(msgspec.Struct):
     traffic: Traffic = msgspec.field(default_factory=Traffic)
     limits: dict[str, float | int | str | None] = {}
     warnings: list[str] = []
+    experiments: int = 0  # how many are configured; GET /api/experiments tells of them
 
 
 class AdminState(Protocol):
-    """What the gateway lets the control plane see and do. Plain methods are cheap and never block."""
+    """What the gateway lets the control plane see and do. Plain methods are cheap and never block. `experiments` is always there, if only
+    to say that there are none."""
+
+    experiments: Experiments
+
+    def who(self, key: str) -> str:
+        """The name of an admin key, for the audit trail; "" for an unknown one."""
 
     def snapshot(self) -> Snapshot:
         """The present state, newly built."""

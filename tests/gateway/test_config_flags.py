@@ -112,3 +112,14 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert refused(key_file=tmp_path / "binary").endswith("binary: it is not text")
     assert "visible ASCII" in refused(keys=("",))
     assert refused(file=tmp_path / "none.yaml").startswith(f"{tmp_path / 'none.yaml'}: cannot read")
+
+
+def test_what_no_flag_is_about_stays_as_the_file_has_it(tmp_path: Path) -> None:
+    """Also experiments, and whatever noun comes next."""
+    file = tmp_path / "pointsman.yaml"
+    file.write_text(
+        "backends: {far: {url: http://127.0.0.1:9/v1}}\nroutes: {m: {targets: [{backend: far, model: x}]}}\n"
+        "experiments: {mini: {route: m, key: user, arms: {a: {}, b: {parameters: {temperature: 0}}}}}\n"
+    )
+    config = from_flags(Flags(port=0), {}, file=file)
+    assert [*config.experiments] == ["mini"]

@@ -24,6 +24,24 @@ export function headers(extra = {}) {
   return key ? { ...extra, authorization: `Bearer ${key}` } : extra;
 }
 
+/** Saves what the API answers as a file: a plain link carries no key. Failure: as `call`. */
+export async function save(path, name) {
+  let answer;
+  let body;
+  try {
+    answer = await fetch(path, { headers: headers(), cache: "no-store" });
+    body = await answer.blob();
+  } catch {
+    throw new Failure("no answer", 0);
+  }
+  if (!answer.ok) throw new Failure(`status ${answer.status}`, answer.status);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(body);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+}
+
 /** Asks and gives the JSON answer back. Failure: refused (with its status), or nobody answered (status 0). */
 export async function call(path, { method = "GET", timeout = 8000 } = {}) {
   const stop = new AbortController();

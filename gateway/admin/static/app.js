@@ -1,6 +1,6 @@
 // The status page: asks for the state once a second while it is looked at, and hands it to the views.
 
-import { Failure, adminKey, call, setAdminKey } from "./api.js";
+import { Failure, adminKey, call, save, setAdminKey } from "./api.js";
 import * as chat from "./chat.js";
 import * as connect from "./connect.js";
 import { $, className, h, show, span, text } from "./dom.js";
@@ -8,6 +8,7 @@ import * as views from "./views.js";
 
 const TICK = 1000;
 const RECENT = 50;
+const EXPERIMENTS = 5; // every so many ticks they are asked about: the analysis runs every few seconds
 
 let snapshot = null;
 let version = null;
@@ -15,18 +16,33 @@ let lastSeen = 0;
 let misses = 0;
 let timer = null;
 let requests = [];
+let experiments = { list: [], problem: "" };
+let untilExperiments = 0;
 let note = null; // what the last action said, as a banner
 
 async function tick() {
   clearTimeout(timer);
   try {
     const [status, finished] = await Promise.all([call("/api/status"), call(`/api/requests?limit=${RECENT}`)]);
+    await askExperiments(status.experiments);
     arrived(status, finished.requests);
   } catch (error) {
     missed(error);
   }
   // A gateway that is away is asked less often, but never less than every five seconds.
   if (!document.hidden) timer = setTimeout(tick, Math.min(TICK * (1 + misses), 5000));
+}
+
+/** What is known of experiments; when that cannot be read, all else is shown as ever. */
+async function askExperiments(count) {
+  if (!count) experiments = { list: [], problem: "" };
+  if (!count || untilExperiments-- > 0) return;
+  untilExperiments = EXPERIMENTS - 1;
+  try {
+    experiments = { list: (await call("/api/experiments")).experiments, problem: "" };
+  } catch (error) {
+    experiments = { ...experiments, problem: error.message };
+  }
 }
 
 function arrived(status, finished) {
@@ -44,6 +60,7 @@ function arrived(status, finished) {
   chat.render(snapshot);
   views.tiles(snapshot);
   views.models(snapshot);
+  views.experiments(experiments, openReport);
   views.engines(snapshot, { log: openLog, restart: confirmRestart });
   views.replicas(snapshot);
   views.inflight(snapshot);
@@ -149,6 +166,18 @@ function openLog(name) {
     if ($("dialog").open) following = setTimeout(again, 2000);
   };
   again();
+}
+
+/** Without an admin key a plain link does; with one the report is fetched and saved. */
+async function openReport(event, path, name) {
+  if (!adminKey()) return;
+  event.preventDefault();
+  try {
+    await save(path, `${name}.html`);
+    say(`The report of ${name} was saved.`);
+  } catch (error) {
+    say(`The report cannot be read: ${error.message}.`, true);
+  }
 }
 
 function confirmRestart(name) {

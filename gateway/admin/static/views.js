@@ -88,6 +88,39 @@ function share(target, all) {
   return sum ? (100 * target.weight) / sum : 0;
 }
 
+const MOODS = { running: "good", promoted: "good", rolled_back: "warn" };
+
+/** `report`: what a click on a report's link does instead, when a plain link would not do. */
+export function experiments({ list, problem }, report) {
+  show($("experiments-card"), list.length > 0 || Boolean(problem));
+  text($("experiments-note"), problem || `${list.filter((e) => e.status === "running").length} of ${list.length} running`);
+  className($("experiments-note"), problem ? "bad-text small" : "muted small");
+  sync($("experiments"), list, (e) => e.name, (e) => makeExperiment(e, report), updateExperiment);
+}
+
+function makeExperiment(experiment, report) {
+  const node = row("", "", "num mid", "num wide", "wide", "");
+  const href = `/api/experiments/${encodeURIComponent(experiment.name)}/report`;
+  node.cells[0].append(h("strong"), h("span", { class: "sub" }), h("span", { class: "sub wrap narrow" }));
+  node.cells[4].append(h("span", { class: "clamp" }));
+  node.cells[5].append(h("a", { href, target: "_blank", rel: "noopener", "aria-label": `Report of ${experiment.name}`, click: (event) => report(event, href, experiment.name) }, "Open"));
+  return node;
+}
+
+function updateExperiment(node, e) {
+  const cells = node.cells;
+  const known = e.trusted ? e.headline : `Do not trust this yet: ${e.headline}`;
+  text(cells[0].firstChild, e.name);
+  text(cells[0].children[1], e.winner ? `${e.route} → ${e.winner}` : e.route);
+  text(cells[0].lastChild, known);
+  title(cells[0], e.name);
+  state(cells[1], e.status.replace("_", " "));
+  className(cells[1].firstChild, `state ${e.trusted ? MOODS[e.status] || "" : "bad"}`);
+  text(cells[2], number(e.units));
+  text(cells[3], number(e.requests));
+  title(text(cells[4].firstChild, known), known);
+}
+
 export function engines(snapshot, actions) {
   const list = snapshot.engines;
   text($("engines-note"), list.length ? `${list.filter((e) => tone(e.state) === "good").length} of ${list.length} running` : "");

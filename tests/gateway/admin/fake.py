@@ -23,6 +23,7 @@ from gateway.admin.state import (
     TargetView,
     Traffic,
 )
+from gateway.experiments.api import Experiments
 from gateway.metrics import Metrics
 from gateway.record import Record
 
@@ -40,6 +41,11 @@ class FakeState:
         self.refusal = ""
         self.calls: list[str] = []
         self.counts = Metrics()
+        self.experiments = Experiments(lambda: NOW)
+        self.keys: dict[str, str] = {}  # names by key
+
+    def who(self, key: str) -> str:
+        return self.keys.get(key, "")
 
     def snapshot(self) -> Snapshot:
         return self.shown

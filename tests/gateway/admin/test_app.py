@@ -143,7 +143,8 @@ def test_the_document_describes_what_is_there(http: httpx.Client) -> None:
     document = http.get("/openapi.json").json()
     assert document["info"]["version"] == "0.1.0"
     wanted = {"/api/status", "/api/requests", "/api/engines/{name}/log", "/api/engines/{name}/restart"}
-    wanted |= {"/api/reload", "/api/config", "/metrics"}
+    wanted |= {"/api/reload", "/api/config", "/metrics", "/api/experiments", "/api/experiments/{name}"}
+    wanted |= {"/api/experiments/{name}/report", "/api/experiments/{name}/{action}"}
     assert set(document["paths"]) == wanted
     text = json.dumps(document)
     for name in re.findall(r"#/components/schemas/(\w+)", text):
