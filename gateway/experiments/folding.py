@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from gateway.experiments.folded import Answer, Cursor, Folded, Waiting
 from gateway.experiments.tables import Tables
 from gateway.experiments.words import Feedback, Pair, unit_of
-from routing.experiments.ledger import UNITS, Ledger
+from routing.experiments.ledger import UNITS, Ledger, Row
 from routing.experiments.words import BEFORE, Design, Seen
 
 CHUNKS = 16  # rows of requests in one step: other processes' writes wait for as long as a step is written
@@ -85,6 +85,7 @@ class Folding:
 
     def _write(self, fold: _Fold, cursor: Cursor, after: Cursor) -> bool:
         """Whether it is written; if not, somebody else has folded the same."""
+        fold.prepare()  # before others have to wait for us
         with self.tables.transaction():
             if self.folded.cursor() != cursor:
                 return False
@@ -156,6 +157,7 @@ class _Fold:
         self.found: set[int] = set()  # hashes of answers, and units, for which feedback waits
         self.waits: list[tuple[Waiting, int]] = []
         self.settled: list[int] = []
+        self.ledgers: dict[str, tuple[bool, bytes, list[Row]]] = {}  # all rows or those that changed, and the head
 
     def take(self, chunk: Sequence[Seen]) -> None:
         """Requests that came together."""
@@ -204,6 +206,7 @@ class _Fold:
             if item.comment:
                 ledger.comment(item.unix, item.comment)
             self.touched.add(name)
+            self.latest = max(self.latest, item.unix)
         return bool(owners)
 
     def _of_session(self, item: Feedback) -> list[tuple[str, int, bool]]:
@@ -221,6 +224,13 @@ class _Fold:
         found = written | self.owner._unwritten.get(key, {}) | self.answers.get(key, {})
         return [(one.name, one.unit, one.before) for one in found.values() if one.name in self.owner.ledgers]
 
+    def prepare(self) -> None:
+        """Makes what `write` writes of the ledgers: most of the work."""
+        for name in sorted(self.touched):
+            ledger = self.owner.ledgers[name]
+            whole = ledger.rewritten
+            self.ledgers[name] = whole, ledger.dump(), ledger.changed()
+
     def write(self) -> None:
         """Writes what has changed, within the caller's transaction."""
         owner = self.owner
@@ -229,7 +239,5 @@ class _Fold:
         owner.folded.add_answers(answer for answers in self.answers.values() for answer in answers.values())
         owner.folded.wait(wait for wait in self.waits if wait[0].number not in dropped)
         owner.folded.settle([*self.settled, *gone])
-        for name in sorted(self.touched):
-            ledger = owner.ledgers[name]
-            whole = ledger.rewritten
-            owner.folded.set_ledger(name, self.latest, ledger.dump(), ledger.changed(), whole=whole)
+        for name, (whole, head, rows) in self.ledgers.items():
+            owner.folded.set_ledger(name, self.latest, head, rows, whole=whole)

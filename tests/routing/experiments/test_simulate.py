@@ -52,7 +52,7 @@ def test_history_takes_away_what_it_does_in_the_analysis(made: Scenario) -> None
             gap, variance = walks._adjusted(control, treated, treated.mean - control.mean, control.variance + treated.variance)
             exact = c.variance + t.variance
             assert cuped > 0 and gap == pytest.approx(t.mean - c.mean, abs=1e-9)
-            assert 0.95 * exact < variance <= exact * (1 + 1e-9)  # never more: what the quick look leaves out would be missed
+            assert 0.75 * exact < variance <= exact * (1 + 1e-9)  # never more: what the quick look leaves out would be missed
 
 
 def test_history_makes_it_shorter() -> None:
