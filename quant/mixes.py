@@ -251,12 +251,7 @@ def _fitting(choice: Choice, columns: int) -> Choice:
     kind = choice.kind
     if fits(kind, columns):
         return choice
-    if kind not in _NARROWER:
-        raise MixError(
-            f"The tensor {choice.name!r} has rows of {columns} weights, which {kind} cannot hold (a multiple of 32 is needed); "
-            "llama.cpp cannot quantise this model so either."
-        )
-    narrower = _NARROWER[kind]
+    narrower = _NARROWER.get(kind, "F16")  # a type with blocks of 32 has nothing narrower to give way to
     return Choice(choice.name, narrower if fits(narrower, columns) else "F16", choice.wanted or kind)
 
 
