@@ -1,5 +1,5 @@
-"""The command `pointsman`: serve, check, models, chat, providers, probe, explain. Importing it loads nothing heavy; each command loads
-what it needs.
+"""The command `pointsman`: serve, check, models, chat, providers, probe, explain, quant. Importing it loads nothing heavy; each command
+loads what it needs.
 
 Exit codes: 0; 2 for a wrong command line or configuration; 1 for whatever else went wrong.
 A user's mistake is one sentence, never a traceback.
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     commands = {
         "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
+        "quant": _quant,
     }  # fmt: skip
     return commands[args.command](args)
 
@@ -114,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     explain.add_argument("file", metavar="FILE", help="a file with the request's JSON body, or - for standard input")
     explain.add_argument("--path", help="the endpoint that it is for (default: by its fields), such as /v1/responses")
     _client_arguments(explain)
+    from gateway import cli_quant
+
+    cli_quant.arguments(commands.add_parser("quant", help="make smaller copies of models", formatter_class=shape, allow_abbrev=False))
     return parser
 
 
@@ -309,3 +313,12 @@ def _explain(args: argparse.Namespace) -> int:
     except ClientError as error:
         raise Failure(str(error)) from None
     return 0
+
+
+def _quant(args: argparse.Namespace) -> int:
+    from gateway import cli_quant
+
+    try:
+        return cli_quant.run(args)
+    except cli_quant.QuantError as error:
+        raise (UsageError if error.usage else Failure)(str(error)) from None
