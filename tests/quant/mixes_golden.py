@@ -8,6 +8,7 @@ looks at nothing else when it chooses.
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -110,7 +111,10 @@ def write(model: Model, path: Path) -> None:
     if facts.experts:
         numbers |= {"expert_count": facts.experts, "expert_used_count": 2, "expert_feed_forward_length": 64}
     for key, value in (numbers | dict(model.metadata)).items():
-        (writer.add_uint32 if isinstance(value, int) else writer.add_float32)(f"{arch}.{key}", value)
+        if isinstance(value, int):
+            writer.add_uint32(f"{arch}.{key}", value)
+        else:
+            writer.add_float32(f"{arch}.{key}", value)
     for name, dims, kind in shapes(model):
         writer.add_tensor(name, np.zeros(dims[::-1], np.float32 if kind == "F32" else np.float16))
     writer.write_header_to_file()
@@ -146,9 +150,9 @@ def ask(llama_cpp: Any, model: Model, name: str, folder: Path) -> dict[str, str]
 
 def main() -> None:
     """Asks llama.cpp about every model and mix, and writes its answers. Takes a minute."""
-    import llama_cpp
-
-    llama_cpp.llama_log_set(_QUIET, None)
+    llama_cpp = importlib.import_module("llama_cpp")
+    quiet = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(lambda level, text, data: None)
+    llama_cpp.llama_log_set(quiet, None)
     answers: dict[str, Any] = {}
     for called, model in MODELS.items():
         with tempfile.TemporaryDirectory() as folder:
@@ -162,11 +166,6 @@ def main() -> None:
             "order": [name for name in next((types for types in asked.values() if types), {})][:12],
         }
     FILE.write_text(json.dumps({"llama-cpp-python": llama_cpp.__version__, "models": answers}, indent=1) + "\n", encoding="utf-8")
-
-
-@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
-def _QUIET(level: int, text: bytes, data: Any) -> None:
-    """llama.cpp's log, not wanted."""
 
 
 if __name__ == "__main__":
