@@ -120,12 +120,19 @@ class Library:
             weighed = (ctypes.c_float * columns)(*importance)
         if not rows or not columns:
             return b""
-        number_ = TYPES[kind]
+        number_, count = TYPES[kind], size("F32", columns, rows)
         self._init(number_)
-        stored = self._chunk(number_, wanted, made, 0, rows, columns, weighed)
-        if stored != size(kind, columns, rows) or not self._validate(number_, made, stored):
-            raise GgmlError(f"The weights cannot be stored as {kind}: they hold values that are no numbers.")
-        return made.raw[:stored]
+        # Some formats lose in silence what is no number, so the weights are looked at before as well as after.
+        if self._validate(TYPES["F32"], wanted, count):
+            stored = self._chunk(number_, wanted, made, 0, rows, columns, weighed)
+            if stored == size(kind, columns, rows) and self._validate(number_, made, stored):
+                return made.raw[:stored]
+        raise GgmlError(f"The weights cannot be stored as {kind}: they hold values that are no numbers.")
+
+    def valid(self, kind: str, data: Bytes, rows: int, columns: int) -> bool:
+        """Whether rows stored as `kind` hold no infinity and nothing that is no number. Raises `GgmlError`."""
+        wanted = size(kind, columns, rows)
+        return not wanted or bool(self._validate(number(kind), _checked(kind, tuple(TYPES), data, wanted), wanted))
 
     def dequantise(self, kind: str, data: Bytes, rows: int, columns: int) -> bytearray:
         """Like `dequantise` below, in the calling thread."""

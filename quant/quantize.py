@@ -268,13 +268,15 @@ def _jobs(tensor: Tensor, kind: str, values: Sequence[float]) -> Iterator[_Job]:
 def _convert(library: ggml.Library, weights: Weights, job: _Job) -> bytes:
     """The rows of a job as they will be written. Runs in any thread."""
     raw, tensor = weights.read(job.tensor, job.first, job.rows), job.tensor
-    if tensor.kind == job.kind:
-        return raw
     try:
+        if not library.valid(tensor.kind, raw, job.rows, tensor.columns):
+            raise ggml.GgmlError("it holds values that are no numbers.")
+        if tensor.kind == job.kind:
+            return raw
         floats = library.dequantise(tensor.kind, raw, job.rows, tensor.columns)
         return library.quantise(job.kind, floats, job.rows, tensor.columns, job.importance)
     except ggml.GgmlError as error:
-        raise QuantizeError(f"The tensor {tensor.name!r} cannot be quantised: {error}") from None
+        raise QuantizeError(f"{weights.name} has the tensor {tensor.name!r}, which cannot be quantised: {error}") from None
 
 
 def _write(plan: _Plan, output: Output, threads: int, progress: Progress) -> None:

@@ -169,7 +169,7 @@ class Weights:
     """The tensors' bytes of one file. Several threads may read at a time. Use it as a context, or close it."""
 
     def __init__(self, model: Model) -> None:
-        self._name = model.path.name
+        self.name = model.path.name
         try:
             self._file = os.open(model.path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -198,9 +198,9 @@ class Weights:
             try:
                 data = os.pread(self._file, min(left, 1 << 30), at)
             except OSError as error:
-                raise TensorError(f"The model file {self._name} cannot be read: {error.strerror}.") from None
+                raise TensorError(f"The model file {self.name} cannot be read: {error.strerror}.") from None
             if not data:
-                raise TensorError(f"{self._name} became shorter while it was read.")
+                raise TensorError(f"{self.name} became shorter while it was read.")
             found.append(data)
             at, left = at + len(data), left - len(data)
         return found[0] if len(found) == 1 else b"".join(found)

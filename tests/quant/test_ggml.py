@@ -104,6 +104,7 @@ def test_any_finite_weights_can_be_stored(kind: str, rows: int, blocks: int, dat
         (lambda: ggml.quantise("Q8_0", bytes(128), -1, 32), "cannot be stored"),
         (lambda: ggml.quantise("Q8_0", np.full(32, np.nan, np.float32).tobytes(), 1, 32), "no numbers"),
         (lambda: ggml.quantise("F16", np.full(32, np.inf, np.float32).tobytes(), 1, 32), "no numbers"),
+        (lambda: ggml.quantise("Q8_0", np.array([1.0] * 31 + [np.nan], np.float32).tobytes(), 1, 32), "no numbers"),
         (lambda: ggml.dequantise("I32", bytes(4), 1, 1), "cannot be converted here"),
         (lambda: ggml.dequantise("Q4_0", bytes(17), 1, 32), "17 bytes were given where 18"),
         (lambda: ggml.number("Q9"), "not a type of weights"),
