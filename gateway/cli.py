@@ -1,5 +1,5 @@
-"""The command `pointsman`: serve, check, models, chat, providers, probe, explain, experiments. Importing it loads nothing heavy; each
-command loads what it needs.
+"""The command `pointsman`: serve, check, models, chat, providers, probe, explain, experiments, quant. Importing it loads nothing heavy;
+each command loads what it needs.
 
 Exit codes: 0; 2 for a wrong command line or configuration; 1 for whatever else went wrong.
 A user's mistake is one sentence, never a traceback.
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli_experiments import arguments as experiments_arguments
+from gateway.cli_quant import arguments as quant_arguments
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     commands = {
         "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
-        "experiments": _experiments,
+        "experiments": _experiments, "quant": _quant,
     }  # fmt: skip
     return commands[args.command](args)
 
@@ -119,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     experiments_arguments(
         commands.add_parser("experiments", help="what A/B experiments have found", formatter_class=shape, allow_abbrev=False)
     )
+    quant_arguments(commands.add_parser("quant", help="make smaller copies of models", formatter_class=shape, allow_abbrev=False))
     return parser
 
 
@@ -326,3 +328,12 @@ def _experiments(args: argparse.Namespace) -> int:
         raise (UsageError if error.usage else Failure)(str(error)) from None
     except ClientError as error:
         raise Failure(str(error)) from None
+
+
+def _quant(args: argparse.Namespace) -> int:
+    from gateway import cli_quant
+
+    try:
+        return cli_quant.run(args)
+    except cli_quant.QuantError as error:
+        raise (UsageError if error.usage else Failure)(str(error)) from None

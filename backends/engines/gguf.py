@@ -79,7 +79,7 @@ class Meta(msgspec.Struct, frozen=True):
     values: Mapping[str, Value]
 
 
-class _Reader:
+class Reader:
     """The file's first bytes, fetched as needed. `take` never asks for more than the file has."""
 
     def __init__(self, file: BinaryIO, size: int, name: str) -> None:
@@ -100,6 +100,10 @@ class _Reader:
         self._buffer += self._file.read(max(end - len(self._buffer), min(_CHUNK + len(self._buffer), self._size - len(self._buffer))))
         if end > len(self._buffer):
             raise self.fail("it became shorter while it was read")
+
+    def span(self, start: int) -> bytes:
+        """The bytes from `start` to where it is now, as they are in the file."""
+        return self._buffer[start : self.offset]
 
     def take(self, kind: struct.Struct) -> int | float | bool:
         self.need(kind.size)
@@ -155,7 +159,7 @@ class _Reader:
         return [item.unpack_from(self._buffer, start + i * item.size)[0] for i in range(number)]
 
 
-def _tensors(reader: _Reader, number: int) -> tuple[int, int]:
+def _tensors(reader: Reader, number: int) -> tuple[int, int]:
     """(bytes the tensors span behind the header, parameters); 0 bytes when a type is unknown."""
     span, parameters, known = 0, 0, True
     for _ in range(number):
@@ -214,7 +218,7 @@ def _meta(path: Path, size: int, version: int, values: dict[str, Value], tensors
     )  # fmt: skip
 
 
-def _header(reader: _Reader, path: Path, size: int) -> Meta:
+def _header(reader: Reader, path: Path, size: int) -> Meta:
     reader.need(4)
     magic = bytes(int(reader.take(_SCALARS[0])) for _ in range(4))
     if magic != b"GGUF":
@@ -243,7 +247,7 @@ def read(path: str | os.PathLike[str]) -> Meta:
     try:
         with place.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
-            return _header(_Reader(file, size, place.name), place, size)
+            return _header(Reader(file, size, place.name), place, size)
     except FileNotFoundError:
         raise GgufError(f"The model file {place} does not exist.") from None
     except IsADirectoryError:
