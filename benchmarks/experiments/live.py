@@ -81,7 +81,7 @@ def _one(connection: http.client.HTTPConnection, model: str, user: str, rng: ran
         tally.fail(f"status {status}: {answer}")
         return
     good = right(answer["choices"][0]["message"]["content"] or "", wanted)
-    tally.add(user, headers.get("x-pointsman-backend", "?").split("/")[0], good)
+    tally.add(user, headers.get("x-pointsman-backend", "?").split("#")[0], good)
     status, _, told = _post(connection, "/v1/feedback", {"response": answer["id"], "name": METRIC, "value": good})
     if status != 200:
         tally.fail(f"feedback, status {status}: {told}")

@@ -8,8 +8,8 @@ VOWELS, CONSONANTS = "aeiou", "bcdfghjklmnprstvw"
 
 
 def word(rng: random.Random) -> str:
-    """Two or three syllables."""
-    return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.choice((2, 2, 3))))
+    """Four to six syllables: a good small model gets most of them right, a bad one fewer."""
+    return "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(rng.choice((4, 5, 6))))
 
 
 def question(rng: random.Random) -> tuple[str, str]:
