@@ -142,6 +142,13 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     assert "blk.0.ffn_down.weight" not in told and "blk.0.attn_norm.weight" not in told
 
 
+def test_a_rough_source_is_told_only_where_it_matters() -> None:
+    assert preview(builtin.path(), "Q8_0").notes == ()
+    assert preview(builtin.path(), "Q6_K").notes == (
+        "The source is Q8_0: its own small error comes on top; a source of 16 bits is better.",
+    )
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_progress_goes_to_the_end_and_only_forward(tmp_path: Path, threads: int) -> None:
     seen: list[tuple[str, int, int]] = []
