@@ -302,6 +302,24 @@ def test_an_installed_llama_quantize_does_it_where_asked(tmp_path: Path, toy: Pa
     assert (tmp_path / "out.gguf").read_bytes() == (toy / "Q4_K_M.gguf").read_bytes()
 
 
+def test_it_is_taken_by_itself_where_our_own_code_cannot_run(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> ggml.Library:
+        raise ggml.GgmlError("The installed xllamacpp does not export ggml_quantize_chunk.")
+
+    tool(tmp_path, f"shutil.copy({str(toy / 'Q4_K_M.gguf')!r}, argv[-3])")
+    monkeypatch.setattr(ggml, "library", missing)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert quantize(builtin.path(), tmp_path / "out.gguf", "Q4_K_M").maker == "llama-quantize"
+    assert sorted(os.listdir(tmp_path)) == ["llama-quantize", "out.gguf"]
+
+
+def test_a_preview_refuses_what_quantising_refuses(tmp_path: Path) -> None:
+    with pytest.raises(QuantizeError, match="not a kind that can be made"):
+        preview(builtin.path(), "Q9_K")
+    with pytest.raises(QuantizeError, match="does not exist"):
+        preview(tmp_path / "none.gguf", "Q8_0")
+
+
 @pytest.mark.parametrize(
     ("body", "said"),
     [
