@@ -152,7 +152,7 @@ def _plan(source: Path, kind: str, importance: str | os.PathLike[str] | None) ->
     choices = choose(kind, facts(model), shapes, importance=bool(values))
     by_name = {tensor.name: tensor for tensor in model.tensors}
     steps = tuple((by_name[choice.name], choice) for choice in choices)
-    notes = (*_rough(model), *_weighed(steps, values)) if values else tuple(_rough(model))
+    notes = (*_rough(steps), *_weighed(steps, values)) if values else tuple(_rough(steps))
     return _Plan(model, kind, steps, values, notes)
 
 
@@ -171,8 +171,8 @@ def _usable(model: Model) -> None:
             )
 
 
-def _rough(model: Model) -> Iterator[str]:
-    if any(tensor.kind == "Q8_0" for tensor in model.tensors):
+def _rough(steps: Sequence[tuple[Tensor, Choice]]) -> Iterator[str]:
+    if any(tensor.kind == "Q8_0" != choice.kind for tensor, choice in steps):
         yield "The source is Q8_0: its own small error comes on top; a source of 16 bits is better."
 
 

@@ -142,6 +142,13 @@ def test_what_does_not_fit_is_told(tmp_path: Path) -> None:
     assert "blk.0.ffn_down.weight" not in told and "blk.0.attn_norm.weight" not in told
 
 
+def test_a_rough_source_is_told_only_where_it_matters() -> None:
+    assert preview(builtin.path(), "Q8_0").notes == ()
+    assert preview(builtin.path(), "Q6_K").notes == (
+        "The source is Q8_0: its own small error comes on top; a source of 16 bits is better.",
+    )
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 def test_progress_goes_to_the_end_and_only_forward(tmp_path: Path, threads: int) -> None:
     seen: list[tuple[str, int, int]] = []
@@ -293,6 +300,24 @@ def test_an_installed_llama_quantize_does_it_where_asked(tmp_path: Path, toy: Pa
     assert (report.maker, report.kinds["Q4_K"]) == ("llama-quantize", 24)
     assert seen == [("output.weight", 1, 38)]
     assert (tmp_path / "out.gguf").read_bytes() == (toy / "Q4_K_M.gguf").read_bytes()
+
+
+def test_it_is_taken_by_itself_where_our_own_code_cannot_run(tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> ggml.Library:
+        raise ggml.GgmlError("The installed xllamacpp does not export ggml_quantize_chunk.")
+
+    tool(tmp_path, f"shutil.copy({str(toy / 'Q4_K_M.gguf')!r}, argv[-3])")
+    monkeypatch.setattr(ggml, "library", missing)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert quantize(builtin.path(), tmp_path / "out.gguf", "Q4_K_M").maker == "llama-quantize"
+    assert sorted(os.listdir(tmp_path)) == ["llama-quantize", "out.gguf"]
+
+
+def test_a_preview_refuses_what_quantising_refuses(tmp_path: Path) -> None:
+    with pytest.raises(QuantizeError, match="not a kind that can be made"):
+        preview(builtin.path(), "Q9_K")
+    with pytest.raises(QuantizeError, match="does not exist"):
+        preview(tmp_path / "none.gguf", "Q8_0")
 
 
 @pytest.mark.parametrize(
