@@ -99,7 +99,7 @@ def test_what_clients_say_counts_and_what_operators_do_holds(
 
             del made["experiments"]
             process.write(made)
-            gone = eventually(lambda: a if (a := say(http, process, rest)).status_code == 404 else None, "the reload")
+            gone = eventually(lambda: a if (a := say(http, process, rest, "k")).status_code == 404 else None, "the reload")
             assert gone.json()["error"]["code"] == "no_experiments"
             assert http.get(process.admin + "/api/experiments").json() == {"experiments": []}
     assert main(["experiments", "show", "mini", "--json", "--store", str(tmp_path / "experiments.db")]) == 0
