@@ -79,8 +79,8 @@ def _route(here: str, experiment: ExperimentConfig, config: Config) -> Iterator[
 
 def _arms(here: str, experiment: ExperimentConfig) -> Iterator[Problem]:
     path, arms = join(here, "arms"), experiment.arms
-    if not 2 <= len(arms) <= MOST_ARMS:
-        yield path, f"has {len(arms)}; an experiment needs 2 to {MOST_ARMS} arms, the first is control"
+    if not (1 if experiment.shadow is not None else 2) <= len(arms) <= MOST_ARMS:
+        yield path, f"has {len(arms)}; an experiment needs 2 to {MOST_ARMS} arms, the first is control (with a `shadow` one is enough)"
     if arms and not any(arm.weight for arm in arms.values()):
         yield path, "every weight is 0, so nobody could be in any; give at least two a weight"
     elif sum(arm.weight > 0 for arm in arms.values()) < 2 <= len(arms):

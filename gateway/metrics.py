@@ -68,6 +68,7 @@ class Row:
     duration: Histogram = field(default_factory=lambda: _histogram(DURATION_BUCKETS))
     tpot: Histogram = field(default_factory=lambda: _histogram(TPOT_BUCKETS))
 
+
 NO_USAGE = Usage()
 
 

@@ -89,4 +89,3 @@ def settings(server: ServerConfig, app: Any, http: Any = "httptools", *, tls: bo
         timeout_keep_alive=max(1, round(server.limits.keep_alive_seconds)), h11_max_incomplete_event_size=int(server.limits.header_bytes),
         ssl_certfile=cert.cert if cert is not None else None, ssl_keyfile=cert.key if cert is not None else None, backlog=BACKLOG,
     )  # fmt: skip
-

@@ -169,6 +169,8 @@ def _phrase(metric: Metric) -> _Phrase:
     if known is not None:
         return known
     noun = metric.label or metric.name
+    if metric.kind == "boolean":
+        return _Phrase(f"is rated {_safe(noun)} {{}} less often", f"is rated {_safe(noun)} {{}} more often", noun)
     return _Phrase(f"has {{}} less of {_safe(noun)}", f"has {{}} more of {_safe(noun)}", noun)
 
 
@@ -194,6 +196,10 @@ def _early(design: Design, result: Result, primary: Sequence[Comparison]) -> str
     better = [c for c in primary if c.verdict == "better"]
     if better:
         return words(design, better[0])
+    if len(design.arms) == 1:
+        return f"Nothing is compared with {design.arms[0]} but what it mirrors" + "".join(
+            f"; {count(shadow.pairs)} {'answer' if shadow.pairs == 1 else 'answers'} by {shadow.arm}" for shadow in result.shadows
+        )
     least = min((arm.units for arm in result.arms), default=0)
     if least < design.least:
         return f"Too early to say: every arm needs at least {count(design.least)} users, and one has {count(least)}"

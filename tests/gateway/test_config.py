@@ -135,7 +135,7 @@ routes: {r: {}}
     assert problems(source) == [
         "$.server.prot: unknown field. Did you mean `port`?",
         "$.server.limits.body_bytes: '3 parsecs' is not a size; write a number of bytes or a text such as \"32MiB\"",
-        '$.backends["a/b"].kind: \'vlm\' is not known here. Did you mean `vllm`?',
+        "$.backends[\"a/b\"].kind: 'vlm' is not known here. Did you mean `vllm`?",
         "$.backends.c.model: expected `str | null`, got `int`; put it in quotes",
         "$.backends.c.threads: expected `int` >= 1",
         "$.routes.r: `targets` is missing",

@@ -89,6 +89,11 @@ def test_parts_of_a_layer_follow_one_another() -> None:
     assert begins(given) == {"a": 0.0, "b": 0.0, "c": 0.25, "d": 0.9, "e": 0.5}
 
 
+def test_one_arm_is_enough_where_it_is_mirrored() -> None:
+    config = read({}, arms={"old": {}}, shadow={"targets": {"c": {"backend": "a"}}})
+    assert list(config.experiments["e"].arms) == ["old"] and design("e", config.experiments["e"]).weights == (1.0,)
+
+
 def test_a_backend_that_only_an_arm_names_is_used_and_gets_no_route_of_its_own() -> None:
     config = read(
         {"backends": {"own": {"engine": "command", "command": ["x"]}}}, arms={"old": {}, "new": {"targets": [{"backend": "own"}]}}

@@ -55,7 +55,12 @@ def test_what_is_written_stays() -> None:
 
 def test_a_key_goes_to_its_own_provider_only() -> None:
     assert backend(ENV, kind="groq", url="https://api.groq.com/openai/v1").key == "sk-groq"
-    for url in ("http://api.groq.com/openai/v1", "https://groq.example.com/v1", "https://api.groq.com.example.com/v1", "http://127.0.0.1:1/v1"):
+    for url in (
+        "http://api.groq.com/openai/v1",
+        "https://groq.example.com/v1",
+        "https://api.groq.com.example.com/v1",
+        "http://127.0.0.1:1/v1",
+    ):
         assert backend(ENV, kind="groq", url=url).key is None
     assert backend(ENV, kind="groq", urls=["https://api.groq.com/openai/v1", "https://other.example.com"]).key is None
     assert backend({"OPENAI_API_KEY": "sk-x"}, url="http://gpu:8000/v1").key is None

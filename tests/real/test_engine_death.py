@@ -23,17 +23,19 @@ WAIT = 60.0  # a generous bound: how fast it really is, is measured in benchmark
 
 def config(engine: Engine) -> Any:
     return parse(
-        json.dumps({
-            "server": {"port": 0, "admin": {"port": 0}, "log": {"level": "error"}},
-            "backends": {
-                "toy": {"engine": "llamacpp", "model": "builtin", "slots": STREAMS, "context": 2048},
-                "fake": {"url": engine.url},
-            },
-            "routes": {
-                "toy": {"targets": [{"backend": "toy"}]},
-                "m": {"targets": [{"backend": "fake", "model": "fake"}]},
-            },
-        }),
+        json.dumps(
+            {
+                "server": {"port": 0, "admin": {"port": 0}, "log": {"level": "error"}},
+                "backends": {
+                    "toy": {"engine": "llamacpp", "model": "builtin", "slots": STREAMS, "context": 2048},
+                    "fake": {"url": engine.url},
+                },
+                "routes": {
+                    "toy": {"targets": [{"backend": "toy"}]},
+                    "m": {"targets": [{"backend": "fake", "model": "fake"}]},
+                },
+            }
+        ),
         {},
     )
 

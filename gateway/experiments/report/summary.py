@@ -30,6 +30,8 @@ def conclusion(result: Result) -> tuple[str, str, str]:
     if not result.units:
         return "unsure", "…", "No data yet"
     found = {c.verdict for c in result.comparisons if c.role == "primary"}
+    if not found and len(result.arms) <= 1:
+        return "unsure", "…", "Nothing to compare"
     if result.mode == "bandit" and result.status == "running":
         return "unsure", "…", "Learning"
     order: tuple[Verdict, ...] = ("better", "worse", "unsure", "same")

@@ -90,9 +90,9 @@ def test_thinking_blocks_come_back_whole_and_in_order() -> None:
 
 
 def test_reasoning_comes_back_from_clients_that_do_not_send_its_text() -> None:
-    items = output(chunk({"reasoning_content": "Hm\u00e9\"m\n"}), chunk({"content": "A"}, "stop"))
+    items = output(chunk({"reasoning_content": 'Hm\u00e9"m\n'}), chunk({"content": "A"}, "stop"))
     items[0]["content"] = None
-    assert back(items)[0]["reasoning_content"] == "Hm\u00e9\"m\n"
+    assert back(items)[0]["reasoning_content"] == 'Hm\u00e9"m\n'
 
 
 @drawn(
@@ -257,7 +257,7 @@ def test_answers_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_text_that_only_looks_like_the_last_chunk_is_read() -> None:
     """Chunks of the same shape are not parsed; these differ from it by a hair."""
     same = chunk({"content": "one"})
-    texts = ["two", "th\"ree", "fo\\ur", "", "\n", "six", "\u00e9"]
+    texts = ["two", 'th"ree', "fo\\ur", "", "\n", "six", "\u00e9"]
     data = [same, *(chunk({"content": text}) for text in texts), same + same, same[:-2].replace(b"one", b"se\nven") + b"\n\n"]
     events, _ = streamed(*data[:-1], chunk({}, "stop"))
     assert [e["delta"] for e in events if e["type"].endswith("text.delta")] == ["one", *filter(None, texts), "one", "one"]

@@ -114,7 +114,7 @@ def test_it_is_bounded() -> None:
     huge.keep("t", "gemini", "", said(call("c", extra_content={"google": {"thought_signature": "x" * 2000}})))
     assert len(huge) == 0 and repr(huge) == "<Sidecar 0 entries, 0 bytes>"
     assert Sidecar().count == MOST
-    assert form.carries(b"\"extra_content\"") and form.carries(b"\"thinking_blocks\"") and not form.carries(b"content")
+    assert form.carries(b'"extra_content"') and form.carries(b'"thinking_blocks"') and not form.carries(b"content")
 
 
 def test_what_is_used_stays() -> None:

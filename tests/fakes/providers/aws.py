@@ -67,15 +67,17 @@ def canonical(request: Request, signed: list[str]) -> str:
     """The canonical request. The path is encoded once more than it was sent, as for every service but S3."""
     path, _, query = request.target.partition("?")
     headers = [(name, " ".join(",".join(value for key, value in request.headers if key == name).split())) for name in signed]
-    return "\n".join((
-        request.method,
-        "/".join(quote(part, safe="-_.~") for part in path.split("/")),
-        "&".join(sorted(pair if "=" in pair else pair + "=" for pair in query.split("&") if pair)),
-        *(f"{name}:{value}" for name, value in headers),
-        "",
-        ";".join(signed),
-        hashlib.sha256(request.body).hexdigest(),
-    ))
+    return "\n".join(
+        (
+            request.method,
+            "/".join(quote(part, safe="-_.~") for part in path.split("/")),
+            "&".join(sorted(pair if "=" in pair else pair + "=" for pair in query.split("&") if pair)),
+            *(f"{name}:{value}" for name, value in headers),
+            "",
+            ";".join(signed),
+            hashlib.sha256(request.body).hexdigest(),
+        )
+    )
 
 
 def frame(headers: Mapping[str, str], payload: bytes) -> bytes:

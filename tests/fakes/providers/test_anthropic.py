@@ -42,6 +42,8 @@ from tests.fakes.script import Gate
 
 # The SDK warns of models that are soon retired and of thinking budgets on newer ones; older models are what some rules are about.
 pytestmark = pytest.mark.filterwarnings("ignore:The model:DeprecationWarning", "ignore:Using Claude with:UserWarning")
+
+
 @pytest.fixture
 def fake() -> Iterator[tuple[Anthropic, anthropic.Anthropic]]:
     provider = Anthropic()

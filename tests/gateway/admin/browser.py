@@ -126,7 +126,7 @@ def browser() -> Iterator[Page]:
     to_read, to_write = os.pipe()
     from_read, from_write = os.pipe()
     # The browser reads commands from descriptor 3 and writes to 4; a shell puts them there without running Python after fork.
-    script = f"exec 3<&{to_read} 4>&{from_write}; exec \"$@\""
+    script = f'exec 3<&{to_read} 4>&{from_write}; exec "$@"'
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = subprocess.Popen(
             ["bash", "-c", script, "bash", program, *FLAGS, f"--user-data-dir={profile}"],

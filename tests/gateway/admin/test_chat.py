@@ -143,7 +143,6 @@ def test_without_a_data_port_there_is_no_box() -> None:
         assert httpx.post(f"{url}/api/chat", json=QUESTION, trust_env=False).status_code == 404
 
 
-
 def test_a_data_port_with_its_own_certificate(tmp_path: Path) -> None:
     """Its certificate, and no other, is trusted."""
     ours, other = make(tmp_path), make(_folder(tmp_path / "other"))

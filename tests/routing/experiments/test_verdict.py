@@ -22,6 +22,7 @@ from routing.experiments.words import (
     Ratio,
     Result,
     Role,
+    Shadowed,
     Verdict,
 )
 
@@ -32,7 +33,10 @@ DESIGN = Design(
     (1.0, 1.0),
     secondary=("cost", "feedback:stars"),
     guardrails=(Guardrail("error", 0.1),),
-    metrics={"feedback:stars": Metric("feedback:stars", "mean", "higher", "stars {given}")},
+    metrics={
+        "feedback:stars": Metric("feedback:stars", "mean", "higher", "stars {given}"),
+        "feedback:right": Metric("feedback:right", "boolean", "higher", "right"),
+    },
 )
 LOWER, HIGHER = METRICS["latency"], METRICS["schema_valid"]
 
@@ -124,6 +128,7 @@ def test_words_say_what_changed_for_users() -> None:
     assert compared("cost", None, None, "secondary").words == "candidate: too little was seen of the cost of a request"
     same = compared("latency", -0.01, 0.02).words
     assert same == "candidate does not differ from control in the time to the whole answer by 5 % or more (between -1 % and +2 %)"
+    assert compared("feedback:right", -0.03, -0.01, "secondary").words == "candidate is rated right 2 % less often (between 1 % and 3 %)"
     assert compared("feedback:stars", 0.08, 0.16, "secondary").words == "candidate has 12 % more of stars {given} (between 8 % and 16 %)"
 
 
@@ -189,3 +194,10 @@ def test_reasons_are_whole_sentences_without_jargon() -> None:
 def test_intervals_without_ends_are_said_too() -> None:
     assert verdict.between(LOWER, Estimate(None, None, 0.2)) == "not known how much"
     assert verdict.between(LOWER, Estimate(None, 0.2, None)) == "at least +20 %"
+
+
+def test_what_only_mirrors_says_so() -> None:
+    alone = msgspec.structs.replace(DESIGN, arms=("control",), weights=(1.0,))
+    shadows = [Shadowed("other", 1), Shadowed("third", 2000)]
+    said = verdict.headline(alone, result(arms=[ArmResult("control", 1.0, True, 4310, 5000)], shadows=shadows))
+    assert said == "Nothing is compared with control but what it mirrors; 1 answer by other; 2,000 answers by third; 4,310 users."
