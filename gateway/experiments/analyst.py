@@ -31,7 +31,7 @@ log = logging.getLogger("pointsman.experiments")
 LOOK_SECONDS = 3.0
 SWEEP_SECONDS = 60.0
 SWEEPS = 20  # in one go
-NICE = 10
+NICE = 19
 _BROKEN = (sqlite3.Error, msgspec.MsgspecError, ValueError, ArithmeticError, LookupError)
 
 

@@ -75,7 +75,7 @@ def seen(ended: Ended) -> Seen:
     return Seen(
         unix, mark[0], mark[1], mark[2], unit, tenant, request.decode("latin-1"), _id(answer),
         seconds, ttft if stream else None, stream, status, end == "error", end == "gone",
-        (end == "refused" or _REFUSED.search(answer) is not None) if good or end == "refused" else None,
+        (end == "refused" or _refused(answer)) if good or end == "refused" else None,
         _valid(whole, stream) if good and whole is not None else None,
         fallback,
         None if usage is None else usage.input + usage.cached + usage.cache_write,
@@ -84,8 +84,22 @@ def seen(ended: Ended) -> Seen:
     )  # fmt: skip
 
 
+def _refused(answer: bytes) -> bool:
+    """Whether the model refused. Nearly all answers hold neither word, or `"refusal":null` alone, and need not be searched for more."""
+    if answer.find(b"content_filter") < 0:
+        at = answer.find(b"refusal")
+        if at < 0 or (answer.startswith(b'refusal":null', at) and answer.find(b"refusal", at + 7) < 0):
+            return False
+    return _REFUSED.search(answer) is not None
+
+
 def _id(answer: bytes) -> str:
     """The answer's own id; empty where it has none. Some servers write it behind the rest."""
+    if answer.startswith(b'{"id":"'):  # as nearly all do
+        end = answer.find(b'"', 7)
+        own = answer[7:end]
+        if end > 0 and own.isascii() and b"\\" not in own:
+            return own.decode()
     try:
         return _told.decode(answer).id or ""
     except _NOT_JSON:  # a part of an answer, or events
