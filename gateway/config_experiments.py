@@ -14,7 +14,7 @@ import msgspec
 from gateway.config_policy import WhenConfig
 from gateway.config_shadow import ShadowConfig
 from gateway.config_target import TargetConfig
-from routing.experiments.words import FEEDBACK, Better, Design, Guardrail, Kind, Metric, Mode
+from routing.experiments.words import FEEDBACK, Allocation, Better, Design, Guardrail, Kind, Metric, Mode
 
 Key = Literal["user", "api_key", "conversation", "session"]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -114,6 +114,7 @@ class ExperimentConfig(_Noun, frozen=True, kw_only=True):
     least: Count = 100
     history: bool = True
     floor: Share = 0.05
+    allocation: Allocation = "thompson"
     stop: bool = False
     promote: bool = False
     rollback: bool = False
@@ -188,6 +189,7 @@ def design(name: str, config: ExperimentConfig) -> Design:
         history=config.history,
         holdout=config.holdout,
         floor=config.floor,
+        allocation=config.allocation,
         stop=config.stop,
         promote=config.promote,
         rollback=config.rollback,

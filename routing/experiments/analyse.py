@@ -25,6 +25,7 @@ from routing.experiments.quantile import LAST, Sketch
 from routing.experiments.sequence import two_sided
 from routing.experiments.srm import ratio
 from routing.experiments.words import (
+    FEEDBACK,
     ArmResult,
     Audit,
     Comparison,
@@ -110,7 +111,10 @@ def analyse(
         feedback=ledger.fed,
         comments=ledger.comments,
     )
-    return msgspec.structs.replace(result, headline=verdict.headline(design, result), words=verdict.reasons(design, result))
+    words = verdict.reasons(design, result)
+    if ledger.level:
+        words.append(f"There are more users than are kept: one in {2**ledger.level} counts, drawn by a hash.")
+    return msgspec.structs.replace(result, headline=verdict.headline(design, result), words=words)
 
 
 def due(design: Design, result: Result) -> Action | None:
@@ -169,6 +173,8 @@ def _compared(design: Design, control: Moments, treated: Moments, asked: tuple[s
     change, p, cuped = Estimate(), None, 0.0
     if min(control.k, treated.k) >= design.least:
         change, p, cuped = relative(control, treated, metric.kind, alpha, design.planned * share, design.history)
+        if change.lo is not None and change.lo < -1.0 and (metric.kind == "boolean" or not name.startswith(FEEDBACK)):
+            change = msgspec.structs.replace(change, lo=-1.0)  # what is never below 0 cannot fall by more than all of it
     found = Comparison(arm, name, role, change, p, alpha, verdict.judge(change, metric, role, design.effect, margin), cuped)
     return msgspec.structs.replace(found, words=verdict.words(design, found))
 

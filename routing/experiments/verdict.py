@@ -108,6 +108,11 @@ def reasons(design: Design, result: Result) -> list[str]:
         out.append(
             f"{count(result.crossed)} {'user' if one else 'users'} came to more than one arm and {'counts' if one else 'count'} for none."
         )
+    if design.mode == "bandit" and result.units:
+        out.append(
+            "A bandit's shares follow its results, so that a difference told here can be off where traffic changes from day to day; run a "
+            "test to learn how large it is."
+        )
     out += _forecast(design, result)
     return out
 

@@ -242,3 +242,22 @@ def test_requests_of_one_unit_count_for_less_where_they_are_alike() -> None:
     assert design_effect(*same) == pytest.approx(8.0, rel=0.01)
     assert design_effect(*free) == pytest.approx(1.0, rel=0.2)
     assert design_effect(Sketch(), Moments()) == 1.0
+
+
+def test_a_change_below_nothing_is_not_told() -> None:
+    def rare(rng: random.Random, arm: str) -> dict[str, object]:
+        return {**alike(rng, arm), "error": rng.random() < (0.03 if arm == "small" else 0.002)}
+
+    design = msgspec.structs.replace(DESIGN, primary="error", guardrails=())
+    found = of(looked(design, filled(design, rare, units=600)), "primary").change
+    assert found.lo is not None and found.lo >= -1.0
+
+
+def test_a_bandit_warns_and_a_full_ledger_says_how_many_count() -> None:
+    design = msgspec.structs.replace(DESIGN, mode="bandit")
+    ledger = Ledger(design, limit=200)
+    for unit in range(1, 400):
+        mixed = unit * 0x9E3779B97F4A7C15 % 2**64
+        ledger.take(Seen(START + unit, design.name, 0, design.arms[unit % 2], mixed, seconds=1.0 + unit % 7))
+    said = " ".join(looked(design, ledger).words)
+    assert "A bandit's shares follow its results" in said and f"one in {2**ledger.level} counts" in said and ledger.level > 0
