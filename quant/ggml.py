@@ -162,7 +162,7 @@ def _checked(kind: str, known: Sequence[str], data: Bytes, wanted: int) -> Any:
     return (ctypes.c_char * wanted).from_buffer(view.cast("B"))
 
 
-def _file() -> Path:
+def shared() -> Path:
     """The shared library of the installed xllamacpp, found without importing it."""
     spec = importlib.util.find_spec("xllamacpp")
     for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
@@ -177,7 +177,7 @@ _LOADING = threading.Lock()
 
 @lru_cache(maxsize=1)
 def _loaded() -> Library:
-    return Library(_file())
+    return Library(shared())
 
 
 def library() -> Library:
