@@ -105,8 +105,8 @@ class Library:
             self.said.append(line[:300])
 
     def why(self) -> str:
-        """The last thing that llama.cpp complained about."""
-        return self.said[-1] if self.said else "llama.cpp does not say why"
+        """The first thing that llama.cpp complained about of late: what follows from it comes after it."""
+        return self.said[0] if self.said else "it does not say why"
 
     def parameters(self, context: int) -> _Params:
         """Those of a context of `context` tokens that decodes `ROWS` of them at a time."""
@@ -126,9 +126,10 @@ class Engine:
     def __init__(self, library: Library, path: str, context: int, threads: int) -> None:
         self._call, self._library, self.name = library.call, library, Path(path).name
         self._context = self._batch = None
+        library.said.clear()
         self._model = self._call["llama_model_load_from_file"](path.encode(), self._call["llama_model_default_params"]())
         if not self._model:
-            raise LlamaError(f"llama.cpp cannot load {self.name}: {library.why()}.")
+            raise LlamaError(f"llama.cpp cannot load {self.name}: {library.why()}")
         try:
             self._begin(context, threads)
         except BaseException:
@@ -144,7 +145,7 @@ class Engine:
         self.context = min(context, max(int(call["llama_model_n_ctx_train"](model)), 1))
         self._context = call["llama_init_from_model"](model, self._library.parameters(self.context))
         if not self._context or call["llama_n_ctx"](self._context) < self.context:
-            raise LlamaError(f"llama.cpp makes no context of {self.context} tokens for {self.name}: {self._library.why()}.")
+            raise LlamaError(f"llama.cpp makes no context of {self.context} tokens for {self.name}: {self._library.why()}")
         call["llama_set_n_threads"](self._context, threads, threads)
         self._batch = call["llama_batch_init"](ROWS, 0, 1)
 
@@ -192,7 +193,7 @@ class Engine:
             batch.token[at], batch.pos[at], batch.seqs[at], batch.output[at] = token, start + at, 1, 1
             batch.seq[at][0] = 0
         if status := self._call["llama_decode"](self._context, batch):
-            raise LlamaError(f"llama.cpp cannot compute {self.name} (status {status}): {self._library.why()}.")
+            raise LlamaError(f"llama.cpp cannot compute {self.name} (status {status}): {self._library.why()}")
         rows = [self._call["llama_get_logits_ith"](self._context, at) for at in range(len(tokens))]
         if not all(rows):
             raise LlamaError(f"llama.cpp gives no logits of {self.name}.")

@@ -88,7 +88,9 @@ class Rows:
                 call["ggml_build_forward_expand"](graph, end)
             if status := call["ggml_graph_compute_with_ctx"](context, graph, self._threads):
                 raise LlamaError(f"ggml cannot compare logits (status {status}).")
-            floats = [self._view(tensor, ctypes.c_float, size) for tensor, size in zip((a, b, p, q, cross), self._sizes(count), strict=True)]
+            floats = [
+                self._view(tensor, ctypes.c_float, size) for tensor, size in zip((a, b, p, q, cross), self._sizes(count), strict=True)
+            ]
             whole = [self._view(tensor, ctypes.c_int32, count) for tensor in tops]
             return [self._row(at, follows[at], floats, whole) for at in range(count)]
         finally:
