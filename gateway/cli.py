@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway.cli_experiments import arguments as experiments_arguments
+from gateway.cli_library import COMMANDS as LIBRARY
+from gateway.cli_library import arguments as library_arguments
 from gateway.cli_quant import arguments as quant_arguments
 from gateway.version import VERSION
 
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> int:
     commands = {
         "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
-        "experiments": _experiments, "quant": _quant,
+        "experiments": _experiments, "quant": _quant, **dict.fromkeys(LIBRARY, _library),
     }  # fmt: skip
     return commands[args.command](args)
 
@@ -121,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("experiments", help="what A/B experiments have found", formatter_class=shape, allow_abbrev=False)
     )
     quant_arguments(commands.add_parser("quant", help="make smaller copies of models", formatter_class=shape, allow_abbrev=False))
+    library_arguments(commands)
     return parser
 
 
@@ -336,4 +339,13 @@ def _quant(args: argparse.Namespace) -> int:
     try:
         return cli_quant.run(args)
     except cli_quant.QuantError as error:
+        raise (UsageError if error.usage else Failure)(str(error)) from None
+
+
+def _library(args: argparse.Namespace) -> int:
+    from gateway import cli_library
+
+    try:
+        return cli_library.run(args)
+    except cli_library.LibraryError as error:
         raise (UsageError if error.usage else Failure)(str(error)) from None

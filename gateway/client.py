@@ -28,9 +28,9 @@ def plain(text: str) -> str:
 
 
 class Client:
-    """One gateway at `url` (with or without `/v1`). Use as a context manager."""
+    """One gateway at `url` (with or without `/v1`); `timeout` in seconds. Use as a context manager."""
 
-    def __init__(self, url: str, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, timeout: float = 600.0) -> None:
         self.base = url.rstrip("/").removesuffix("/v1")
         parts = urlsplit(self.base)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -38,7 +38,10 @@ class Client:
         headers = {"authorization": f"Bearer {key}"} if key else {}
         # A proxy from the environment is not for this machine's own addresses.
         self._http = httpx.Client(
-            headers=headers, timeout=httpx.Timeout(600.0, connect=10.0), trust_env=not is_loopback(parts.hostname), follow_redirects=False
+            headers=headers,
+            timeout=httpx.Timeout(timeout, connect=min(timeout, 10.0)),
+            trust_env=not is_loopback(parts.hostname),
+            follow_redirects=False,
         )
 
     def __enter__(self) -> Self:

@@ -25,7 +25,7 @@ PREFERRED = (
     "Q3_K_S", "Q2_K", "MXFP4", "BF16", "F16", "F32",
 )  # fmt: skip
 _REF = re.compile(r"hf:(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?::(?P<quant>[\w./-]+))?")
-_SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
+SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 _QUANT = re.compile(r"(?:^|[-._/])((?:UD-)?(?:I?Q\d\w*|TQ\d_\d|MXFP4(?:_MOE)?|NVFP4|BF16|FP?16|FP?32))$", re.I)
 _EXTRA = re.compile(r"(?:^|[/._-])(mmproj|imatrix|vocab-only|lora)(?=[._-])", re.I)  # not models by themselves
 Progress = Callable[[str, int, int], None]  # file name, bytes done, bytes in all
@@ -55,28 +55,29 @@ def parse(text: str) -> Ref:
 
 def quant_of(name: str) -> str:
     """The quantisation that a file's name tells, upper case; "" when it tells none."""
-    stem = _SHARD.sub("", name.removesuffix(".gguf"))
+    stem = SHARD.sub("", name.removesuffix(".gguf"))
     match = _QUANT.search(stem)
     return re.sub(r"^FP(?=16|32)", "F", match.group(1).upper()) if match else ""
 
 
-def _models(files: Sequence[str]) -> dict[str, list[str]]:
-    """Every model among the files: its name without shard number -> its files in order."""
+def grouped(files: Sequence[str]) -> dict[str, list[str]]:
+    """Every model among the files: its name without shard number -> its files in order. Pure."""
     found: dict[str, list[str]] = {}
     for name in sorted(files):
         if name.lower().endswith(".gguf") and not _EXTRA.search(name):
-            found.setdefault(_SHARD.sub("", name[:-5]), []).append(name)
+            found.setdefault(SHARD.sub("", name[:-5]), []).append(name)
     return found
 
 
-def _complete(files: list[str]) -> bool:
-    match = _SHARD.search(files[0][:-5])
+def complete(files: Sequence[str]) -> bool:
+    """Whether all parts of a model are there. Pure."""
+    match = SHARD.search(files[0][:-5])
     return match is None or len(files) == int(match.group(2))
 
 
 def choose(files: Sequence[str], ref: Ref) -> list[str]:
     """The files to fetch for `ref` out of the repository's, shards in order. Pure; raises `HubError` that lists what there is."""
-    models = _models(files)
+    models = grouped(files)
     if not models:
         raise HubError(f"{ref.repo} holds no GGUF model; look for a repository whose name ends in -GGUF.")
     if ref.quant.lower().endswith(".gguf"):
@@ -90,7 +91,7 @@ def choose(files: Sequence[str], ref: Ref) -> list[str]:
     if not wanted:
         there = ", ".join(sorted({quant_of(parts[0]) or parts[0] for parts in models.values()})[:40])
         raise HubError(f"{ref.repo} has no {ref.quant}; it has {there}.")
-    if not _complete(wanted[0]):
+    if not complete(wanted[0]):
         raise HubError(f"{ref.repo} has only {len(wanted[0])} parts of {wanted[0][0]}; choose another quantisation.")
     return wanted[0]
 
@@ -100,11 +101,12 @@ def offline_asked() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").strip().upper() in ("1", "TRUE", "YES", "ON")
 
 
-def _endpoint() -> str:
+def endpoint() -> str:
+    """The hub's address: `HF_ENDPOINT`, or the public one."""
     return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
 
 
-class _Unreachable(HubError):
+class Unreachable(HubError):
     """The hub did not answer: what is cached will do."""
 
 
@@ -114,21 +116,21 @@ _SENTENCES: tuple[tuple[str, type[HubError], str], ...] = (
     ("RepositoryNotFoundError", HubError, "{repo} was not found on {hub}; check its name, or set HF_TOKEN if it is private."),
     ("RevisionNotFoundError", HubError, "{repo} has no branch 'main' on {hub}; name another repository."),
     ("RemoteEntryNotFoundError", HubError, "{ref} changed on the hub while it was fetched; try again."),
-    ("LocalEntryNotFoundError", _Unreachable, "{hub} cannot be reached and {ref} is not cached; try again later, or name a local file."),
-    ("OfflineModeIsEnabled", _Unreachable, "{hub} may not be asked (offline) and {ref} is not in the cache; name a local file."),
-    ("HfHubHTTPError", _Unreachable, "{hub} answered {status} for {ref}; try again later."),
-    ("HTTPError", _Unreachable, "{hub} cannot be reached, or broke off ({why}); the same command resumes the download of {ref}."),
+    ("LocalEntryNotFoundError", Unreachable, "{hub} cannot be reached and {ref} is not cached; try again later, or name a local file."),
+    ("OfflineModeIsEnabled", Unreachable, "{hub} may not be asked (offline) and {ref} is not in the cache; name a local file."),
+    ("HfHubHTTPError", Unreachable, "{hub} answered {status} for {ref}; try again later."),
+    ("HTTPError", Unreachable, "{hub} cannot be reached, or broke off ({why}); the same command resumes the download of {ref}."),
 )
 
 
-def _explain(ref: Ref, error: Exception) -> HubError:
+def _explain(ref: Ref, error: Exception, variable: str = "HF_HOME") -> HubError:
     """What huggingface_hub raised, as a sentence. Types by name: which HTTP library it is built on changes between versions."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return HubError(f"There is no space left for {ref}; free some, or set HF_HOME to a folder on a larger disk.")
+        return HubError(f"There is no space left for {ref}; free some, or set {variable} to a folder on a larger disk.")
     names = {base.__name__ for base in type(error).__mro__}
     why = str(error).strip().splitlines()
     facts = {
-        "hub": _endpoint(), "repo": ref.repo, "ref": str(ref), "why": (why[0] if why else type(error).__name__)[:200],
+        "hub": endpoint(), "repo": ref.repo, "ref": str(ref), "why": (why[0] if why else type(error).__name__)[:200],
         "status": getattr(getattr(error, "response", None), "status_code", "an error"),
     }  # fmt: skip
     for name, kind, sentence in _SENTENCES:
@@ -138,8 +140,8 @@ def _explain(ref: Ref, error: Exception) -> HubError:
 
 
 @contextmanager
-def _clear(ref: Ref) -> Iterator[None]:
-    """Turns what huggingface_hub raises into a `HubError`; programming errors stay what they are."""
+def clear(ref: Ref, variable: str = "HF_HOME") -> Iterator[None]:
+    """Turns what huggingface_hub raises into a `HubError`; programming errors stay what they are. `variable`: says where files are kept."""
     from huggingface_hub.errors import HfHubHTTPError
 
     network: list[Any] = [base for base in HfHubHTTPError.__mro__ if base.__name__ == "HTTPError"]
@@ -149,7 +151,7 @@ def _clear(ref: Ref) -> Iterator[None]:
     except HubError:
         raise
     except expected as error:
-        raise _explain(ref, error) from error
+        raise _explain(ref, error, variable) from error
 
 
 def _cache(cache: str | os.PathLike[str] | None) -> Path:
@@ -200,6 +202,11 @@ def _bar(progress: Progress | None) -> Any:
     return type("Bar", (base,), {"display": display, "__init__": begin})
 
 
+def silent() -> Any:
+    """A tqdm class that draws nothing."""
+    return _bar(lambda *_: None)
+
+
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -215,8 +222,8 @@ def _blob(ref: Ref, name: str, folder: Path, bar: Any) -> None:
 
     helpers: Any = utils
 
-    url = hf_hub_url(ref.repo, name, endpoint=_endpoint())
-    meta = get_hf_file_metadata(url, endpoint=_endpoint())
+    url = hf_hub_url(ref.repo, name, endpoint=endpoint())
+    meta = get_hf_file_metadata(url, endpoint=endpoint())
     if not re.fullmatch(r"[0-9a-zA-Z-]{8,128}", meta.etag or "") or not meta.size or meta.size > constants.MAX_HTTP_DOWNLOAD_SIZE:
         return  # left to huggingface_hub's own ways
     blob = folder / "blobs" / str(meta.etag)
@@ -243,8 +250,8 @@ def _blob(ref: Ref, name: str, folder: Path, bar: Any) -> None:
 def _fetch(ref: Ref, cache: Path, progress: Progress | None) -> Path:
     from huggingface_hub import HfApi, hf_hub_download
 
-    endpoint = _endpoint()
-    info = HfApi(endpoint=endpoint).model_info(ref.repo, files_metadata=True)
+    site = endpoint()
+    info = HfApi(endpoint=site).model_info(ref.repo, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     names = choose(list(sizes), ref)
     folder = cache / f"models--{ref.repo.replace('/', '--')}"
@@ -254,7 +261,7 @@ def _fetch(ref: Ref, cache: Path, progress: Progress | None) -> Path:
     bar = _bar(progress)
     for name in missing:
         _blob(ref, name, folder, bar)
-    paths = [Path(hf_hub_download(ref.repo, name, cache_dir=cache, endpoint=endpoint, tqdm_class=bar)) for name in names]
+    paths = [Path(hf_hub_download(ref.repo, name, cache_dir=cache, endpoint=site, tqdm_class=bar)) for name in names]
     if len({path.parent for path in paths}) > 1:
         raise HubError(f"{ref} changed on the hub while it was fetched; try again.")
     return paths[0]
@@ -273,9 +280,9 @@ def resolve(
     if offline or offline_asked():
         return _cached(ref, place)
     try:
-        with _clear(ref):
+        with clear(ref):
             return _fetch(ref, place, progress)
-    except _Unreachable as error:
+    except Unreachable as error:
         try:
             return _cached(ref, place)
         except HubError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import stat
 import struct
 from collections.abc import Iterator, Mapping
 from itertools import chain
@@ -245,6 +246,8 @@ def read(path: str | os.PathLike[str]) -> Meta:
     """The header of the GGUF file at `path`. Blocks on the disk; raises `GgufError` with one clear sentence."""
     place = Path(path)
     try:
+        if not stat.S_ISREG(mode := place.stat().st_mode) and not stat.S_ISDIR(mode):  # to open a pipe would wait for its other end
+            raise GgufError(f"{place} is no ordinary file; name a GGUF file.")
         with place.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size
             return _header(Reader(file, size, place.name), place, size)
