@@ -1,4 +1,4 @@
-"""`pointsman quant quantize`: a smaller copy of a model, what it is made of, and what it cost.
+"""`pointsman quant quantize` (and `convert`, in `cli_convert`): a smaller copy of a model, what it is made of, and what it cost.
 
 The work is `quant.quantize`; here are the command line, the line of progress on a terminal, and what is said at the end.
 """
@@ -15,7 +15,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from gateway import cli_convert
+
 if TYPE_CHECKING:
+    import msgspec
+
     from quant.quantize import Report
 
 WITH = ("auto", "own", "llama-cpp-python", "llama-quantize")
@@ -34,6 +38,7 @@ class QuantError(Exception):
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the subcommands of `pointsman quant` to its parser."""
     commands = parser.add_subparsers(dest="quant_command", required=True, metavar="COMMAND")
+    cli_convert.arguments(commands)
     quantize = commands.add_parser("quantize", help="make a smaller copy of a GGUF model", allow_abbrev=False)
     quantize.add_argument("model", metavar="MODEL", help="a GGUF file (F32, F16, BF16 or Q8_0), hf:OWNER/REPOSITORY[:QUANT], or builtin")
     quantize.add_argument("kind", metavar="KIND", help="Q8_0, Q6_K, Q5_K_M, Q5_K_S, Q4_K_M, Q4_K_S, IQ4_XS, Q4_0, Q3_K_M, Q2_K, ...")
@@ -60,7 +65,7 @@ def _quantize(args: argparse.Namespace) -> int:
     target = args.out or Path(_stem(args.model, source) + f"-{args.kind.upper()}.gguf")
     progress = Progress()
     try:
-        with _terminable(), progress:
+        with terminable(), progress:
             report = quantize(
                 source, target, args.kind, importance=args.imatrix, threads=args.threads, progress=progress, overwrite=args.overwrite,
                 maker=args.maker,
@@ -71,7 +76,7 @@ def _quantize(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"quantize": _quantize}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"convert": cli_convert.run, "quantize": _quantize}
 
 
 def _source(model: str) -> Path:
@@ -100,7 +105,7 @@ def _stem(model: str, source: Path) -> str:
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def terminable() -> Iterator[None]:
     """Lets an end by SIGTERM take the same way out as every other: the unfinished file is removed."""
 
     def end(number: int, frame: FrameType | None) -> None:
@@ -142,7 +147,7 @@ def bar(name: str, done: int, total: int) -> str:
     return f"[{'#' * full}{'.' * (_BAR - full)}] {share:4.0%} {name[:40]}"
 
 
-def as_json(report: Report) -> str:
+def as_json(report: msgspec.Struct) -> str:
     """The report as one JSON document, sizes in bytes."""
     import msgspec
 
