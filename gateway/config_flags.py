@@ -16,6 +16,7 @@ from gateway.config_target import TargetConfig
 from gateway.config_types import AdminConfig, BackendConfig, Config, KeyConfig, LogConfig, RouteConfig, Secret, ServerConfig, Tls
 
 BUILTIN = "builtin"
+PREFIXES = ("hf:", "ollama:", "lmstudio:", "llamacpp:")  # of names of models, as `quant.models` has them
 KEYS_VARIABLE = "POINTSMAN_KEYS"
 UPSTREAM_KEY_VARIABLE = "POINTSMAN_UPSTREAM_KEY"
 _SHARD = re.compile(r"-\d{5}-of-\d{5}$")
@@ -40,7 +41,10 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
 
 def route_name(model: str, taken: Collection[str] = ()) -> str:
     """The public name of a `--model`: the file's or repository's name, lower case, without shard and quantisation; a number if taken."""
-    name = model.removeprefix("hf:").split(":")[0] if model.startswith("hf:") else model
+    if model.startswith("ollama:"):  # its tag tells its models apart
+        name = model.removeprefix("ollama:").removesuffix(":latest").replace(":", "-")
+    else:
+        name = model.partition(":")[2].split(":")[0] if model.startswith(PREFIXES) else model
     name = _SHARD.sub("", Path(name).name.removesuffix(".gguf")).lower()
     while (bare := _QUANT.sub("", name)) not in ("", name):
         name = bare
@@ -72,9 +76,12 @@ def apply(base: Config, flags: Flags, env: Mapping[str, str], builtin_name: str)
 
 
 def _model(text: str) -> str:
-    if text == BUILTIN or text.startswith("hf:"):
+    """A file by its whole path; anything else is a name of `pointsman ls`, and looked for when it is served."""
+    if text == BUILTIN or text.startswith(PREFIXES):
         return text
-    return str(Path(text).expanduser().absolute())
+    if text.startswith(("/", ".", "~")) or text.lower().endswith(".gguf") or Path(text).exists():
+        return str(Path(text).expanduser().absolute())
+    return text
 
 
 def _upstream_name(url: str, taken: Collection[str]) -> str:

@@ -122,7 +122,7 @@ def is_file(name: str) -> bool:
     """Whether `name` is meant as a file rather than as a name of a model."""
     if name.startswith(PREFIXES):
         return False
-    return name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf") or (os.sep in name and Path(name).exists())
+    return name.startswith(("/", ".", "~")) or name.lower().endswith(".gguf") or Path(name).is_file()
 
 
 def remove(model: Model, where: places.Places | None = None) -> list[Path]:
