@@ -212,33 +212,14 @@ class Fleet:
             return
         if backend.kv_transfer and self._alone:
             store = backend.kv_store
-            spec = await self.slots.prepare(spec, Limits(store.memory, store.disk or 0, store.path, store.keep, store.private))
+            spec = await self.slots.prepare(spec, store.memory, store.disk or 0, store.path)
         else:
             self.slots.drop(name)
         self._specs[name] = spec
-        if self.keeper is not None:
-            await self.keeper.prepared(name, spec)
-        self.reopen(name)  # those that went on have no change to tell
-
-    def run_engines(self) -> None:
-        """Makes the supervisor run what the keeper wants. Does not block."""
-        if self.keeper is not None:
-            self.supervisor.arrange(self.keeper.wanted())
-
-    def reopen(self, name: str) -> None:
-        """Tells of a backend's engine as it is."""
-        for instance in self.supervisor.instances:
+        await self.supervisor.apply([*self._specs.values()])
+        for instance in self.supervisor.instances:  # those that went on have no change to tell
             if instance.spec.name == name:
                 self._changed(instance)
-
-    def shut(self, name: str, reason: str, *, asleep: bool = False, down: bool = False) -> None:
-        """No new call reaches a backend's engine from now on: they wait, or with `down` are refused."""
-        for replica in self.replicas.get(name, ()):
-            self._take(EngineState(replica.name, name, "down" if down else "loading", reason, asleep=asleep))
-
-    def under_way(self, name: str) -> int:
-        """Calls that a backend has under way in this process."""
-        return sum(replica.inflight for replica in self.replicas.get(name, ()))
 
     def _resolve(self, name: str, model: str) -> str:
         """The path of `model`; blocks while it is downloaded."""
