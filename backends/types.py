@@ -107,7 +107,7 @@ class Target(msgspec.Struct, frozen=True):
 
 class Call(msgspec.Struct, frozen=True):
     """One request as the client meant it. `doc` holds the JSON body's top-level values as raw slices. `surface`: which surface of ours
-    reads the answer, in the hub's own form; empty for a client of `api` itself."""
+    reads the answer, in the hub's own form; empty for a client of `api` itself. `private`: what it says must stay here, and in memory."""
 
     id: bytes
     api: str
@@ -118,6 +118,7 @@ class Call(msgspec.Struct, frozen=True):
     headers: Mapping[bytes, bytes]
     received: float
     surface: str = ""
+    private: bool = False
 
 
 class Receiver(Protocol):

@@ -25,7 +25,7 @@ _REMOTE_ONLY = ("key", "headers", "timeouts", "health_seconds", "proxy", "http2"
 _ENGINE_ONLY = (
     "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
     "embeddings", "reranking", "chat_template", "served_name", "health_path", "slot_save_path", "nice", "kv_transfer",
-    "kv_store",
+    "kv_store", "resident",
 )  # fmt: skip
 _A_KIND = "the `kind` of a provider (`pointsman providers` lists them)"
 _IN_PYTHON = ("vllm", "sglang", "llama-cpp-python", "llamacpp")
@@ -147,7 +147,22 @@ def _backend(path: str, name: str, backend: BackendConfig) -> Iterator[Problem]:
             yield join(path, field), f"is only for {why}"
     for wrong in config_kv.problems(backend.kv_events, backend.all_urls, backend.engine, backend.args):
         yield join(path, "kv_events"), wrong
+    yield from _kv_store(join(path, "kv_store"), backend)
     yield from _engine(path, backend) if backend.engine else _remote(path, backend)
+
+
+def _kv_store(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    store = backend.kv_store
+    if store.keep and store.path is None:
+        yield join(path, "path"), "is needed for `keep: true`: the folder in which KV outlives the gateway"
+    if store.keep and not store.disk:
+        yield join(path, "disk"), "must be a size for `keep: true`, such as 10GiB"
+    if store.keep and backend.engine is not None and backend.engine != "llamacpp":
+        yield join(path, "keep"), f"is only for `engine: llamacpp`; the KV of `{backend.engine}` is its own"
+    if store.keep and not backend.kv_transfer:
+        yield join(path, "keep"), "needs `kv_transfer: true`: slots that are not ours cannot be saved"
+    if store.private and not store.keep:
+        yield join(path, "private"), "says what may be kept, so it needs `keep: true`"
 
 
 def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:

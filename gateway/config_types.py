@@ -130,16 +130,31 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     experiments: ExperimentsConfig = ExperimentsConfig()
     tool_state: ToolState = "sidecar"
     redis: Secret | None = None  # redis://[USER:PASSWORD@]HOST[:PORT][/DB], where gateways on other hosts share their load
+    memory: Size | Literal["auto"] | None = None  # of all engines together; auto: what is free at the start, less a reserve
     private_header: str = "x-pointsman-private"  # a call that has it (unless it says `false`) stays on local backends
 
 
 class KvStoreConfig(_Noun, frozen=True, kw_only=True):
     """What a llama.cpp engine of ours may keep of prompts that it has computed: bytes in memory (null: a sixteenth of what is free, at most
-    1 GiB), bytes on disk behind that (null: none), in which folder (null: the one for temporary files). All goes when the gateway ends."""
+    1 GiB), bytes on disk behind that (null: none), in which folder (null: the one for temporary files). All goes when the gateway ends, but
+    for `keep`: then what took long to compute stays in `path`. Its budget is `disk`, whichever models its files are of. What private calls
+    say is not written there, unless `private` says so."""
 
     memory: Size | None = None
     disk: Size | None = 1024 * MIB
     path: str | None = None
+    keep: bool = False
+    private: bool = False
+
+
+class ResidentConfig(_Noun, frozen=True, kw_only=True):
+    """When an engine of ours is in memory. `load`: when its first call comes, or when the gateway starts. `idle_seconds`: without a call
+    until it goes; null: only when others need the room. `pin`: once loaded it stays. `memory`: bytes that it takes; null: by prediction."""
+
+    load: Literal["on_demand", "start"] = "on_demand"
+    idle_seconds: Seconds | None = 900.0
+    pin: bool = False
+    memory: Size | None = None
 
 
 class BackendConfig(_Noun, frozen=True, kw_only=True):
@@ -194,6 +209,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     slot_save_path: str | None = None
     kv_transfer: bool = True  # whether prefixes that several requests share are computed once and moved between slots (llamacpp)
     kv_store: KvStoreConfig = KvStoreConfig()
+    resident: ResidentConfig | None = None  # null: from the start to the end
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 
     @property

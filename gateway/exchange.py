@@ -22,6 +22,8 @@ from gateway.auth import Tenant
 from gateway.guide import Guide, Joined
 from gateway.logs import conceal
 from gateway.record import record_of_exchange
+from gateway.residency_demand import COMMENT_SECONDS
+from gateway.residency_demand import comment as loading
 from routing import health
 from routing.lease import give, take
 from routing.pool import pick
@@ -76,12 +78,14 @@ class Exchange(Answering):
         self.stream = stream = "stream" in doc and wire.flag(doc, "stream")
         route.inflight += 1
         self.route = route
-        self.call = Call(self.id, self.api, model, stream, doc, tenant.name, self.headers, self.received)
+        self.call = Call(self.id, self.api, model, stream, doc, tenant.name, self.headers, self.received, "", tenant.private)
         if route.special:
             self._special(route)
 
     def _special(self, route: Route) -> None:
         """What a route asks of its calls before they are sent. Raises Fault, or `Joined` when another's answer is followed."""
+        if route.elastic and self.core.residency is not None:
+            self.core.residency.entered(route, self.headers)
         if route.trials is not None:
             route.trials.enter(self)
             route = self.route  # its arm's
@@ -356,15 +360,22 @@ class Exchange(Answering):
         elif self.paused_at is not None and now - self.paused_at > core.limits.client_stall_seconds:
             self.sink.break_off()
             self.gone()
-        elif self.stream and self.ttft is None and now > (self.comment_at or self.received + core.server.head_commit_seconds):
-            self.comment_at = now + core.server.head_commit_seconds
-            if self.begun:
-                self.sink.send(WAITING)
-            else:
-                self.begun = True
-                self.sink.begin(200, self._lines(SSE_HEAD), WAITING)
+        elif self.stream and self.ttft is None:
+            told = loading(self) if self.route.elastic else b""
+            pause = min(COMMENT_SECONDS, core.server.head_commit_seconds) if told else core.server.head_commit_seconds
+            if now > (self.comment_at or self.received + pause):
+                self.comment_at = now + pause
+                self._comment(told or WAITING)
         if self.guide is not None and not self.ended:
             self.guide.tick(now)
+
+    def _comment(self, text: bytes) -> None:
+        """Tells a stream that has nothing yet that it is not forgotten: the head commit."""
+        if self.begun:
+            self.sink.send(text)
+        else:
+            self.begun = True
+            self.sink.begin(200, self._lines(SSE_HEAD), text)
 
     def _end(self, status: int) -> None:
         """The end, once: out of the table, one record."""

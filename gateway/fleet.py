@@ -25,11 +25,14 @@ from backends.http import Clients
 from backends.native import ProviderLink
 from backends.openai import OpenAILink
 from backends.slots.keeper import Keeper
+from backends.slots.store import Limits
 from backends.translate import TranslatedLink
-from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
+from backends.types import Fault, Timeouts
 from gateway import config_kv, hidden, links, logs
 from gateway.config import BackendConfig, Config
 from gateway.config_kv import KvEvents
+from gateway.fleet_types import EngineState, Found, NoLink, same
+from gateway.residency_keeper import Keeper as Residents
 from routing.pace import Paces
 from routing.types import Health, Link, Replica
 
@@ -38,44 +41,6 @@ LLAMA = frozenset({"llamacpp", "llama-server", "llama-cpp-python"})
 LOOK_SECONDS, RETRY_SECONDS = 30.0, 2.0
 _LOOK = Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
 _HEALTH: Mapping[str, Health] = {"ready": "ready", "starting": "loading", "restarting": "loading"}
-
-
-class NoLink:
-    """Stands where nothing can be asked: an engine without an address yet, a backend that cannot be set up."""
-
-    def __init__(self, reason: str = "The engine is not running.") -> None:
-        self.reason = reason
-
-    def send(self, call: Call, target: Target, timeouts: Timeouts | None, receiver: Receiver) -> Flight:
-        raise Fault("unavailable", self.reason, origin="backend", code="no_replica")
-
-    def close(self) -> None:
-        return None
-
-
-class Found(msgspec.Struct, frozen=True):
-    """One model that a server lists."""
-
-    id: str
-    max_model_len: int | None = None
-
-
-class EngineState(msgspec.Struct, frozen=True):
-    """What a worker must know of one engine instance that its parent runs."""
-
-    replica: str
-    backend: str
-    health: Health
-    reason: str
-    base_url: str = ""
-    api_key: str = ""
-    vocab: int | None = None
-    context: int | None = None
-    together: bool = True  # several texts embedded at once have the vectors that each has by itself
-    kv: KvEvents | None = None  # where it says what becomes of its KV cache
-
-    def __repr__(self) -> str:
-        return f"EngineState({self.replica} {self.health} {self.base_url or '-'})"
 
 
 class _Listing(msgspec.Struct):
@@ -108,6 +73,8 @@ class Fleet:
         self._vocab: dict[str, int | None] = {}
         self._apart: dict[str, bool] = {}
         self._alone = True
+        self.elastic: frozenset[str] = frozenset()  # backends whose engines come and go as they are needed
+        self.keeper = None if follows else Residents(self)
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     # --- configuration
@@ -118,14 +85,17 @@ class Fleet:
         self._alone = not several  # slots of one engine are owned by one process
         new, old = config.backends, self.configs
         self.slots.keep(new)
-        for name in [n for n in old if new.get(n) != old[n]]:
+        for name in [n for n in old if not same(new.get(n), old[n])]:
             self._remove(name)
         self.configs = dict(new)
+        self.elastic = frozenset(name for name, backend in new.items() if backend.resident is not None)
+        if self.keeper is not None:
+            self.keeper.configure(config)
         for name, backend in new.items():
             if name not in self.replicas:
                 self._add(name, backend)
-        if not self.follows:
-            await self.supervisor.apply([*self._specs.values()])
+        if self.keeper is not None:
+            await self.supervisor.apply(self.keeper.wanted())
 
     def _remove(self, name: str) -> None:
         task = self._tasks.pop(name, None)
@@ -139,6 +109,8 @@ class Fleet:
                 self._leaving[replica.name] = replica
         for table in (self.found, self._specs, self._vocab, self._apart, self.contexts):
             table.pop(name, None)
+        if self.keeper is not None:
+            self.keeper.removed(name)
 
     def _add(self, name: str, backend: BackendConfig) -> None:
         if backend.engine is not None:
@@ -212,14 +184,33 @@ class Fleet:
             return
         if backend.kv_transfer and self._alone:
             store = backend.kv_store
-            spec = await self.slots.prepare(spec, store.memory, store.disk or 0, store.path)
+            spec = await self.slots.prepare(spec, Limits(store.memory, store.disk or 0, store.path, store.keep, store.private))
         else:
             self.slots.drop(name)
         self._specs[name] = spec
-        await self.supervisor.apply([*self._specs.values()])
-        for instance in self.supervisor.instances:  # those that went on have no change to tell
+        if self.keeper is not None:
+            await self.keeper.prepared(name, spec)
+        self.reopen(name)  # those that went on have no change to tell
+
+    def run_engines(self) -> None:
+        """Makes the supervisor run what the keeper wants. Does not block."""
+        if self.keeper is not None:
+            self.supervisor.arrange(self.keeper.wanted())
+
+    def reopen(self, name: str) -> None:
+        """Tells of a backend's engine as it is."""
+        for instance in self.supervisor.instances:
             if instance.spec.name == name:
                 self._changed(instance)
+
+    def shut(self, name: str, reason: str, *, asleep: bool = False, down: bool = False) -> None:
+        """No new call reaches a backend's engine from now on: they wait, or with `down` are refused."""
+        for replica in self.replicas.get(name, ()):
+            self._take(EngineState(replica.name, name, "down" if down else "loading", reason, asleep=asleep))
+
+    def under_way(self, name: str) -> int:
+        """Calls that a backend has under way in this process."""
+        return sum(replica.inflight for replica in self.replicas.get(name, ()))
 
     def _resolve(self, name: str, model: str) -> str:
         """The path of `model`; blocks while it is downloaded."""
@@ -240,9 +231,10 @@ class Fleet:
     def _changed(self, instance: Instance) -> None:
         """The supervisor says that an instance's state is another."""
         name = instance.spec.name
+        worded = self.keeper.changed(instance) if self.keeper is not None else ""
         if instance in self.supervisor.instances and name in self.configs:
             health = _HEALTH.get(instance.state, "down")
-            reason = "" if health == "ready" else instance.reason or instance.progress
+            reason = "" if health == "ready" else instance.reason or worded or instance.progress
             context = instance.fact("context") or self.contexts.get(name)
             vocab = instance.fact("vocab") or self._vocab.get(name)
             together = not self._apart.get(name, False)
@@ -272,7 +264,7 @@ class Fleet:
             replica.failures, replica.down_until = 0, 0.0
         elif not ready and replica.health == "ready":
             replica.link.close()
-        replica.health, replica.reason = state.health, state.reason
+        replica.health, replica.reason, replica.asleep = state.health, state.reason, state.asleep
         if begins:
             self.contexts[state.backend] = state.context
             self.on_models()  # the routes tell the context
@@ -376,6 +368,8 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        if self.keeper is not None:
+            await self.keeper.stop()
         for signs in [one for signers in self._signers.values() for one in signers.values()]:
             signs.close()
         await asyncio.gather(*(r.link.stop() for r in self.every() if isinstance(r.link, OpenAILink | TranslatedLink)))

@@ -12,12 +12,12 @@ import msgspec
 from backends.engines import sizing
 from backends.engines.spec import EngineSpec
 from backends.openai import OpenAILink
+from backends.slots.files import fingerprint
 from backends.slots.link import SlotLink
 from backends.slots.shared import Figures, Shared
-from backends.slots.store import Store, fingerprint
+from backends.slots.store import Limits, Store
 
 log = logging.getLogger("pointsman.slots")
-Limits = tuple[int | None, int, str | None]  # bytes in memory (None: what the machine can spare), bytes on disk, folder
 
 
 class Keeper:
@@ -26,14 +26,13 @@ class Keeper:
     def __init__(self) -> None:
         self.shared: dict[str, Shared] = {}
 
-    async def prepare(self, spec: EngineSpec, memory: int | None, disk: int, path: str | None) -> EngineSpec:
+    async def prepare(self, spec: EngineSpec, limits: Limits) -> EngineSpec:
         """Opens a store for an engine, or keeps the one it has, and returns the spec that tells it where. The same spec where its slots are
-        not ours to own, or there is no room. `memory`, `disk`: bytes; None: what the machine can spare."""
-        if spec.kind != "llamacpp" or spec.slots < 2 or spec.reranking or spec.slot_save_path:
+        not ours to own, or there is no room."""
+        if spec.kind != "llamacpp" or (spec.slots < 2 and not limits.keep) or spec.reranking or spec.slot_save_path:
             self.drop(spec.name)
             return spec
         old = self.shared.get(spec.name)
-        limits = (memory, disk, path)
         opening = asyncio.ensure_future(asyncio.to_thread(_opened, spec, limits, old.store if old is not None else None))
         try:
             store = await asyncio.shield(opening)
@@ -54,6 +53,7 @@ class Keeper:
         if shared is None or spec is None:
             return bare
         guard, bare.guard = bare.guard, None
+        shared.store.fits(context or 0)
         threads = sizing.threads(spec.threads, spec.replicas, sizing.machine_cores())
         return SlotLink(bare, shared, spec.slots, guard=guard, context=context or sizing.DEFAULT_CONTEXT, threads=threads)
 
@@ -81,14 +81,17 @@ class Keeper:
 
 def _opened(spec: EngineSpec, limits: Limits, old: Store | None) -> Store | None:
     """The store for an engine: `old`, where that is of the same model and limits. None where there is no folder. Blocks."""
-    memory, disk, path = limits
+    memory = limits.memory
     try:
-        of = fingerprint(spec.model, (*spec.args, _version()))
+        of = fingerprint(spec.model, (*spec.args, spec.chat_template, _version()))
         if old is not None and (old.of, old.limits) == (of, limits):
             return old
         if memory is None:
             memory = sizing.prompt_cache_mib(sizing.machine_memory()) << 20
-        store = Store.open(memory, disk, path, of)
+        if limits.keep and limits.path is not None and limits.disk:
+            store = Store.lasts(memory, limits.disk, limits.path, of, limits.private)
+        else:
+            store = Store.open(memory, limits.disk, limits.path, of)
     except OSError as error:
         log.warning("engine %s: KV is not moved, as there is no folder for it: %s", spec.name, error.strerror or type(error).__name__)
         return None

@@ -196,7 +196,7 @@ class SlotLink(OpenAILink):
     def _go(self, ride: Ride, slot: Slot) -> None:
         """Sends `ride` in `slot`, which is taken. Raises `Fault`."""
         ride.quiet = sum(each.busy for each in self.table.slots) == 1
-        slot.text = ride.text
+        slot.hold(ride.text, ride.call.private)
         call = msgspec.structs.replace(ride.call, doc=within(ride.call.doc, slot))
         try:
             ride.flight = self.bare.send(call, ride.target, ride.timeouts, ride)
@@ -262,7 +262,7 @@ class SlotLink(OpenAILink):
         done: Sequence[bool] = [False] * len(wave)
         try:
             await asyncio.gather(*(self.moves.rescue(slot, entry.text) for _, slot in wave))
-            if await self.shared.store.ready(entry):
+            if await self.shared.store.ready(entry, self.shared.speed):
                 done = await asyncio.gather(*(self.moves.restore(slot, entry) for _, slot in wave))
             else:
                 self.shared.counts.failed += 1
@@ -301,7 +301,11 @@ class SlotLink(OpenAILink):
             self.shared.judged(told.cached, self.shared.speed.tokens(ride.expected))
             if not self.shared.moves:
                 log.warning("engine %s: restored KV was computed again; its KV is not moved any more", self.pool.name)
-        if slot is not None:
+        if slot is None:
+            return
+        if told is not None and not self.line and self.shared.lasts(slot):
+            self._lead(Group(self, None, slot, slot.text, _now(), 0.0)).save()  # whoever wants it meanwhile waits for that
+        else:
             self._free(slot)
 
     def left(self, ride: Ride) -> None:

@@ -41,6 +41,7 @@ class Moves:
         """Saves `slot`, which holds `text` or its beginning; waits until the engine is through with it. None when that failed."""
         shared = self.shared
         speed, store = shared.speed, shared.store
+        private = slot.private
         kept, size = None, int(speed.density * speed.tokens(len(text)))
         if not speed.knows("density"):  # the first one tells; a guess must not keep it from being tried
             size = min(size, store.budget[True] // 2)
@@ -49,9 +50,11 @@ class Moves:
             told = await self._ask(slot, "save", part)
             tokens, size = _number(told, "n_saved"), _number(told, "n_written")
             if tokens > 0 and size > 0:
-                kept = await store.adopt(part, text, tokens, size)
+                kept = await store.adopt(part, text, tokens, size, private=private)
                 speed.learn("density", size / tokens)
                 speed.moved("save", _seconds(told, "save_ms"), size)
+                if kept is not None:
+                    store.keep(kept, speed)
             else:
                 await store.discard(part)
         shared.counts.saves += kept is not None
@@ -67,7 +70,7 @@ class Moves:
         """Restores `entry` into `slot`. False when that failed; the slot is then empty."""
         told = await self._ask(slot, "restore", entry.name)
         good = _number(told, "n_restored") == entry.tokens and _number(told, "n_read") == entry.size
-        slot.text = entry.text if good else b""
+        slot.hold(entry.text if good else b"", entry.private)
         if good:
             self.shared.speed.moved("load", _seconds(told, "restore_ms"), entry.size)
         self.shared.counts.restores += good
@@ -90,7 +93,7 @@ class Moves:
                 whole.flight.cancel()
         self.shared.counts.failed += status != 200
         if status == 200:
-            slot.text = ride.text
+            slot.hold(ride.text, ride.call.private)
             self.learn(ride.text, truth(body), quiet=False)
 
     async def parameters(self) -> int:

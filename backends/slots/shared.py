@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from backends.slots.store import Store
+from backends.slots.store import MAX_TEXT, Store
 from backends.slots.table import KEEP, SMALL, Slot, Speed, common
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Figures(msgspec.Struct):
     entries: int = 0
     bytes_memory: int = 0
     bytes_disk: int = 0
+    lasting: int = 0  # entries that outlive the gateway; `bytes_disk` is then that of the whole folder
     moving: bool = True  # false: this model's KV turned out not to be movable
 
 
@@ -43,6 +44,9 @@ class Shared:
         self.links: set[SlotLink] = set()
         self.counts = Figures()
         self.strikes = 0
+        learned = store.lasting.learned if store.lasting is not None else None
+        if learned is not None:
+            self.speed.recall(learned.prefill, learned.ratio, learned.density)
 
     @property
     def moves(self) -> bool:
@@ -60,6 +64,13 @@ class Shared:
         held = max(held, *(common(text, other) for other in others), 0)
         return len(text) - held >= SMALL and self.speed.pays(len(text) - held)
 
+    def lasts(self, slot: Slot) -> bool:
+        """Whether what a slot holds should be saved now, to outlive the engine and the gateway."""
+        store, speed = self.store, self.speed
+        if store.lasting is None or not self.moves or speed.density * speed.tokens(len(slot.text)) > store.budget[True]:
+            return False
+        return len(slot.text) <= MAX_TEXT and store.lasting.wants(store.kept.values(), slot.text, slot.private, speed)
+
     def judged(self, cached: int, expected: float) -> None:
         """A request for which `expected` tokens were restored found `cached`."""
         if cached < expected / 2:
@@ -71,6 +82,10 @@ class Shared:
     def figures(self) -> Figures:
         """The counts as they are now."""
         store = self.store
+        lasting, failed, disk = store.lasting, self.counts.failed, store.bytes[False]
+        if lasting is not None:
+            failed, disk = failed + lasting.failed, lasting.disk.bytes
+        entries, last = len(store.kept), sum(entry.card is not None for entry in store.kept.values())
         return msgspec.structs.replace(
-            self.counts, entries=len(store.kept), bytes_memory=store.bytes[True], bytes_disk=store.bytes[False], moving=self.moves
+            self.counts, entries=entries, lasting=last, bytes_memory=store.bytes[True], bytes_disk=disk, failed=failed, moving=self.moves
         )

@@ -2,105 +2,67 @@
 
 The engine writes and reads the files itself (`/slots/ID?action=save`), so the near folder is the one that it was started with. A file's
 name is the digest of what it is of: the model's own bytes, the settings that shape its KV, and the tokens. A file is restored only when
-its head still has the tokens of its name and its length is what was written. llama.cpp's file (llama_state_seq_save_file, read on
-xllamacpp 2026.10): magic `qsgg` as bytes, version, count, so many 32-bit words, which hold the tokens, then the KV.
+its head still has the tokens of its name and its length is what was written.
 
 The index belongs to the event loop; files are touched in one thread. Folders are private to the user, named after the process, and
-removed with it; those of processes that are gone are removed at the next start.
+removed with it; those of processes that are gone are removed at the next start. Where the store is to last (`keep`), `lasting` has copies
+that stay, in place of the far folder: an entry that was copied leaves memory without being lost, and the next process begins with it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import hashlib
+import logging
 import os
-import re
 import shutil
-import struct
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from backends.slots import table
+import msgspec
 
-MAGIC = b"qsgg"
-HEAD = struct.Struct("<4sII")
-MAX_WORDS = 1 << 24
+from backends.slots import files, table
+from backends.slots.disk import Card, Disk
+from backends.slots.lasting import Lasting
+from backends.slots.table import Speed
+
+log = logging.getLogger("pointsman.slots")
+
 MAX_ENTRIES = 128
 MAX_TEXT = 1 << 20  # bytes of a prompt's text; longer ones are not kept
-SAMPLES, SAMPLE = 64, 64 * 1024  # of a model file, for its fingerprint
 SPARE = 0.5  # of a folder's free space may be used
-_NAME = re.compile(r"pointsman-kv-(\d+)-(\d+)-[0-9a-z_]+")
 _SHM = Path("/dev/shm")
 T = TypeVar("T")
 
 
+class Limits(NamedTuple):
+    """What may be kept: bytes in memory (None: what the machine can spare), bytes on disk, in which folder, whether that is to last, and
+    whether what private calls said may last too."""
+
+    memory: int | None
+    disk: int = 0
+    path: str | None = None
+    keep: bool = False
+    private: bool = False
+
+
 class Kept:
-    """One file. `near`: it lies where the engine reads; `pins`: how many are about to read it."""
+    """One file. `near`: it lies where the engine reads; `pins`: how many are about to read it; `private`: only private calls have said it;
+    `card`: that of its copy that lasts, `asked`: which is being written."""
 
-    __slots__ = ("name", "near", "pins", "size", "text", "tokens")
+    __slots__ = ("asked", "card", "name", "near", "pins", "private", "size", "text", "tokens")
 
-    def __init__(self, name: str, text: bytes, tokens: int, size: int) -> None:
+    def __init__(self, name: str, text: bytes, tokens: int, size: int, *, private: bool = False, card: Card | None = None) -> None:
         self.name, self.text, self.tokens, self.size = name, text, tokens, size
-        self.near, self.pins = True, 0
+        self.private, self.card = private, card
+        self.near, self.pins, self.asked = card is None, 0, False
 
     def __repr__(self) -> str:
         return f"<Kept {self.name[:12]} {self.tokens} tokens {self.size} bytes {'near' if self.near else 'far'}>"
-
-
-def fingerprint(model: str, settings: tuple[str, ...]) -> bytes:
-    """What KV is of: samples of the model's file and whatever else shapes it. Blocks for a few MB of reading. Raises OSError."""
-    digest = hashlib.blake2b(repr(settings).encode(), digest_size=16)
-    with open(model, "rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        digest.update(b"%d" % size)
-        for i in range(SAMPLES):
-            file.seek(i * max(0, size - SAMPLE) // (SAMPLES - 1))
-            digest.update(file.read(SAMPLE))
-    return digest.digest()
-
-
-def address(file: Path, of: bytes) -> str | None:
-    """The name that a file's tokens give it; None for one that is no saved slot. Blocks. Raises OSError."""
-    with file.open("rb") as data:
-        head = data.read(HEAD.size)
-        if len(head) < HEAD.size:
-            return None
-        magic, version, count = HEAD.unpack(head)
-        if magic != MAGIC or not 0 < count <= MAX_WORDS:
-            return None
-        words = data.read(4 * count)
-    if len(words) < 4 * count:
-        return None
-    return hashlib.blake2b(b"%b%d%b" % (of, version, words), digest_size=16).hexdigest() + ".kv"
-
-
-def sweep(parent: Path) -> None:
-    """Removes folders that processes of this user left behind when they died. Blocks."""
-    with contextlib.suppress(OSError):
-        for entry in parent.iterdir():
-            found = _NAME.fullmatch(entry.name)
-            if found and int(found[1]) == os.getuid() and not _alive(int(found[2])):
-                shutil.rmtree(entry, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def _folder(parent: Path) -> Path:
-    sweep(parent)
-    return Path(tempfile.mkdtemp(prefix=f"pointsman-kv-{os.getuid()}-{os.getpid()}-", dir=parent))
 
 
 class Store:
@@ -112,9 +74,11 @@ class Store:
         self.bytes = {True: 0, False: 0}
         self.kept: OrderedDict[str, Kept] = OrderedDict()  # longest unused first
         self.parts = 0
-        self.limits: tuple[int | None, int, str | None] = (memory, disk, None)  # as they were asked for
+        self.limits = Limits(memory, disk)  # as they were asked for
         self.closed = False
         self.thread = ThreadPoolExecutor(1, "kv-store")
+        self.lasting: Lasting | None = None
+        self.tasks: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Store {len(self.kept)} entries, {self.bytes[True]} bytes near, {self.bytes[False]} far>"
@@ -126,8 +90,67 @@ class Store:
         if path is not None:
             behind.mkdir(parents=True, exist_ok=True)
         if memory and _SHM.is_dir() and os.access(_SHM, os.W_OK):
-            return cls(_folder(_SHM), _folder(behind) if disk else None, memory, disk, of)
-        return cls(_folder(behind), None, disk or memory, 0, of)
+            return cls(files.folder(_SHM), files.folder(behind) if disk else None, memory, disk, of)
+        return cls(files.folder(behind), None, disk or memory, 0, of)
+
+    @classmethod
+    def lasts(cls, memory: int, disk: int, path: str, of: bytes, private: bool) -> Store:
+        """A store whose entries last in `path`, with those that are there. `memory` is where the engine writes: in memory, else beside
+        the others. Blocks. Raises OSError."""
+        lasting = Lasting(Disk.open(Path(path), disk, time.time()), of, private)
+        in_memory = memory and _SHM.is_dir() and os.access(_SHM, os.W_OK)
+        store = cls(files.folder(_SHM if in_memory else Path(path)), None, memory or disk, 0, of)
+        store.lasting, store.budget[False] = lasting, disk
+        for card in lasting.disk.cards(lasting.of, MAX_ENTRIES):
+            store._learn(card)
+        return store
+
+    def _learn(self, card: Card) -> None:
+        """Takes over a file that was there already."""
+        if card.name not in self.kept and len(card.text) <= MAX_TEXT and len(self.kept) < MAX_ENTRIES:
+            self.kept[card.name] = Kept(card.name, card.text, card.tokens, card.size, card=card)
+            self.bytes[False] += card.size
+            if self.lasting is not None:
+                self.lasting.learned = card
+
+    def fits(self, context: int) -> None:
+        """An engine of `context` tokens a slot runs: files of another are not for it, as some models' positions depend on that."""
+        if self.lasting is not None:
+            self.lasting.context = context
+            for entry in [e for e in self.kept.values() if e.card is not None and e.card.context != context]:
+                self._lost(entry)
+
+    def keep(self, entry: Kept, speed: Speed) -> None:
+        """Begins to write a copy of `entry` that lasts, where it should have one."""
+        lasting = self.lasting
+        if lasting is None or self.closed or not entry.near or entry.card is not None or entry.asked:
+            return
+        if lasting.wants(self.kept.values(), entry.text, entry.private, speed):
+            entry.pins, entry.asked = entry.pins + 1, True
+            task = asyncio.get_running_loop().create_task(self._keep(lasting, entry, speed))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _keep(self, lasting: Lasting, entry: Kept, speed: Speed) -> None:
+        try:
+            done = await lasting.put(self._file(entry, True), entry.name, entry, self.kept.values(), speed)
+        finally:
+            entry.pins, entry.asked = entry.pins - 1, False
+        if done is None:
+            return
+        for other in [e for e in self.kept.values() if e.card is not None and e.card.key in done.gone]:
+            self._lost(other)
+        if done.card is not None and self.kept.get(entry.name) is entry:
+            entry.card = msgspec.structs.replace(done.card, text=entry.text)
+        for card in done.news:
+            self._learn(card)
+
+    def _lost(self, entry: Kept) -> None:
+        """The copy that lasts is not there, or not for us; what lies in memory still is."""
+        entry.card = None
+        if not entry.near and self.kept.get(entry.name) is entry:
+            del self.kept[entry.name]
+            self.bytes[False] -= entry.size
 
     def find(self, text: bytes, ratio: float) -> tuple[Kept | None, int]:
         """The entry that spares most of `text`, and how many bytes of it."""
@@ -145,10 +168,11 @@ class Store:
         return await self._shrink(True, size)
 
     def _fits(self, size: int) -> bool:
-        return self.bytes[True] + size <= (_free(self.near) + self.bytes[True]) * SPARE
+        return self.bytes[True] + size <= (files.free(self.near) + self.bytes[True]) * SPARE
 
-    async def adopt(self, part: str, text: bytes, tokens: int, size: int) -> Kept | None:
-        """Takes over what the engine wrote: `tokens` tokens, `size` bytes. None, and the file is gone, when it is not that."""
+    async def adopt(self, part: str, text: bytes, tokens: int, size: int, *, private: bool = False) -> Kept | None:
+        """Takes over what the engine wrote: `tokens` tokens, `size` bytes, said by a private call or not. None, and the file is
+        gone, when it is not that."""
         name = await self._do(lambda: self._named(part, size))
         if name is None or len(text) > MAX_TEXT:
             await self.discard(part)
@@ -156,10 +180,16 @@ class Store:
         old = self.kept.get(name)
         if old is not None and old.near:
             self.kept.move_to_end(name)
+            old.private = old.private and private
             return old
+        if old is not None and old.card is not None and old.size == size:  # it is in memory again
+            self._move(old, True)
+            self.kept.move_to_end(name)
+            await self._shrink(True, 0)
+            return old if old.near else None
         if old is not None:
             await self._drop(old)
-        entry = self.kept[name] = Kept(name, text, tokens, size)
+        entry = self.kept[name] = Kept(name, text, tokens, size, private=private)
         self.bytes[True] += size
         while len(self.kept) > MAX_ENTRIES and (oldest := next((e for e in self.kept.values() if not e.pins), None)) is not None:
             await self._drop(oldest)
@@ -169,7 +199,7 @@ class Store:
     def _named(self, part: str, size: int) -> str | None:
         file = self.near / part
         try:
-            if file.stat().st_size != size or (name := address(file, self.of)) is None:
+            if file.stat().st_size != size or (name := files.address(file, self.of)) is None:
                 return None
             file.chmod(0o600)
             file.replace(self.near / name)
@@ -179,30 +209,44 @@ class Store:
 
     async def discard(self, part: str) -> None:
         """Removes what a failed save may have left."""
-        await self._do(lambda: _unlink(self.near / part))
+        await self._do(lambda: files.unlink(self.near / part))
 
-    async def ready(self, entry: Kept) -> bool:
-        """Makes sure that the engine can read `entry`, bringing it from disk. False, and it is forgotten, when its file is not
-        what it was. The entry must be pinned."""
+    async def ready(self, entry: Kept, speed: Speed | None = None) -> bool:
+        """Makes sure that the engine can read `entry`, bringing it from disk, which `speed` learns from. False, and it is forgotten, when
+        its file is not what it was. The entry must be pinned."""
         if self.kept.get(entry.name) is not entry:
             return False
         self.kept.move_to_end(entry.name)
         if not entry.near:
             if not await self.room(entry.size) or self.kept.get(entry.name) is not entry:
                 return False
-            if not entry.near:
-                await self._do(lambda: _copy(self._file(entry, False), self._file(entry, True)))
-                await self._do(lambda: _unlink(self._file(entry, False)))
-                self._move(entry, True)
+            if not entry.near and not await self._brought(entry, speed):
+                return False
         good = await self._do(lambda: self._good(entry))
         if not good:
             await self._drop(entry)
         return good
 
+    async def _brought(self, entry: Kept, speed: Speed | None) -> bool:
+        """Brings the file of `entry` to where the engine reads."""
+        lasting, card = self.lasting, entry.card
+        if lasting is not None and card is not None:
+            good = await lasting.fetch(card, self._file(entry, True), speed)
+            if good is False:
+                log.warning("KV on disk is not what was written: it is computed again")
+                self._lost(entry)
+            if not good:
+                return False
+        else:
+            await self._do(lambda: files.copy(self._file(entry, False), self._file(entry, True)))
+            await self._do(lambda: files.unlink(self._file(entry, False)))
+        self._move(entry, True)
+        return True
+
     def _good(self, entry: Kept) -> bool:
         try:
             file = self._file(entry, True)
-            return file.stat().st_size == entry.size and address(file, self.of) == entry.name
+            return file.stat().st_size == entry.size and files.address(file, self.of) == entry.name
         except OSError:
             return False
 
@@ -225,9 +269,15 @@ class Store:
                 return False
             entry.pins += 1
             try:
-                lower = near and entry.size <= self.budget[False] and await self._shrink(False, entry.size)
-                if lower and await self._do(lambda e=entry: _copy(self._file(e, True), self._file(e, False))):  # type: ignore[misc]
-                    await self._do(lambda e=entry: _unlink(self._file(e, True)))  # type: ignore[misc]
+                if entry.card is not None:
+                    if not near:
+                        return False  # what lasts has its own budget
+                    await self._do(lambda e=entry: files.unlink(self._file(e, True)))  # type: ignore[misc]
+                    self._move(entry, False)
+                    continue
+                lower = near and self.far is not None and entry.size <= self.budget[False] and await self._shrink(False, entry.size)
+                if lower and await self._do(lambda e=entry: files.copy(self._file(e, True), self._file(e, False))):  # type: ignore[misc]
+                    await self._do(lambda e=entry: files.unlink(self._file(e, True)))  # type: ignore[misc]
                     self._move(entry, False)
                 else:
                     await self._drop(entry)
@@ -240,7 +290,10 @@ class Store:
             del self.kept[entry.name]
             self.bytes[entry.near] -= entry.size
             near = entry.near
-            await self._do(lambda: _unlink(self._file(entry, near)))
+            if near or entry.card is None:
+                await self._do(lambda: files.unlink(self._file(entry, near)))
+            if entry.card is not None and self.lasting is not None:
+                await self.lasting.remove(entry.card)
 
     async def _do(self, work: Callable[[], T]) -> T:
         if self.closed:
@@ -248,36 +301,13 @@ class Store:
         return await asyncio.get_running_loop().run_in_executor(self.thread, work)
 
     def close(self) -> None:
-        """Removes everything. Blocks while the folders are emptied."""
+        """Removes everything but what lasts, of which all is written. Blocks while that is written and the folders are emptied."""
         self.closed = True
         self.thread.shutdown(wait=True)
+        if self.lasting is not None:
+            self.lasting.close()
         self.kept.clear()
         self.bytes = {True: 0, False: 0}
         for folder in (self.near, self.far):
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free(folder: Path) -> int:
-    try:
-        about = os.statvfs(folder)
-    except OSError:
-        return 0
-    return about.f_bavail * about.f_frsize
-
-
-def _copy(source: Path, target: Path) -> bool:
-    """Copies a file so that it appears whole or not at all."""
-    part = target.with_suffix(".copy")
-    try:
-        shutil.copyfile(source, part)
-        part.replace(target)
-    except OSError:
-        _unlink(part)
-        return False
-    return True
-
-
-def _unlink(file: Path) -> None:
-    with contextlib.suppress(OSError):
-        file.unlink()

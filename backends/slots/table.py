@@ -24,13 +24,16 @@ TOLERANCE, SLACK = 1.1, 0.02  # waiting may be predicted that much longer than c
 BOILERPLATE = 0.9  # of a text: what covers that much covers it
 KEEP = 0.5  # of a slot: what a request reuses less of is saved before it is lost, as llama.cpp does with its own cache
 NOTICE = 1.0  # llama.cpp looks once a second whether a silent client has left
+NEW = 0.25  # of a text: what no file on disk holds yet, for another file; so a conversation is written a few times, not at each turn
 WORTH = 4.0  # times what saving and restoring take must computing cost, for KV to be saved
-MEMORY, DISK = 1e-9, 5e-9  # seconds a byte: of a copy in memory, and what reading it from disk adds
+MEMORY, DISK = 1e-9, 5e-9  # seconds a byte: of a copy in memory, and what reading it from disk or writing it there adds
 _RENDERED = ("chat_template_kwargs", "tools", "messages")
 _OWN = frozenset({"id_slot", "lora", "cache_prompt"})  # a client who says these wants slots handled its own way
 _MEDIA = (b'"image_url"', b'"input_audio"', b'"video_url"')
 Doc = Mapping[str, msgspec.Raw]
 Learned = Literal["prefill", "ratio", "density"]
+Moved = Literal["save", "load", "fetch", "keep"]
+_BASE: Mapping[Moved, float] = {"save": MEMORY, "load": MEMORY, "fetch": DISK, "keep": DISK}
 
 
 class Entry(Protocol):
@@ -71,17 +74,21 @@ def common(one: bytes, other: bytes) -> int:
 
 
 class Slot:
-    """One of an engine's. `text` is what it was given last, `used` when it was let go, `until` when the engine will have noticed that
-    a request was given up."""
+    """One of an engine's. `text` is what it was given last, `private` whether that was a private call's, `used` when it was let go, `until`
+    when the engine will have noticed that a request was given up."""
 
-    __slots__ = ("busy", "id", "text", "until", "used")
+    __slots__ = ("busy", "id", "private", "text", "until", "used")
 
     def __init__(self, id: int) -> None:
-        self.id, self.text, self.busy = id, b"", False
+        self.id, self.text, self.busy, self.private = id, b"", False, False
         self.used = self.until = 0.0
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {'busy' if self.busy else 'idle'} {len(self.text)} bytes>"
+
+    def hold(self, text: bytes, private: bool) -> None:
+        """It is given another prompt."""
+        self.text, self.private = text, private
 
 
 class Table:
@@ -134,7 +141,7 @@ class Speed:
         self.prefill = 1e-3  # seconds a token; see `expect`
         self.ratio = 0.25  # tokens a byte of text
         self.density = 32e3  # bytes of KV a token
-        self._moves = {name: deque([MEMORY, MEMORY], 5) for name in ("save", "load")}  # seconds a byte
+        self._moves = {name: deque([base, base], 5) for name, base in _BASE.items()}  # seconds a byte
         self._seen: set[str] = set()
 
     @property
@@ -147,6 +154,23 @@ class Speed:
         """Seconds a byte."""
         return median(self._moves["load"])
 
+    @property
+    def fetch(self) -> float:
+        """Seconds a byte that reading from disk adds."""
+        return median(self._moves["fetch"])
+
+    @property
+    def keep(self) -> float:
+        """Seconds a byte that writing to disk adds."""
+        return median(self._moves["keep"])
+
+    def recall(self, prefill: float, ratio: float, density: float) -> None:
+        """What an earlier process had learned of the same model on this machine."""
+        for name, value in (("prefill", prefill), ("ratio", ratio), ("density", density)):
+            if name not in self._seen and value > 0:
+                setattr(self, name, value)
+                self._seen.add(name)
+
     def expect(self, parameters: int, threads: int) -> None:
         """A first guess from the model's size: two operations a weight and token, 20 billion a second and thread."""
         if "prefill" not in self._seen:
@@ -158,14 +182,14 @@ class Speed:
         setattr(self, name, old + (value - old) / 4 if name in self._seen else value)
         self._seen.add(name)
 
-    def moved(self, name: Literal["save", "load"], seconds: float, size: int) -> None:
+    def moved(self, name: Moved, seconds: float, size: int) -> None:
         """One move of `size` bytes."""
         self._moves[name].append(seconds / size)
 
     def spurn(self) -> None:
         """What could have been restored is computed instead: what was learned of moving fades, so that it is tried again."""
         for name, told in self._moves.items():
-            self._moves[name] = deque((each + (MEMORY - each) / 16 for each in told), 5)
+            self._moves[name] = deque((each + (_BASE[name] - each) / 16 for each in told), 5)
 
     def knows(self, name: str) -> bool:
         """Whether that was ever measured."""
@@ -185,11 +209,16 @@ class Speed:
 
     def loaded(self, entry: Entry) -> float:
         """Seconds to restore what is in the store."""
-        return entry.size * (self.load + (0.0 if entry.near else DISK)) + 1e-3
+        return entry.size * (self.load + (0.0 if entry.near else self.fetch)) + 1e-3
 
     def pays(self, size: int) -> bool:
         """Whether KV of so many bytes of text is worth saving."""
         return self.compute(size) > WORTH * self.moving(size)
+
+    def lasts(self, size: int, held: int) -> bool:
+        """Whether KV of so many bytes of text is worth a file on disk, where files hold `held` bytes of it already."""
+        written = self.density * self.ratio * size * (self.keep + self.fetch)
+        return size - held >= max(SMALL, NEW * size) and self.compute(size - held) > WORTH * (self.moving(size) + written)
 
 
 E = TypeVar("E", bound=Entry)
@@ -200,7 +229,8 @@ def nearest(entries: Iterable[E], text: bytes, ratio: float) -> tuple[E | None, 
     best, most = None, 0
     for entry in entries:
         shared = min(common(entry.text, text), int(entry.tokens / ratio) if ratio else 0)
-        if shared >= SIMILAR and shared > most:
+        smaller = shared == most and best is not None and (not entry.near, entry.size) < (not best.near, best.size)
+        if shared >= SIMILAR and (shared > most or smaller):
             best, most = entry, shared
     return best, most
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from backends.fetch import Carrier
 from backends.origin import Origin
-from backends.slots.store import MAGIC
+from backends.slots.files import MAGIC
 from backends.slots.table import common, text_of
 from backends.types import Fault, Receiver, Timeouts
 from backends.wire import parse

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from backends.slots import files
 from backends.slots import store as module
-from backends.slots.store import MAGIC, Kept, Store, fingerprint, sweep
+from backends.slots.files import MAGIC, fingerprint, sweep
+from backends.slots.store import Kept, Store
 
 
 def saved(tokens: bytes, kv: int = 100) -> bytes:
@@ -129,7 +131,7 @@ def test_without_disk_it_is_gone_and_what_is_being_read_stays(tmp_path: Path) ->
 def test_a_folder_without_free_space_takes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def play(store: Store) -> None:
         assert await store.room(100)
-        monkeypatch.setattr(module, "_free", lambda folder: 150)
+        monkeypatch.setattr(files, "free", lambda folder: 150)
         assert not await store.room(100)
 
     played(tmp_path, play)
