@@ -34,6 +34,9 @@ def generation(number: int, config: Config, fleet: Fleet) -> Generation:
     for name, route in wanted.items():
         if route.private:
             routes[name] = parts[name]
+    for each in (*routes.values(), *parts.values(), *tests.routes.values()):
+        if any(arm.target.backend in fleet.elastic for arm in each.arms):
+            each.comes_and_goes()
     for name, route in wanted.items():
         routes.update((alias, routes[name]) for alias in route.aliases if alias not in routes)
     door = Door(config.keys, (server.host, *server.hosts), server.cors_origins, server.private_header)

@@ -27,7 +27,8 @@ from gateway import build, logs
 from gateway.client import plain
 from gateway.config import BackendConfig, Config, RouteConfig, TargetConfig
 from gateway.config_decode import did_you_mean
-from gateway.fleet import Fleet, NoLink
+from gateway.fleet import Fleet
+from gateway.fleet_types import NoLink
 from gateway.version import VERSION
 from routing.types import Arm, Replica
 
@@ -160,7 +161,9 @@ async def _tick(clients: Clients) -> None:
 
 def _alone(config: Config, asked: Plan, target: TargetConfig) -> Config:
     """A configuration of this backend and one route to it."""
-    return Config(server=config.server, backends={asked.name: asked.backend}, routes={_ROUTE: RouteConfig(targets=(target,))})
+    server = msgspec.structs.replace(config.server, memory=None)
+    backend = msgspec.structs.replace(asked.backend, resident=None)  # there from the start to the end
+    return Config(server=server, backends={asked.name: backend}, routes={_ROUTE: RouteConfig(targets=(target,))})
 
 
 def _arm(config: Config, asked: Plan, model: str, fleet: Fleet) -> Arm:

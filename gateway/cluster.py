@@ -14,6 +14,8 @@ import socket
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +29,7 @@ from gateway.config import Config
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
+from gateway.residency_demand import Wants
 from gateway.serve import Core
 from gateway.server import SocketError, listen
 from gateway.together.ring import Region
@@ -56,7 +59,7 @@ class WorkerProcess:
         self.process = await asyncio.create_subprocess_exec(*argv, pass_fds=fds, stdin=asyncio.subprocess.DEVNULL)
         theirs.close()
         ours.setblocking(False)
-        self.channel = Channel({"metrics": cluster.collect})
+        self.channel = Channel({"metrics": cluster.collect, "wants": partial(cluster.wanted, self.number)})
         await self.channel.open(ours)
         self.reading = asyncio.create_task(self.channel.run())
         fleet = cluster.fleet
@@ -106,6 +109,9 @@ class Cluster(Control):
         self.workers = [WorkerProcess(i, s) for i, s in enumerate(sockets)]
         self._tasks = [asyncio.create_task(self._keep(w)) for w in self.workers]
         self._tasks += [asyncio.create_task(self.core.run()), asyncio.create_task(self._reports())]
+        if self.fleet.keeper is not None:
+            self.fleet.keeper.ask = self._busy
+            self._tasks.append(asyncio.create_task(self.fleet.keeper.run()))
         await asyncio.gather(*(w.ready.wait() for w in self.workers))
         await self._control(config)
 
@@ -133,6 +139,8 @@ class Cluster(Control):
                 log.error("worker %d did not start: %s", worker.number, e)
                 _kill(worker.process)
             worker.ready.clear()
+            if self.fleet.keeper is not None:
+                self.fleet.keeper.deaf(worker.number)
             if worker.report is not None:
                 self._bury(worker.report["metrics"])
                 worker.report = None
@@ -169,6 +177,27 @@ class Cluster(Control):
         self.region.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+    async def wanted(self, worker: int, wants: Mapping[str, Wants]) -> None:
+        """A worker says what its calls want of engines."""
+        if self.fleet.keeper is not None:
+            self.fleet.keeper.heard(worker, wants)
+
+    async def _busy(self, backend: str) -> int:
+        """Calls that workers have under way on an engine that they have been told is shut. One that does not say counts as one call."""
+
+        async def one(worker: WorkerProcess) -> int:
+            if worker.channel is None:
+                return 0
+            try:
+                calls: int = await worker.channel.call("busy", backend)
+            except Closed:
+                return 0
+            except TimeoutError:
+                return 1
+            return calls
+
+        return sum(await asyncio.gather(*(one(worker) for worker in self.workers)))
 
     async def _ended(self, worker: WorkerProcess) -> None:
         process = worker.process

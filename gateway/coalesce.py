@@ -131,7 +131,7 @@ class Shared:
 
     def _all(self, data: bytes) -> None:
         """Sends to all followers, and keeps it for those to come. Comments are each one's own affair."""
-        if not data or data == WAITING:
+        if not data or data == WAITING or data.startswith(b": loading "):
             return
         if self.open and self.size + len(data) <= KEPT:
             self.kept.append(data)

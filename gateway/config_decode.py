@@ -205,7 +205,7 @@ def _leaf(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
     try:
         if isinstance(value, datetime.datetime) and inner is str:
             value = value.isoformat()  # YAML reads a time without quotes as one
-        if isinstance(value, str) and _is_size(inner):
+        if isinstance(value, str) and _is_size(inner) and value not in _literals(inner):
             value = read_size(value)
         # not strict: an expanded ${PORT} is a text even where a number is wanted
         return msgspec.convert(value, kind, strict=False, dec_hook=_hook)
@@ -216,14 +216,22 @@ def _leaf(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
 
 def _words(kind: Any) -> tuple[Any, ...]:
     """The words that a text must be one of; empty where any will do."""
-    arms = typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
-    if any(arm in (str, int, float) or typing.get_origin(arm) is typing.Annotated for arm in arms):
+    if any(arm in (str, int, float) or typing.get_origin(arm) is typing.Annotated for arm in _arms(kind)):
         return ()
-    return tuple(word for arm in arms if typing.get_origin(arm) is typing.Literal for word in typing.get_args(arm))
+    return _literals(kind)
+
+
+def _arms(kind: Any) -> tuple[Any, ...]:
+    return typing.get_args(kind) if typing.get_origin(kind) in (types.UnionType, typing.Union) else (kind,)
+
+
+def _literals(kind: Any) -> tuple[Any, ...]:
+    return tuple(word for arm in _arms(kind) if typing.get_origin(arm) is typing.Literal for word in typing.get_args(arm))
 
 
 def _is_size(kind: Any) -> bool:
-    return any(isinstance(note, msgspec.Meta) and (note.extra or {}).get("size") for note in getattr(kind, "__metadata__", ()))
+    notes = (note for arm in _arms(kind) for note in getattr(arm, "__metadata__", ()))
+    return any(isinstance(note, msgspec.Meta) and (note.extra or {}).get("size") for note in notes)
 
 
 def _hook(kind: type, value: Any) -> Any:

@@ -106,8 +106,10 @@ class Residency:
     def measured(self, name: str, size: int) -> None:
         """Its processes hold so many bytes now."""
         entry = self.entries.get(name)
-        if entry is not None and entry.state in ("resident", "closing"):
-            entry.peak = max(entry.peak, size)
+        if entry is not None:
+            entry.seen = size
+            if entry.state in ("resident", "closing"):
+                entry.peak = max(entry.peak, size)
 
     def died(self, name: str, now: float) -> None:
         """Its engine has ended by itself and is being started again."""

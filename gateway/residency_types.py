@@ -57,7 +57,7 @@ class Entry:
         self.ready_at = self.used = now
         self.waiting = self.busy = self.loads = 0
         self.wait_since = now
-        self.peak = 0  # bytes, the largest that was measured
+        self.peak = self.seen = 0  # bytes: the largest that was measured, and the last
         self.load_seconds: float | None = None  # learned
         self.keep: float | None = None  # seconds of idleness that a request asked for, in place of the model's own
         self.ordered = model.start or model.plain  # to be loaded although no call waits
@@ -121,6 +121,7 @@ class Entry:
             self.for_whom = ""
         if state in ("absent", "failed"):
             self.asked, self.keep, self.leaving, self.restarting = now, None, False, False
+            self.seen = 0
             if self.outdated:
                 self.outdated, self.peak, self.load_seconds = False, 0, None
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gateway.experiments.lanes import Plan
     from gateway.experiments.shadow import Shadows
     from gateway.experiments.trial import Trials
+    from gateway.residency_demand import Demand
 
 MAX_PARKED = 4096
 TICK_SECONDS = 0.1
@@ -78,6 +79,7 @@ class Core:
         self.leaders: dict[bytes, Shared] = {}  # calls that identical ones may follow
         self.shadows: Shadows | None = None  # where requests are mirrored
         self.trials: Trials | None = None  # where experiments are configured
+        self.residency: Demand | None = None  # who hears what engines are wanted, where some come and go
         self.draining = False
         self.draw = (draw or random.Random()).random  # [0, 1)
         self.ids = itertools.count(1)
@@ -194,6 +196,8 @@ class Core:
     def _wait(self, exchange: Exchange) -> None:
         exchange.parked_at = time.monotonic()
         self.parked[exchange] = None
+        if self.residency is not None:
+            self.residency.waits()
         if self.shadows is not None:
             self.shadows.give_way(exchange.route)
 
@@ -253,6 +257,8 @@ class Core:
             self.tick_date(unix)
         for exchange in [*self.inflight]:
             exchange.tick(now)
+        if self.residency is not None:
+            self.residency.tick()
         if self.parked:
             rested = {r for e in self.parked for r in e.route.replicas if r.managed and 0 < r.down_until <= now}
             for replica in rested:

@@ -30,9 +30,9 @@ KEPT = ("/v1/responses/", "/responses/")
 
 
 def state(route: Route) -> str:
-    """ready, loading or down: the best of the route's replicas."""
-    found = {r.health for r in route.replicas}
-    return "ready" if "ready" in found else "loading" if "loading" in found else "down"
+    """ready, loading, unloaded (a call loads it) or down: the best of the route's replicas."""
+    found = {"unloaded" if r.asleep else r.health for r in route.replicas}
+    return next((kind for kind in ("ready", "loading", "unloaded") if kind in found), "down")
 
 
 def reason(route: Route) -> str:
@@ -67,7 +67,7 @@ def health(core: Core) -> bytes:
 
 
 def ready(core: Core) -> tuple[int, bytes]:
-    """Status and body of GET /ready: 200 when at least one route can answer now."""
+    """Status and body of GET /ready: 200 when at least one route can answer now, or as soon as its model is loaded for a call."""
     states = {name: state(r) for name, r in core.generation.routes.items()}
-    ok = not core.draining and (not states or "ready" in states.values())
+    ok = not core.draining and (not states or not {"ready", "unloaded"}.isdisjoint(states.values()))
     return (200 if ok else 503), msgspec.json.encode({"ready": ok, "models": states})

@@ -9,6 +9,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -36,6 +37,7 @@ from gateway.logs import HIDDEN
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
+from gateway.residency_demand import Demand, Tell
 from gateway.responses_store import Keep, ResponsesStore
 from gateway.scheduling import Scheduling
 from gateway.serve import Core, Generation
@@ -231,6 +233,7 @@ class Gateway(Control):
         self.wired.owner = sock is None
         self.together: Together | None = None  # what joins this process to the other workers and gateways
         self.ask_metrics: Callable[[], Awaitable[str]] | None = None
+        self.tell_wants: Tell | None = None  # who owns the engines hears here what calls want of them
         self._data: Server | None = None
 
     async def start(self) -> None:
@@ -253,6 +256,7 @@ class Gateway(Control):
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.scheduling = Scheduling(self.fleet, self.together)
         self.core = Core(self._generation(), self.clients, self.recorder)
+        self._residency()
         self.figures.known = self.core.generation.known
         process.measure(self.figures, VERSION, self.started)
         gauges(self.figures, self.core, self.fleet)
@@ -267,10 +271,19 @@ class Gateway(Control):
         self._data = Server(server, sock)
         self.port = self._data.port
         await self._data.start()
-        self._tasks = [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data), self._price())]
+        self._tasks += [asyncio.create_task(w) for w in (self.core.run(), self.recorder.run(), self._sweep(self._data), self._price())]
         self._tasks += [asyncio.create_task(self.checks.run()), asyncio.create_task(self.scheduling.run())]
         if self.sock is None:
             await self._control(config)
+
+    def _residency(self) -> None:
+        """Who hears what calls want of engines that come and go: their owner in this process, or the parent."""
+        keeper = self.fleet.keeper
+        if keeper is not None:
+            self.core.residency = Demand(self.core, self.fleet, partial(keeper.heard, 0))
+            self._tasks.append(asyncio.create_task(keeper.run()))
+        elif self.tell_wants is not None:
+            self.core.residency = Demand(self.core, self.fleet, self.tell_wants)
 
     async def adopt(self, config: Config) -> dict[str, object]:
         done = await super().adopt(config)

@@ -4,17 +4,20 @@ socket that its parent made; knows of engines and models what the parent says; e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import uvloop
 
 from gateway import logs, process
-from gateway.channel import Channel
+from gateway.channel import Channel, Closed
 from gateway.config import Config
-from gateway.fleet import EngineState, Found
+from gateway.fleet_types import EngineState, Found
+from gateway.residency_demand import Wants
 from gateway.together.link import Share
 from gateway.wiring import Gateway
 
@@ -28,12 +31,14 @@ class Worker:
         self.stop = asyncio.Event()
         self.channel = Channel({
             "start": self.start, "adopt": self.adopt, "follow": self.follow, "report": self.report, "stop": self.ask_stop,
+            "busy": self.busy,
         })  # fmt: skip
 
     async def start(self, config: Config, asgi: bool, states: list[EngineState], found: dict[str, tuple[Found, ...]]) -> bool:
         logs.setup(config.server.log.level, config.server.log.format, bodies=config.server.log.bodies)
         gateway = Gateway(config, asgi=asgi, sock=self.sock, share=self.share)
         gateway.ask_metrics = self._metrics
+        gateway.tell_wants = self._wants
         await gateway.start()
         gateway.fleet.follow(states, found)
         self.gateway = gateway
@@ -43,6 +48,14 @@ class Worker:
     async def _metrics(self) -> str:
         text: str = await self.channel.call("metrics")
         return text
+
+    def _wants(self, wants: Mapping[str, Wants]) -> None:
+        with contextlib.suppress(Closed):  # then this process ends
+            self.channel.tell("wants", wants)
+
+    async def busy(self, backend: str) -> int:
+        """Calls under way on an engine that `follow` has shut: none will join them. While it starts it cannot tell, and says one."""
+        return self.gateway.fleet.under_way(backend) if self.gateway is not None else 1
 
     async def adopt(self, config: Config) -> None:
         if self.gateway is not None:

@@ -28,8 +28,8 @@ class Replica:
     """One server address of a backend. Counters belong to leases; `health` and `reason` to routing/health."""
 
     __slots__ = (
-        "backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "mark", "name", "on_idle", "reason", "slots",
-        "total", "url", "window",
+        "asleep", "backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "mark", "name", "on_idle", "reason",
+        "slots", "total", "url", "window",
     )  # fmt: skip
 
     def __init__(
@@ -40,6 +40,7 @@ class Replica:
         self.line = b"\r\nx-pointsman-backend: %b\r\n" % name.encode("latin-1", "replace")
         self.health: Health = health
         self.reason = ""
+        self.asleep = False  # an engine of ours that is not in memory and comes when a call waits for it
         self.managed = managed  # an engine of ours: when it dies it is started again, so a call may wait for it
         self.on_idle: Callable[[], None] | None = None  # called when its last call ends; set on one that is about to stop
         self.inflight = 0  # calls under way
@@ -133,7 +134,7 @@ class Route:
     """A public model name and where its calls may go. Built from configuration; `turn` only breaks ties."""
 
     __slots__ = (
-        "arms", "bounds", "chooser", "concurrency", "drop", "inflight", "name", "plan", "retries", "special", "tell", "timeouts",
+        "arms", "bounds", "chooser", "concurrency", "drop", "elastic", "inflight", "name", "plan", "retries", "special", "tell", "timeouts",
         "total_weight", "trials", "turn",
     )  # fmt: skip
 
@@ -155,6 +156,7 @@ class Route:
         self.plan: Plan | None = None
         self.chooser: Chooser | None = None
         self.trials: Tries | None = None  # its experiments that are in force
+        self.elastic = False  # engines that come and go as they are needed are among its replicas
         self.special = concurrency is not None  # a call must be looked at before it is sent: a limit, a plan, a policy, an experiment
         self.inflight = 0
         sums = [*accumulate(arm.target.weight for arm in arms)]
@@ -168,6 +170,10 @@ class Route:
     def follow(self, plan: Plan) -> None:
         """From now on calls are guided by `plan`."""
         self.plan, self.special = plan, True
+
+    def comes_and_goes(self) -> None:
+        """Some of its engines are loaded when a call waits for them; calls may say how long they stay."""
+        self.elastic = self.special = True
 
     def choose_by(self, chooser: Chooser) -> None:
         """From now on `chooser` says where calls go."""

@@ -268,14 +268,19 @@ class Supervisor:
         """Makes exactly these engines run; returns before they are ready. An instance whose spec is unchanged goes on
         (one that failed is tried again); a changed one is replaced once the old process is gone. Raises `ValueError`
         when two specs have one name."""
+        self.arrange(specs)
+        for runner in self._runners.values():
+            if runner.instance.state == "failed":
+                runner.restart()
+
+    def arrange(self, specs: Sequence[EngineSpec]) -> None:
+        """The same without another try of what failed. Needs a running loop, on which everything happens later."""
         wanted = {f"{spec.name}#{index}": spec for spec in specs for index in range(spec.replicas)}
         if len({spec.name for spec in specs}) != len(specs):
             raise ValueError("Two engines have the same name; give each its own.")
         for name, runner in list(self._runners.items()):
             if name not in wanted or not _same(wanted[name], runner.instance.spec):
                 self._leave(name, runner)
-            elif runner.instance.state == "failed":
-                runner.restart()
         for name, spec in wanted.items():
             if name not in self._runners:
                 runner = _Runner(Instance(name, spec), self._on_change, self._pace, self._log, self._drain)

@@ -30,7 +30,7 @@ class ModelView(msgspec.Struct):
 
     name: str
     api: list[str] = []
-    state: Literal["ready", "loading", "down", "partial"] = "ready"
+    state: Literal["ready", "loading", "unloaded", "down", "partial"] = "ready"
     targets: list[TargetView] = []
     context: int | None = None
     owned_by: str = ""

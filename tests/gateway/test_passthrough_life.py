@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.fleet import NoLink
+from gateway.fleet_types import NoLink
 from tests.fakes.answers import Framing, openai_error, reply, respond, sse
 from tests.fakes.engine import Engine
 from tests.fakes.script import Gate
