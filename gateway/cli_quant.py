@@ -1,4 +1,4 @@
-"""`pointsman quant quantize` (and `convert`, in `cli_convert`): a smaller copy of a model, what it is made of, and what it cost.
+"""`pointsman quant quantize` (and `convert`, `evaluate`, in their own modules): a smaller copy of a model, what it is made of, what it cost.
 
 The work is `quant.quantize`; here are the command line, the line of progress on a terminal, and what is said at the end.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from gateway import cli_convert
+from gateway import cli_convert, cli_evaluate
 
 if TYPE_CHECKING:
     import msgspec
@@ -48,6 +48,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     quantize.add_argument("--with", dest="maker", choices=WITH, default="auto", help="who does it (default: our own code)")
     quantize.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
     quantize.add_argument("--json", action="store_true", help="tell what was made as JSON")
+    cli_evaluate.arguments(commands)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +77,11 @@ def _quantize(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {"convert": cli_convert.run, "quantize": _quantize}
+_COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "convert": cli_convert.run,
+    "quantize": _quantize,
+    "evaluate": cli_evaluate.run,
+}
 
 
 def _source(model: str) -> Path:
