@@ -1,4 +1,4 @@
-"""`pointsman quant quantize` (and `convert`, `evaluate`, in their own modules): a smaller copy of a model, what it is made of, what it cost.
+"""`pointsman quant quantize` (and `convert`, `evaluate`, in modules beside it): a smaller copy of a model, what it is made of, its cost.
 
 The work is `quant.quantize`; here are the command line, the line of progress on a terminal, and what is said at the end.
 """
