@@ -46,7 +46,7 @@ class Lasting:
         """Whether KV of `text` should have a file: files hold little of it, computing it takes long, and it is nobody's secret."""
         if (private and not self.private) or self.pending >= MAX_PENDING:
             return False
-        if speed.density * speed.tokens(len(text)) > self.disk.budget:
+        if speed.bytes(len(text), self.disk.budget) > self.disk.budget:
             return False
         held = nearest((entry for entry in entries if entry.card is not None or entry.asked), text, speed.ratio)[1]
         return speed.lasts(len(text), held)

@@ -196,8 +196,8 @@ class SlotLink(OpenAILink):
     def _go(self, ride: Ride, slot: Slot) -> None:
         """Sends `ride` in `slot`, which is taken. Raises `Fault`."""
         ride.quiet = sum(each.busy for each in self.table.slots) == 1
+        call = msgspec.structs.replace(ride.call, doc=within(ride.call.doc, slot, ride.text))
         slot.hold(ride.text, ride.call.private)
-        call = msgspec.structs.replace(ride.call, doc=within(ride.call.doc, slot))
         try:
             ride.flight = self.bare.send(call, ride.target, ride.timeouts, ride)
         except Fault:

@@ -26,9 +26,13 @@ _ZERO = msgspec.Raw(b"0")
 _object = msgspec.json.Decoder(dict[str, Any])
 
 
-def within(call_doc: Mapping[str, msgspec.Raw], slot: Slot) -> dict[str, msgspec.Raw]:
-    """A request's document with the slot that it is to take."""
-    return {**call_doc, "id_slot": msgspec.Raw(b"%d" % slot.id)}
+def within(call_doc: Mapping[str, msgspec.Raw], slot: Slot, text: bytes) -> dict[str, msgspec.Raw]:
+    """A request's document with the slot that it is to take. What another salt has left there is computed again: how long a prompt takes
+    must not say whether somebody else has said it."""
+    doc = {**call_doc, "id_slot": msgspec.Raw(b"%d" % slot.id)}
+    if table.lane(slot.text) != table.lane(text):
+        doc["cache_prompt"] = msgspec.Raw(b"false")
+    return doc
 
 
 class Moves:
@@ -41,10 +45,8 @@ class Moves:
         """Saves `slot`, which holds `text` or its beginning; waits until the engine is through with it. None when that failed."""
         shared = self.shared
         speed, store = shared.speed, shared.store
-        private = slot.private
-        kept, size = None, int(speed.density * speed.tokens(len(text)))
-        if not speed.knows("density"):  # the first one tells; a guess must not keep it from being tried
-            size = min(size, store.budget[True] // 2)
+        private, kept = slot.private, None
+        size = speed.bytes(len(text), store.budget[True])
         if await store.room(size):
             part = store.part()
             told = await self._ask(slot, "save", part)
@@ -80,7 +82,7 @@ class Moves:
     async def prime(self, ride: Ride, slot: Slot) -> None:
         """Computes the prompt of `ride` into `slot` and nothing more."""
         doc = {key: value for key, value in ride.call.doc.items() if key not in _NOT_PRIMED}
-        call = msgspec.structs.replace(ride.call, doc=within(doc, slot) | {"max_tokens": _ZERO}, stream=False)
+        call = msgspec.structs.replace(ride.call, doc=within(doc, slot, ride.text) | {"max_tokens": _ZERO}, stream=False)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         whole = Whole(future, 1 << 20)
         try:

@@ -67,7 +67,7 @@ class Shared:
     def lasts(self, slot: Slot) -> bool:
         """Whether what a slot holds should be saved now, to outlive the engine and the gateway."""
         store, speed = self.store, self.speed
-        if store.lasting is None or not self.moves or speed.density * speed.tokens(len(slot.text)) > store.budget[True]:
+        if store.lasting is None or not self.moves or speed.bytes(len(slot.text), store.budget[True]) > store.budget[True]:
             return False
         return len(slot.text) <= MAX_TEXT and store.lasting.wants(store.kept.values(), slot.text, slot.private, speed)
 

@@ -10,6 +10,7 @@ Seconds, bytes and tokens throughout.
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Iterable, Mapping
 from statistics import median
@@ -30,6 +31,7 @@ MEMORY, DISK = 1e-9, 5e-9  # seconds a byte: of a copy in memory, and what readi
 _RENDERED = ("chat_template_kwargs", "tools", "messages")
 _OWN = frozenset({"id_slot", "lora", "cache_prompt"})  # a client who says these wants slots handled its own way
 _MEDIA = (b'"image_url"', b'"input_audio"', b'"video_url"')
+LANE = 32  # bytes of a salt's digest; a zero byte, which no JSON has, follows
 Doc = Mapping[str, msgspec.Raw]
 Learned = Literal["prefill", "ratio", "density"]
 Moved = Literal["save", "load", "fetch", "keep"]
@@ -51,12 +53,23 @@ def text_of(api: str, doc: Doc) -> bytes | None:
         return None
     if api == "completions":
         prompt = bytes(doc.get("prompt", b""))
-        return prompt[:-1] if prompt[:1] == b'"' else None
+        return _lane(doc) + prompt[:-1] if prompt[:1] == b'"' else None
     messages = bytes(doc.get("messages", b""))
     if api != "chat" or any(kind in messages for kind in _MEDIA):
         return None
     # Without the bracket at its end: the next turn of a conversation goes on where this one ends.
-    return b"".join(bytes(doc[key]) for key in _RENDERED if key in doc).removesuffix(b"]")
+    return _lane(doc) + b"".join(bytes(doc[key]) for key in _RENDERED if key in doc).removesuffix(b"]")
+
+
+def _lane(doc: Doc) -> bytes:
+    """What a request's text begins with where it says `cache_salt`: requests of different salts have no text in common."""
+    salt = bytes(doc.get("cache_salt", b"null"))
+    return b"" if salt == b"null" else hashlib.blake2b(salt, digest_size=LANE // 2).hexdigest().encode() + b"\0"
+
+
+def lane(text: bytes) -> bytes:
+    """The salt of a text, in digest; empty where it has none."""
+    return text[:LANE] if text[LANE : LANE + 1] == b"\0" else b""
 
 
 def common(one: bytes, other: bytes) -> int:
@@ -210,6 +223,12 @@ class Speed:
     def loaded(self, entry: Entry) -> float:
         """Seconds to restore what is in the store."""
         return entry.size * (self.load + (0.0 if entry.near else self.fetch)) + 1e-3
+
+    def bytes(self, size: int, budget: int) -> int:
+        """Bytes of KV of so many bytes of text. The first that is saved tells: until then a guess must not keep it from being tried, within
+        half of `budget`."""
+        found = int(self.density * self.tokens(size))
+        return found if self.knows("density") else min(found, budget // 2)
 
     def pays(self, size: int) -> bool:
         """Whether KV of so many bytes of text is worth saving."""

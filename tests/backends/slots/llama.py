@@ -23,7 +23,7 @@ class Asked:
         self.llama, self.path, self.receiver = llama, path, receiver
         self.doc: dict[str, Any] = json.loads(body) if body else {}
         api = "chat" if "messages" in self.doc else "completions"
-        self.prompt = (text_of(api, {k: v for k, v in parse(body).items() if k != "id_slot"}) or b"") if body else b""
+        self.prompt = (text_of(api, {k: v for k, v in parse(body).items() if k not in ("id_slot", "cache_prompt")}) or b"") if body else b""
         self.over = self.headed = False
 
     def __repr__(self) -> str:
@@ -107,7 +107,7 @@ class Llama(Carrier):
         self.open.remove(asked)
 
     def _computed(self, asked: Asked) -> dict[str, Any]:
-        cached = min(common(self.slots[asked.slot], asked.prompt), len(asked.prompt) - 1)
+        cached = min(common(self.slots[asked.slot], asked.prompt), len(asked.prompt) - 1) if asked.doc.get("cache_prompt", True) else 0
         self.slots[asked.slot] = asked.prompt
         return {"timings": {"cache_n": cached, "prompt_n": len(asked.prompt) - cached, "prompt_ms": 10.0 * (len(asked.prompt) - cached)}}
 

@@ -139,7 +139,8 @@ def test_processes_hear_of_each_other(tmp_path: Path) -> None:
 
 def test_two_that_write_the_same_at_once_leave_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one, other = Disk.open(tmp_path, BUDGET, 0.0), Disk.open(tmp_path, BUDGET, 0.0)
-    copied, met = module._copied, []
+    copied = module._copied
+    met: list[int] = []
 
     def meanwhile(source: Path, target: int, size: int) -> str:
         if not met:

@@ -38,11 +38,20 @@ class Steady(Speed):
 class World:
     """`links` are replicas of one model, `llamas` their engines."""
 
-    def __init__(self, folder: Path, *, slots: int = 4, replicas: int = 1, guard: Guard | None = None, seconds: float = 600.0) -> None:
-        near, far = folder / "near", folder / "far"
-        near.mkdir()
-        far.mkdir()
-        self.store = Store(near, far, 1 << 20, 1 << 20, b"model")
+    def __init__(
+        self, folder: Path, *, slots: int = 4, replicas: int = 1, guard: Guard | None = None, seconds: float = 600.0,
+        kept: Path | None = None, private: bool = False, context: int = 2048,
+    ) -> None:  # fmt: skip
+        """`kept`: the folder in which KV is to last."""
+        if kept is None:
+            near, far = folder / "near", folder / "far"
+            near.mkdir()
+            far.mkdir()
+            self.store = Store(near, far, 1 << 20, 1 << 20, b"model")
+        else:
+            self.store = Store.lasts(1 << 20, 1 << 20, str(kept), b"m" * 16, private)
+            self.store.fits(context)
+            near = self.store.near
         self.shared = Shared(self.store)
         self.shared.speed = Steady()
         self.llamas = [Llama(near, slots, f"m#{i}") for i in range(replicas)]
@@ -55,9 +64,11 @@ class World:
     def llama(self) -> Llama:
         return self.llamas[0]
 
-    def send(self, shared: str = LONG, own: str = "?", *, replica: int = 0, stream: bool = True, **more: Any) -> Seen:
+    def send(
+        self, shared: str = LONG, own: str = "?", *, replica: int = 0, stream: bool = True, private: bool = False, **more: Any
+    ) -> Seen:
         doc = {"messages": [{"role": "system", "content": shared}, {"role": "user", "content": own}], "stream": stream, **more}
-        call = Call(b"r", "chat", "m", stream, parse(json.dumps(doc, separators=(",", ":")).encode()), "", {}, 0.0)
+        call = Call(b"r", "chat", "m", stream, parse(json.dumps(doc, separators=(",", ":")).encode()), "", {}, 0.0, "", private)
         seen = Seen()
         self.rides.append((self.links[replica].send(call, TARGET, None, seen), seen))
         return seen
@@ -72,6 +83,8 @@ class World:
         for _ in range(12):
             await asyncio.sleep(0)
             await loop.run_in_executor(self.store.thread, lambda: None)
+            if self.store.lasting is not None:
+                await loop.run_in_executor(self.store.lasting.thread, lambda: None)
             for asked in self.open("/models"):
                 asked.llama.answer(asked)
 
@@ -113,6 +126,6 @@ def played(folder: Path, play: Callable[[World], Awaitable[T]], **options: Any) 
         finally:
             for link in world.links:
                 await link.stop()
-            world.store.close()
+            await asyncio.to_thread(world.store.close)
 
     return asyncio.run(run())
