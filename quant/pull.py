@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -138,7 +139,8 @@ def _sound(ref: Ref, file: Remote) -> None:
     """Refuses what the hub says of a file where it cannot be meant well."""
     if len(file.name) > 400 or not all(_NAME.fullmatch(part) for part in file.name.split("/")):
         raise HubError(f"{ref.repo} has a file that cannot be stored under its name, {facts.clean(file.name, 60)!r}; nothing was fetched.")
-    if file.size <= 0 or not (re.fullmatch(r"[0-9a-f]{64}", file.sha256) or re.fullmatch(r"[0-9a-f]{40}", file.git)):
+    sound = re.fullmatch(r"[0-9a-f]{64}", file.sha256) if file.sha256 else re.fullmatch(r"[0-9a-f]{40}", file.git)
+    if file.size <= 0 or not sound:
         raise HubError(f"{hub.endpoint()} tells no size or no hash of {file.name} in {ref.repo}, so it could not be checked.")
 
 
@@ -191,7 +193,7 @@ def _room(ref: Ref, missing: Sequence[Remote], folder: Path) -> None:
 
 def _part(folder: Path, file: Remote) -> Path:
     """Where a file lies until it is whole. The hash is in the name: parts of another version are not gone on with."""
-    return folder / f".{(file.sha256 or file.git)[:32]}{PART}"
+    return folder / f".{zlib.crc32(file.name.encode()):08x}-{(file.sha256 or file.git)[:32]}{PART}"
 
 
 def unfinished(where: places.Places | None = None) -> list[Path]:
@@ -209,7 +211,7 @@ def _fetch(ref: Ref, file: Remote, revision: str, folder: Path, heard: _Heard) -
             resumed = out.tell()
             if resumed > file.size:
                 out.truncate(0)
-                resumed = 0
+                resumed = out.seek(0)
             heard.tell(file.name, resumed)
             if resumed < file.size:
                 _download(ref, file, revision, _Bounded(out, file, heard), resumed)
@@ -292,5 +294,6 @@ def _licence(ref: Ref, files: Sequence[Remote], revision: str, folder: Path) -> 
     file = next((file for file in files if _LICENCES.fullmatch(file.name) and 0 < file.size <= about.MAX_LICENCE), None)
     if file is None or (folder / about.LICENCE).exists():
         return
+    _sound(ref, file)
     part, _ = _fetch(ref, file, revision, folder, _Heard(None))
     os.replace(part, folder / about.LICENCE)
