@@ -16,6 +16,7 @@ from backends.slots.files import fingerprint
 from backends.slots.link import SlotLink
 from backends.slots.shared import Figures, Shared
 from backends.slots.store import Limits, Store
+from backends.slots.volatile import Volatile
 
 log = logging.getLogger("pointsman.slots")
 
@@ -73,6 +74,10 @@ class Keeper:
         for shared in self.shared.values():
             shared.store.close()
         self.shared.clear()
+
+    def volatile(self) -> list[Volatile]:
+        """Lines of prompts that keep KV from being used again, of all backends."""
+        return [found for shared in self.shared.values() for found in shared.watch.told(shared.speed.ratio)]
 
     def figures(self) -> dict[str, Figures]:
         """What was moved and what is held, by backend."""

@@ -81,6 +81,8 @@ class SlotLink(OpenAILink):
         if text is None:
             self._stranger()
             return self.bare.send(call, target, timeouts, receiver)
+        if not call.private:
+            self.shared.watch.see(call.model, call.tenant, text)
         ride = Ride(self, call, target, timeouts, receiver, text)
         self.place(ride)
         return ride

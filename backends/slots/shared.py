@@ -8,6 +8,7 @@ import msgspec
 
 from backends.slots.store import MAX_TEXT, Store
 from backends.slots.table import KEEP, SMALL, Slot, Speed, common
+from backends.slots.volatile import Watch
 
 if TYPE_CHECKING:
     from backends.slots.group import Group
@@ -44,6 +45,7 @@ class Shared:
         self.links: set[SlotLink] = set()
         self.counts = Figures()
         self.strikes = 0
+        self.watch = Watch()
         learned = store.lasting.learned if store.lasting is not None else None
         if learned is not None:
             self.speed.recall(learned.prefill, learned.ratio, learned.density)
