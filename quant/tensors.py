@@ -12,6 +12,7 @@ import os
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -98,6 +99,15 @@ def load(path: str | os.PathLike[str], *, model: bool = True) -> Model:
             return _parse(gguf.Reader(file, size, place.name), place, meta, size)
     except OSError as error:
         raise TensorError(f"The model file {place} cannot be read: {error.strerror}.") from None
+
+
+def load_from(file: BinaryIO, size: int, path: Path, *, model: bool = True) -> Model:
+    """The same of a model of `size` bytes that is read from `file`, wherever that is; `path` names it. It is read twice from its start."""
+    meta = gguf.read_from(file, size, path)
+    if model:
+        gguf.check(meta)
+    file.seek(0)
+    return _parse(gguf.Reader(file, size, path.name), path, meta, size)
 
 
 def _parse(reader: gguf.Reader, path: Path, meta: gguf.Meta, size: int) -> Model:

@@ -242,6 +242,11 @@ def _header(reader: Reader, path: Path, size: int) -> Meta:
     return _meta(path, size, version, values, (number, parameters, start, span))
 
 
+def read_from(file: BinaryIO, size: int, path: Path) -> Meta:
+    """The header of a model of `size` bytes that is read from `file`, wherever that is; `path` names it. Raises `GgufError`."""
+    return _header(Reader(file, size, path.name), path, size)
+
+
 def read(path: str | os.PathLike[str]) -> Meta:
     """The header of the GGUF file at `path`. Blocks on the disk; raises `GgufError` with one clear sentence."""
     place = Path(path)
