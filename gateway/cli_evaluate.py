@@ -201,7 +201,7 @@ def _row(model: Measured, mark: str) -> tuple[str, ...]:
 
 
 def _with(estimate: Estimate, shown: Any) -> str:
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return str(shown(estimate.value))
     return f"{shown(estimate.value)} ({shown(estimate.low)} to {shown(estimate.high)})"
 

@@ -116,9 +116,9 @@ def recommended(models: Sequence[Measured]) -> tuple[str, str]:
     good = [(model, kld) for model, kld in sound if kld < GOOD_KLD]
     if good:
         best, kld = min(good, key=lambda each: each[0].of.bytes)
-        return best.path, f"{best.kind or best.name} is the smallest with a KLD below {GOOD_KLD}: {label.kld_text(kld)}."
+        return best.path, f"{best.kind or best.name} is the smallest with a KLD below {GOOD_KLD} ({label.kld_text(kld)})."
     best, kld = min(sound, key=lambda each: (each[1], each[0].of.bytes))
-    return best.path, f"None has a KLD below {GOOD_KLD}; {best.kind or best.name} comes closest with {label.kld_text(kld)}."
+    return best.path, f"None has a KLD below {GOOD_KLD}; {best.kind or best.name} comes closest ({label.kld_text(kld)})."
 
 
 def labelled(found: Evaluation) -> dict[str, label.Label]:

@@ -83,10 +83,12 @@ def kld_text(value: float) -> str:
 
 
 def share_text(value: float) -> str:
-    """A share in per cent; only all of it is 100 %. Pure."""
+    """A share in per cent; only all of it is 100 %, and only nothing 0 %. Pure."""
+    if 0 < value < 0.1:
+        return f"{max(value * 100, 0.1):.1f} %"
     if 0.99 <= value < 1:
-        return f"{min(value, 0.9999) * 100:.4g} %"
-    return f"{value:.0%}".replace("%", " %")
+        return f"{min(value * 100, 99.9):.1f} %"
+    return f"{value * 100:.0f} %"
 
 
 def identity(path: Path, *, whole: bool = False, progress: Progress | None = None) -> Identity:

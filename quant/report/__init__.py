@@ -70,7 +70,7 @@ def _top(found: Evaluation) -> Markup:
     on = next((model.scores for model in found.models if model.scores), None)
     best = next((model for model in found.models if model.path == found.recommended), None)
     title = f"Take {_kind(best)}" if best else "None of them is recommended" if found.why else f"Quality of {_of(found)}"
-    facts = [f"{on.texts} texts, {on.tokens:,} tokens".replace(",", " ") if on else None, found.engine, found.date[:10]]
+    facts = [f"{on.texts} texts, {on.tokens} tokens" if on else None, found.engine, found.date[:10]]
     if best and best.scores and best.scores.kld and best.scores.same:
         smaller = f", {best.of.bytes / found.source.of.bytes:.0%} of its size".replace("%", " %") if found.source else ""
         facts.insert(0, f"{share_text(best.scores.same.value)} same first choice as the source{smaller}")
@@ -94,17 +94,20 @@ def _plots(found: Evaluation) -> Markup | None:
         kind = "source" if source else "best" if model.path == found.recommended else ""
         speed = f", {model.speed.writing:.0f} tokens/s" if model.speed else ""
         said = f"{number} {_kind(model)}: {size(model.of.bytes)}, " + ("the source" if source else f"KLD {_estimate(kld)}") + speed
-        sizes.append(Point(number, _kind(model), model.of.bytes, kld.value, kld.low, kld.high, said, kind))
+        name = "source" if source else _kind(model)
+        sizes.append(Point(number, name, model.of.bytes, kld.value, kld.low, kld.high, said, kind))
         if model.speed:
-            speeds.append(Point(number, _kind(model), model.speed.writing, kld.value, kld.low, kld.high, said, kind))
+            speeds.append(Point(number, name, model.speed.writing, kld.value, kld.low, kld.high, said, kind))
     if len(sizes) < 2:
         return None
-    plots = [plot(sizes, GOOD_KLD, size, "size of the file: smaller is left")]
+    unit = float(1 << 30 if max(point.x for point in sizes) >= 1 << 30 else 1 << 20)
+    plots = [plot(sizes, GOOD_KLD, size, "← smaller: size of the file", unit)]
     if len(speeds) > 1:
-        plots.append(plot(speeds, GOOD_KLD, lambda value: f"{value:g}", "tokens a second on this machine: faster is right →"))
-    legend = tag(
-        "p", "The ringed point is the recommended one; vertical bars are 95 % intervals; numbers are those of the table.", class_="note"
+        plots.append(plot(speeds, GOOD_KLD, lambda value: f"{value:g}", "tokens a second on this machine: faster →"))
+    said = (
+        f"The ringed point is the recommended one. Tinted: a KLD below {GOOD_KLD:g}, hardly any difference. Vertical bars: 95 % intervals."
     )
+    legend = tag("p", said, class_="note")
     return _section("plots", "Size and speed against quality", tag("div", *plots, class_="panels"), legend)
 
 
@@ -147,13 +150,13 @@ def _plain(text: str) -> Markup:
 def _ranged(estimate: Estimate | None, shown: Callable[[float], str]) -> Markup:
     if estimate is None:
         return _plain("–")
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return _plain(shown(estimate.value))
     return tag("td", shown(estimate.value), tag("small", f"{shown(estimate.low)} to {shown(estimate.high)}"))
 
 
 def _estimate(estimate: Estimate) -> str:
-    if estimate.low is None or estimate.high is None:
+    if estimate.low is None or estimate.high is None or estimate.low == estimate.high:
         return kld_text(estimate.value)
     return f"{kld_text(estimate.value)} ({kld_text(estimate.low)} to {kld_text(estimate.high)})"
 
@@ -195,7 +198,7 @@ def _method(found: Evaluation) -> Markup:
         "Perplexity is of these texts alone: compare it only between models of this table.",
         f"The recommended model is the smallest with a KLD below {GOOD_KLD:g}; memory that is left is better spent on context. Files below "
         f"{LEAST_BITS:g} bits a weight are left out unless an importance matrix went into them.",
-        f"Tokens a second: the best of three rounds of one request alone, {found.threads} threads; other work makes it less.",
+        f"Tokens a second: the best of three rounds of one request alone; threads: {found.threads}. Other work makes it less.",
         f"Texts {found.texts}" + (f", prompts {found.own}" if found.own else "") + f"; {found.engine}; {found.date}.",
         *found.notes,
     ]

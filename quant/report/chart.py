@@ -62,9 +62,10 @@ def axis(values: Sequence[float], room: float) -> Axis:
     return Axis(lo * math.exp(-reach), hi * math.exp(reach))
 
 
-def plot(points: Sequence[Point], good: float, x_text: Callable[[float], str], x_title: str) -> Markup:
-    """The plot. `good`: the KLD below which models hardly differ from their source; that part is tinted. Up is better."""
-    x = axis([point.x for point in points], 0.1)
+def plot(points: Sequence[Point], good: float, x_text: Callable[[float], str], x_title: str, unit: float = 1.0) -> Markup:
+    """The plot. `good`: the KLD below which models hardly differ from their source; that part is tinted. Up is better. `unit`: of which
+    round numbers are shown along x."""
+    x = axis([point.x / unit for point in points], 0.1)
     y = axis([good, *(value for point in points for value in (point.kld, point.low or 0.0, point.high or 0.0) if value >= 1e-5)], 0.08)
 
     def top(kld: float) -> float:
@@ -73,14 +74,13 @@ def plot(points: Sequence[Point], good: float, x_text: Callable[[float], str], x
     ticks = [value for value in y.ticks(7)]
     marks = [
         tag("rect", class_="good", x=0, y=0, width="100%", height=top(good)),
-        tag("text", f"KLD below {good:g}: hardly any difference", class_="axis", x=8, y=15),
         *(_across(top(value)) for value in ticks),
-        *(_along(x.at(value) * 100, x_text(value)) for value in x.ticks(5)),
+        *(_along(x.at(value) * 100, x_text(value * unit)) for value in x.ticks(4)),
     ]
-    names = _names([(x.at(point.x), top(point.kld), point) for point in points])
+    names = _names([(x.at(point.x / unit), top(point.kld), point) for point in points])
     for point in points:
-        marks.append(_mark(point, x.at(point.x) * 100, top(point.kld), [top(v) for v in (point.low, point.high) if v is not None]))
-    sides = [tag("text", _kld(value), class_="axis", x="100%", y=top(value) + 4, text_anchor="end") for value in ticks]
+        marks.append(_mark(point, x.at(point.x / unit) * 100, top(point.kld), [top(v) for v in (point.low, point.high) if v is not None]))
+    sides = [tag("text", _kld(value), class_="axis", x="100%", y=max(10.0, top(value) + 4), text_anchor="end") for value in ticks]
     drawing = tag("svg", *marks, *names, width="100%", height=HEIGHT + FOOT, focusable="false")
     said = f"KLD against {x_title}. " + "; ".join(point.said for point in points)
     return tag(
@@ -129,7 +129,7 @@ def _names(placed: Sequence[tuple[float, float, Point]]) -> list[Markup]:
         for anchor, across, down in (("start", 17.0, 4.0), ("end", -17.0, 4.0), ("middle", 0.0, -18.0), ("middle", 0.0, 29.0)):
             left = x * NARROW + across - {"start": 0.0, "middle": width / 2, "end": width}[anchor]
             box = (left, y + down - 11, left + width, y + down + _LINE - 11)
-            inside = box[0] >= 0 and box[2] <= NARROW and box[1] >= 20 and box[3] <= HEIGHT
+            inside = box[0] >= 0 and box[2] <= NARROW and box[1] >= 0 and box[3] <= HEIGHT
             if inside and not any(_touch(box, other) for other in taken):
                 taken.append(box)
                 made.append(tag("text", point.name, class_="name", x=f"{x * 100:.2f}%", dx=across, y=y + down, text_anchor=anchor))
