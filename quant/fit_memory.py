@@ -81,6 +81,11 @@ class Parts(msgspec.Struct, frozen=True):
         return self.total - self.copies + max(self.copies, self.cache_limit)
 
     @property
+    def loaded(self) -> int:
+        """Anonymous bytes of an engine that has loaded the model and has not been asked anything."""
+        return self.repacked + self.cache + self.vocabulary + self.process - LIBRARIES
+
+    @property
     def anonymous(self) -> int:
         """What the kernel cannot drop: everything but pages of files."""
         return self.total - self.weights - LIBRARIES

@@ -1,0 +1,71 @@
+"""How fast a model runs on a machine: seconds to the first token and tokens a second, predicted. Pure.
+
+Decoding reads every weight that a token uses, and the KV cache, once: seconds = bytes / bandwidth. Prefill computes two operations for
+every such weight, and four for every value of a query and token that it looks back at: seconds = operations / rate. Both are first
+estimates, which `quant.calibrate` corrects with what was measured on this machine: how far a core comes depends on the format of the
+weights, on the processor, and on what else runs.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from quant.fit_card import Card, layer_bytes
+from quant.fit_memory import Setup, cells
+from quant.hardware import Machine
+
+USUAL_HERTZ = 2.5e9
+USUAL_BANDWIDTH = 8e9  # bytes a second of a core, where nothing was measured
+PER_CYCLE = 8.0  # operations that quantised multiplications do in a core's cycle, measured on AVX2 and AVX-512 cores: 6 to 12
+LAYER_SECONDS = 60e-6  # of a token in a layer, for what grows with neither: barriers between threads
+TOKEN_SECONDS = 200e-6  # of a token, for sampling and the way to the client
+
+
+class Factors(msgspec.Struct, frozen=True):
+    """What predicted seconds (and the bytes beside weights and cache) are multiplied by; 1: as predicted."""
+
+    decode: float = 1.0
+    prefill: float = 1.0
+    memory: float = 1.0
+
+
+AS_PREDICTED = Factors()
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """`first`: seconds from a prompt of `prompt` new tokens to its first token; `decode`: tokens a second of one stream after it."""
+
+    prompt: int
+    first: float
+    decode: float
+
+
+def bandwidth(machine: Machine) -> float:
+    """Bytes a second; what is usual where nothing was measured."""
+    return machine.bandwidth or USUAL_BANDWIDTH * max(1, machine.cores)
+
+
+def rate(machine: Machine) -> float:
+    """Operations a second of a prefill."""
+    return max(1, machine.cores) * (machine.hertz or USUAL_HERTZ) * PER_CYCLE
+
+
+def token_seconds(card: Card, setup: Setup, behind: int, machine: Machine) -> float:
+    """Seconds of one token with `behind` tokens in its slot."""
+    seen = min(cells(behind), cells(setup.context))
+    kept = sum(layer_bytes(each, min(seen, each.window or seen), setup.key, setup.value) + each.state for each in card.layers)
+    return (card.read_bytes + kept) / bandwidth(machine) + len(card.layers) * LAYER_SECONDS + TOKEN_SECONDS
+
+
+def prompt_seconds(card: Card, prompt: int, machine: Machine) -> float:
+    """Seconds of the prefill of `prompt` tokens in an empty slot."""
+    looked = sum(min(prompt / 2, each.window or prompt / 2) for each in card.layers if each.key)
+    operations = prompt * (2.0 * card.active + 4.0 * card.query * looked)
+    return operations / rate(machine) + len(card.layers) * LAYER_SECONDS
+
+
+def pace(card: Card, setup: Setup, prompt: int, machine: Machine, factors: Factors = AS_PREDICTED) -> Pace:
+    """How fast one stream is when it is alone. `prompt` is cut to what a slot takes. Pure."""
+    length = max(1, min(prompt, setup.context - 1))
+    one = token_seconds(card, setup, length, machine) * factors.decode
+    return Pace(length, prompt_seconds(card, length, machine) * factors.prefill + one, 1.0 / one)
