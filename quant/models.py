@@ -106,7 +106,7 @@ def resolve(name: str, where: places.Places | None = None) -> Path:
         return _usable(find(name, where))
     where = where or places.from_environment()
     ours = _meant(name, [found for found in places.look(msgspec.structs.replace(where, **_NOWHERE)) if not found.fault])
-    return ours[0].files[0] if ours else hub.resolve(name)
+    return ours[0].files[0] if ours else hub.resolve(name, cache=where.huggingface[0] if where.huggingface else None)
 
 
 _NOWHERE: dict[str, tuple[Path, ...]] = {"huggingface": (), "ollama": (), "lmstudio": (), "llamacpp": (), "folders": ()}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -32,7 +34,15 @@ def bare(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def model(path: Path, **changes: object) -> Path:
     """A sound tiny model at `path`; `changes` of its metadata with "__" for dots."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return tiny.write(path, {key.replace("__", "."): value for key, value in changes.items()})
+    path.write_bytes(_content(**changes))
+    return path
+
+
+@lru_cache(maxsize=256)
+def _content(**changes: object) -> bytes:
+    """Made once: the weights take a while."""
+    with tempfile.TemporaryDirectory() as folder:
+        return tiny.write(Path(folder) / "x.gguf", {key.replace("__", "."): value for key, value in changes.items()}).read_bytes()
 
 
 def ollama(home: Path, name: str, layers: dict[str, bytes], host: str = "registry.ollama.ai", size: int | None = None) -> Path:
