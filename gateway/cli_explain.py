@@ -51,6 +51,7 @@ def text(told: Mapping[str, Any]) -> str:
     lines += [_candidate(one) for one in told.get("candidates", ())]
     lines += [f"  {note['param']}: {note['fate']}{', ' + note['why'] if note['why'] else ''}" for note in told.get("parameters", ())]
     lines += _estimate(told.get("estimate") or {})
+    lines += [f"earlier prompts: {one['note']}" for one in told.get("volatile", ())]
     if error := told.get("error"):
         lines.append(f"it would fail: {error['message']} ({error['code']})")
     for sent in told.get("requests", ()):

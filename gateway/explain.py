@@ -18,7 +18,7 @@ from backends.dialects.types import Note
 from backends.prepare import Written, prepare
 from backends.types import Call, Fault, Target, Usage
 from backends.wire import Doc
-from gateway import logs, surfaces
+from gateway import logs, surfaces, volatile
 from gateway.asgi import AsgiSink, Make
 from gateway.auth import Tenant
 from gateway.exchange import Exchange
@@ -144,7 +144,7 @@ def _about(core: _DryCore, exchange: Exchange, decision: Decision | None) -> Jso
     return {
         "model": exchange.call.model, "route": route.name, "decision": None, "policy": core.guide(route).policy,
         "candidates": _candidates(core, exchange, decision),
-        "native": False, "estimate": None, "parameters": [], "requests": [], "error": None,
+        "native": False, "estimate": None, "parameters": [], "requests": [], "error": None, "volatile": volatile.of_exchange(exchange),
     }  # fmt: skip
 
 

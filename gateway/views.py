@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from backends.engines.instance import Instance
-from gateway import surfaces
+from gateway import surfaces, volatile
 from gateway.admin import state
 from gateway.exchange import Exchange
 from gateway.fleet import Fleet
@@ -27,7 +27,7 @@ def snapshot(core: Core, fleet: Fleet, *, started: float, base_url: str, traffic
         inflight=inflight(core.inflight, now), inflight_total=len(core.inflight), traffic=traffic,
         limits={"concurrency": limits.concurrency, "connections": limits.connections, "body_bytes": int(limits.body_bytes),
                 "answer_bytes": int(limits.answer_bytes), "waiting": len(core.parked)},
-        warnings=warnings,
+        warnings=[*warnings, *volatile.notes(fleet.slots.volatile())],
     )  # fmt: skip
 
 

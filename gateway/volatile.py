@@ -1,0 +1,39 @@
+"""Lines of prompts that keep KV from being used again (`backends.slots.volatile`), as they are told: with their text to admins only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from backends.slots.link import SlotLink
+from backends.slots.volatile import Volatile
+from gateway.exchange import Exchange
+from gateway.logs import redact
+
+Json = dict[str, Any]
+MOST = 5  # told at once
+
+
+def notes(found: Iterable[Volatile]) -> list[str]:
+    """One sentence each, for the status page, which is for admins."""
+    return [redact(f"Prompts for {one.model}{f' of {one.tenant}' if one.tenant else ''}: {one.sentence(True)}") for one in _worst(found)]
+
+
+def of_exchange(exchange: Exchange) -> list[Json]:
+    """What is known of earlier prompts like this one: same model, same tenant, any replica of its route."""
+    model, tenant = exchange.call.model, exchange.tenant
+    shown = tenant.admin or not exchange.core.door.locked
+    shared = {id(link.shared): link.shared for arm in exchange.route.arms for r in arm.replicas if isinstance(link := r.link, SlotLink)}
+    found = (one for each in shared.values() for one in each.watch.told(each.speed.ratio))
+    mine = (one for one in found if one.model == model and (one.tenant == tenant.name or tenant.admin))
+    return [
+        {
+            "stable_tokens": one.stable, "lost_tokens": one.lost, "times": one.times, "prompts": one.prompts,
+            "examples": [redact(example) for example in one.examples] if shown else None, "note": redact(one.sentence(shown)),
+        }
+        for one in _worst(mine)
+    ]  # fmt: skip
+
+
+def _worst(found: Iterable[Volatile]) -> list[Volatile]:
+    return sorted(found, key=lambda one: -one.lost * one.times)[:MOST]
