@@ -19,6 +19,8 @@ from gateway.cli_experiments import arguments as experiments_arguments
 from gateway.cli_library import COMMANDS as LIBRARY
 from gateway.cli_library import arguments as library_arguments
 from gateway.cli_quant import arguments as quant_arguments
+from gateway.cli_residency import COMMANDS as RESIDENCY
+from gateway.cli_residency import arguments as residency_arguments
 from gateway.version import VERSION
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def _run(args: argparse.Namespace) -> int:
     commands = {
         "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
         "experiments": _experiments, "quant": _quant, **dict.fromkeys(LIBRARY, _library),
+        **dict.fromkeys(RESIDENCY, _residency),
     }  # fmt: skip
     return commands[args.command](args)
 
@@ -124,6 +127,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     quant_arguments(commands.add_parser("quant", help="make smaller copies of models", formatter_class=shape, allow_abbrev=False))
     library_arguments(commands)
+    residency_arguments(commands)
     return parser
 
 
@@ -340,6 +344,16 @@ def _quant(args: argparse.Namespace) -> int:
         return cli_quant.run(args)
     except cli_quant.QuantError as error:
         raise (UsageError if error.usage else Failure)(str(error)) from None
+
+
+def _residency(args: argparse.Namespace) -> int:
+    from gateway import cli_residency
+    from gateway.client import ClientError
+
+    try:
+        return cli_residency.run(args)
+    except (cli_residency.ResidencyError, ClientError) as error:
+        raise Failure(str(error)) from None
 
 
 def _library(args: argparse.Namespace) -> int:

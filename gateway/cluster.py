@@ -29,6 +29,7 @@ from gateway.config import Config
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
+from gateway.residency_api import gauges
 from gateway.residency_demand import Wants
 from gateway.serve import Core
 from gateway.server import SocketError, listen
@@ -111,6 +112,7 @@ class Cluster(Control):
         self._tasks += [asyncio.create_task(self.core.run()), asyncio.create_task(self._reports())]
         if self.fleet.keeper is not None:
             self.fleet.keeper.ask = self._busy
+            gauges(self.figures, self.fleet.keeper)
             self._tasks.append(asyncio.create_task(self.fleet.keeper.run()))
         await asyncio.gather(*(w.ready.wait() for w in self.workers))
         await self._control(config)
@@ -238,7 +240,7 @@ class Cluster(Control):
         return self.metrics()
 
     def metrics(self) -> str:
-        return Metrics.merge([*self._buried, *(r["metrics"] for r in self._reported())]).render()
+        return Metrics.merge([*self._buried, self.figures.snapshot(), *(r["metrics"] for r in self._reported())]).render()
 
     def recent(self, limit: int) -> list[Record]:
         records: list[Record] = [record for r in self._reported() for record in r["recent"]]
@@ -255,7 +257,7 @@ class Cluster(Control):
         total = sum(s.inflight_total for s in theirs)
         return msgspec.structs.replace(
             mine, replicas=[_sum(r, theirs) for r in mine.replicas], inflight=inflight[:INFLIGHT_LIMIT], inflight_total=total,
-            experiments=len(self.experiments),
+            experiments=len(self.experiments), residency=self.residency.view(),
             limits={**mine.limits, "workers": len(self.workers), "waiting": sum(int(s.limits.get("waiting") or 0) for s in theirs)},
         )  # fmt: skip
 

@@ -189,7 +189,7 @@ class Residency:
                 self._close(entry, "asked", now, out, drain=True)
             elif due is not None and now >= due:
                 self._close(entry, "idle", now, out)
-        elif entry.state == "loading" and (entry.leaving or self._unwanted(entry, now)) and not entry.busy:
+        elif entry.state == "loading" and (entry.leaving or self._unwanted(entry)) and not entry.busy:
             self._count(name, "asked" if entry.leaving else "unwanted")
             entry.become("stopping", now)
             out.append(Action("stop", name))
@@ -197,10 +197,10 @@ class Residency:
             entry.become("absent", now)
             out.append(Action("allow", name))
 
-    def _unwanted(self, entry: Entry, now: float) -> bool:
+    def _unwanted(self, entry: Entry) -> bool:
         """Whether it died while nobody needed it: then it is simply not there any more."""
         stays = entry.model.pinned or entry.model.plain or entry.wanted
-        return entry.restarting and not stays and now - entry.since >= self.rules.grace
+        return entry.restarting and not stays
 
     def _shrink(self, now: float, out: list[Action]) -> None:
         """More is held than was foreseen: the cheapest that are idle go."""

@@ -64,7 +64,7 @@ class Keeper:
         self._totals: dict[tuple[int, str], int] = {}
         self._kept: dict[str, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wake = asyncio.Event()
+        self._wake, self._moved = asyncio.Event(), asyncio.Event()
         self._asked: int | str | None = None
         self._ticks = 0
         self._told: dict[str, str] = {}
@@ -146,6 +146,7 @@ class Keeper:
             self.residency.loaded(name, now)
         elif state == "restarting" and entry.state in ("resident", "closing"):
             if not any(i.ready for i in self.host.instances() if i.spec.name == name):
+                self._count(now)
                 self.residency.died(name, now)
         elif state == "failed":
             self._failed(entry, instance.reason, now)
@@ -211,6 +212,8 @@ class Keeper:
         self._count(now)
         self._act(self.residency.step(now))
         self._tell_waiting()
+        self._moved.set()
+        self._moved = asyncio.Event()
 
     def _count(self, now: float) -> None:
         """What all processes want together."""
@@ -296,6 +299,10 @@ class Keeper:
         for task in [*self._tasks]:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def moved(self) -> None:
+        """Waits until something was decided anew, whatever it was: after every change, and twice a second."""
+        await self._moved.wait()
 
     # --- operators
     def order(self, name: str) -> None:

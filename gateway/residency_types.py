@@ -16,14 +16,13 @@ READ_RATE = 1e9  # bytes/s at which a model is guessed to load before it has bee
 
 class Rules(msgspec.Struct, frozen=True):
     """Seconds and counts. `least`, `most`: bounds of how long a model that was just loaded stays, which is as long as its load took.
-    `patience`: how long the first in the queue waits for models to fall idle before one is drained. `loads`: at once. `grace`: how long an
-    engine that died may take to be wanted again. `rest`: before a model that cannot be loaded is tried again."""
+    `patience`: how long the first in the queue waits for models to fall idle before one is drained. `loads`: at once. `rest`: before
+    a model that cannot be loaded is tried again."""
 
     least: float = 2.0
     most: float = 30.0
     patience: float = 5.0
     loads: int = 2
-    grace: float = 2.0
     rest: float = 30.0
 
 

@@ -37,6 +37,8 @@ from gateway.logs import HIDDEN
 from gateway.metrics import Metrics
 from gateway.record import Record
 from gateway.recorder import Recorder
+from gateway.residency_api import ResidencyApi
+from gateway.residency_api import gauges as residency_gauges
 from gateway.residency_demand import Demand, Tell
 from gateway.responses_store import Keep, ResponsesStore
 from gateway.scheduling import Scheduling
@@ -170,6 +172,12 @@ class Control(ABC):
         self.wired.follow(config, None if self.scheduling is None else self.core, self.experiments, self.feedback)
 
     # --- AdminState
+    @property
+    def residency(self) -> ResidencyApi:
+        """What is in memory, and what may be done about it. Not in a worker, which has no control plane."""
+        assert self.fleet.keeper is not None
+        return ResidencyApi(self.fleet.keeper, self.core)
+
     def warnings(self) -> list[str]:
         """What an operator should know."""
         return [self._problem] if self._problem else []
@@ -179,6 +187,8 @@ class Control(ABC):
             self.core, self.fleet, started=self.started, base_url=self.base_url, traffic=self.recorder.traffic(), warnings=self.warnings()
         )
         shown.experiments = len(self.experiments)
+        if self.fleet.keeper is not None:
+            shown.residency = self.residency.view()
         return shown
 
     def who(self, key: str) -> str:
@@ -280,6 +290,7 @@ class Gateway(Control):
         """Who hears what calls want of engines that come and go: their owner in this process, or the parent."""
         keeper = self.fleet.keeper
         if keeper is not None:
+            residency_gauges(self.figures, keeper)
             self.core.residency = Demand(self.core, self.fleet, partial(keeper.heard, 0))
             self._tasks.append(asyncio.create_task(keeper.run()))
         elif self.tell_wants is not None:

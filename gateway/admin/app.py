@@ -18,7 +18,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from backends.types import Fault
-from gateway.admin import experiments, pages
+from gateway.admin import experiments, pages, residency
 from gateway.admin.chat import Answer, Chat, DataPort, read_body
 from gateway.admin.guard import HEADERS, Access, Guard, envelope
 from gateway.admin.state import AdminState, Snapshot
@@ -86,6 +86,7 @@ def create(state: AdminState, *, access: Access | None = None, loopback: bool = 
     _add_reads(app, state, chat)
     _add_actions(app, state)
     experiments.add(app, state)
+    residency.add(app, state)
     if chat is not None:
         _add_chat(app, chat)
     _add_documents(app, state)
@@ -157,7 +158,7 @@ def _add_documents(app: FastAPI, state: AdminState) -> None:
             version = state.snapshot().version
             schema = get_openapi(title=app.title, version=version, description=app.description, routes=app.routes)
             _, shapes = msgspec.json.schema_components(
-                [Snapshot, Requests, LogLines, Done, *experiments.SHAPES], ref_template="#/components/schemas/{name}"
+                [Snapshot, Requests, LogLines, Done, *experiments.SHAPES, *residency.SHAPES], ref_template="#/components/schemas/{name}"
             )
             schema.setdefault("components", {}).setdefault("schemas", {}).update(shapes)
             app.openapi_schema = schema

@@ -6,12 +6,16 @@ or `since`/`started`/`now` are seconds since 1970. Nothing here does I/O, and no
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
 from gateway.experiments.api import Experiments
 from gateway.record import Record
+from gateway.residency_view import ResidencyView
+
+if TYPE_CHECKING:
+    from gateway.residency_api import ResidencyApi
 
 INFLIGHT_LIMIT = 100  # rows of `Snapshot.inflight`; `inflight_total` has the true count
 
@@ -134,6 +138,7 @@ class Snapshot(msgspec.Struct):
     traffic: Traffic = msgspec.field(default_factory=Traffic)
     limits: dict[str, float | int | str | None] = {}
     warnings: list[str] = []
+    residency: ResidencyView = msgspec.field(default_factory=ResidencyView)
     experiments: int = 0  # how many are configured; GET /api/experiments tells of them
 
 
@@ -142,6 +147,10 @@ class AdminState(Protocol):
     to say that there are none."""
 
     experiments: Experiments
+
+    @property
+    def residency(self) -> ResidencyApi:
+        """What is in memory, and what may be done about it."""
 
     def who(self, key: str) -> str:
         """The name of an admin key, for the audit trail; "" for an unknown one."""
