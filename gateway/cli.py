@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from gateway.cli_experiments import arguments as experiments_arguments
 from gateway.cli_library import COMMANDS as LIBRARY
 from gateway.cli_library import arguments as library_arguments
+from gateway.cli_machine import COMMANDS as MACHINE
+from gateway.cli_machine import arguments as machine_arguments
 from gateway.cli_quant import arguments as quant_arguments
 from gateway.cli_residency import COMMANDS as RESIDENCY
 from gateway.cli_residency import arguments as residency_arguments
@@ -64,7 +66,7 @@ def _run(args: argparse.Namespace) -> int:
     commands = {
         "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
         "experiments": _experiments, "quant": _quant, **dict.fromkeys(LIBRARY, _library),
-        **dict.fromkeys(RESIDENCY, _residency),
+        **dict.fromkeys(RESIDENCY, _residency), **dict.fromkeys(MACHINE, _machine),
     }  # fmt: skip
     return commands[args.command](args)
 
@@ -128,6 +130,7 @@ def _parser() -> argparse.ArgumentParser:
     quant_arguments(commands.add_parser("quant", help="make smaller copies of models", formatter_class=shape, allow_abbrev=False))
     library_arguments(commands)
     residency_arguments(commands)
+    machine_arguments(commands)
     return parser
 
 
@@ -362,4 +365,13 @@ def _library(args: argparse.Namespace) -> int:
     try:
         return cli_library.run(args)
     except cli_library.LibraryError as error:
+        raise (UsageError if error.usage else Failure)(str(error)) from None
+
+
+def _machine(args: argparse.Namespace) -> int:
+    from gateway import cli_fit, cli_machine
+
+    try:
+        return cli_machine.run(args)
+    except cli_fit.FitError as error:
         raise (UsageError if error.usage else Failure)(str(error)) from None

@@ -114,12 +114,15 @@ def resident_bytes(pid: int) -> tuple[int, int]:
     return found.get("Rss", 0), found.get("Anonymous", 0)
 
 
-def taught(book: Book, card: Card, setup: Setup, machine: Machine, truth: Truth) -> Book:
-    """The book after a truth: what was predicted (without corrections) against what was seen. Pure."""
+def taught(book: Book, card: Card, setup: Setup, machine: Machine, truth: Truth, *, memory: bool = True) -> Book:
+    """The book after a truth: what was predicted (without corrections) against what was seen. `memory`: the prompts were as long as the
+    context, so that memory can be compared. Pure."""
     said = pace(card, setup, truth.prompt, machine)
     book = learn(book, card.quant, "decode", 1 / said.decode, 1 / truth.decode)
     book = learn(book, card.quant, "prefill", said.first - 1 / said.decode, truth.first - 1 / truth.decode)
-    return remembered(book, card, predict(card, setup, machine.features), truth.anonymous) if truth.anonymous else book
+    if not memory or not truth.anonymous:
+        return book
+    return remembered(book, card, predict(card, setup, machine.features), truth.anonymous)
 
 
 def remembered(book: Book, card: Card, parts: Parts, anonymous: int) -> Book:

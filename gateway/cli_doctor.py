@@ -1,0 +1,65 @@
+"""`pointsman doctor`: this machine on one page, what it can run, and what is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from quant.doctor import Report
+
+PORT = 8484
+_MARKS = {"bad": "BROKEN", "note": "note", "good": "good"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `pointsman doctor`."""
+    parser.add_argument("--port", metavar="PORT", type=int, default=PORT, help=f"the port that will be served on (default: {PORT})")
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    """0, or 1 when something is broken. Blocks for some seconds."""
+    from gateway.cli_fit import this_machine
+    from quant import calibrate, doctor, places
+
+    machine, _ = this_machine()
+    where = places.from_environment()
+    folders = {"models": where.own, "state": calibrate.place().parent}
+    if where.huggingface:
+        folders["hub cache"] = where.huggingface[0]
+    found = doctor.report(machine, doctor.examine(args.port, folders, Path(doctor.__file__).parent))
+    sys.stdout.write(as_json(found) if args.json else "\n".join(text(found)) + "\n")
+    return 1 if found.broken else 0
+
+
+def as_json(found: Report) -> str:
+    """The report as one JSON document."""
+    import msgspec
+
+    return msgspec.json.format(msgspec.json.encode({**msgspec.structs.asdict(found), "broken": found.broken}), indent=2).decode() + "\n"
+
+
+def text(found: Report) -> Iterable[str]:
+    """The page, line by line. Pure."""
+    from gateway.cli_fit import describe
+    from quant.fit import size
+
+    yield describe(found.machine)
+    yield ""
+    for finding in found.findings:
+        yield f"{_MARKS[finding.state]:<7} {finding.name}: {finding.said}"
+        if finding.do:
+            yield f"{'':<8}{finding.do}"
+    yield ""
+    first = found.runs[0]
+    yield f"Models of usual sizes as {first.kind}, {first.context} tokens, one request at a time (estimates; see pointsman fit MODEL):"
+    for each in found.runs:
+        speed = f"about {each.decode:.2g} tokens a second, {each.first:.2g} s to the first" if each.fits else "does not fit"
+        yield f"  {each.billions:>4g} B  needs {size(each.needs):>9}  {speed}"
+    bad = sum(finding.state == "bad" for finding in found.findings)
+    yield ""
+    yield f"{bad} of {len(found.findings)} checks found something broken." if bad else "Nothing is broken."
