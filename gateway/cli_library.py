@@ -257,10 +257,10 @@ def _export(args: argparse.Namespace) -> int:
 
 def _import(args: argparse.Namespace) -> int:
     from gateway.cli_library_text import size
-    from quant import bundle
+    from quant.bundle_read import unpack
 
     with Progress() as progress:
-        done = bundle.unpack(args.file, name=args.name, progress=progress)
+        done = unpack(args.file, name=args.name, progress=progress)
     how = "it was here already" if done.already else "verified and placed"
     sys.stdout.write(f"{done.name}: {size(done.size)}{', licence ' + done.licence if done.licence else ''}; {how}\n  {done.path}\n")
     sys.stdout.write(f"  pointsman serve --model {done.name}\n")
