@@ -88,7 +88,8 @@ def _opened(spec: EngineSpec, limits: Limits, old: Store | None) -> Store | None
     """The store for an engine: `old`, where that is of the same model and limits. None where there is no folder. Blocks."""
     memory = limits.memory
     try:
-        of = fingerprint(spec.model, (*spec.args, spec.chat_template, _version()))
+        # Tried on xllamacpp 2026.10: an engine refuses what one with another number of slots has saved.
+        of = fingerprint(spec.model, (*spec.args, spec.chat_template, f"slots={spec.slots}", _version()))
         if old is not None and (old.of, old.limits) == (of, limits):
             return old
         if memory is None:

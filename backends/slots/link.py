@@ -266,6 +266,8 @@ class SlotLink(OpenAILink):
             await asyncio.gather(*(self.moves.rescue(slot, entry.text) for _, slot in wave))
             if await self.shared.store.ready(entry, self.shared.speed):
                 done = await asyncio.gather(*(self.moves.restore(slot, entry) for _, slot in wave))
+                if not any(done):
+                    await self.shared.store.refuse(entry)
             else:
                 self.shared.counts.failed += 1
         finally:

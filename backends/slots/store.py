@@ -33,6 +33,7 @@ from backends.slots.table import Speed
 log = logging.getLogger("pointsman.slots")
 
 MAX_ENTRIES = 128
+REFUSALS = 2
 MAX_TEXT = 1 << 20  # bytes of a prompt's text; longer ones are not kept
 SPARE = 0.5  # of a folder's free space may be used
 _SHM = Path("/dev/shm")
@@ -52,14 +53,14 @@ class Limits(NamedTuple):
 
 class Kept:
     """One file. `near`: it lies where the engine reads; `pins`: how many are about to read it; `private`: only private calls have said it;
-    `card`: that of its copy that lasts, `asked`: which is being written."""
+    `card`: that of its copy that lasts, `asked`: which is being written; `refused`: how often an engine would not have it."""
 
-    __slots__ = ("asked", "card", "name", "near", "pins", "private", "size", "text", "tokens")
+    __slots__ = ("asked", "card", "name", "near", "pins", "private", "refused", "size", "text", "tokens")
 
     def __init__(self, name: str, text: bytes, tokens: int, size: int, *, private: bool = False, card: Card | None = None) -> None:
         self.name, self.text, self.tokens, self.size = name, text, tokens, size
         self.private, self.card = private, card
-        self.near, self.pins, self.asked = card is None, 0, False
+        self.near, self.pins, self.asked, self.refused = card is None, 0, False, 0
 
     def __repr__(self) -> str:
         return f"<Kept {self.name[:12]} {self.tokens} tokens {self.size} bytes {'near' if self.near else 'far'}>"
@@ -226,6 +227,12 @@ class Store:
         if not good:
             await self._drop(entry)
         return good
+
+    async def refuse(self, entry: Kept) -> None:
+        """An engine would not have `entry`. One that died says nothing of it; twice is enough to forget it."""
+        entry.refused += 1
+        if entry.refused >= REFUSALS:
+            await self._drop(entry)
 
     async def _brought(self, entry: Kept, speed: Speed | None) -> bool:
         """Brings the file of `entry` to where the engine reads."""

@@ -230,6 +230,23 @@ def test_a_disk_that_cannot_be_written_costs_no_request(tmp_path: Path, monkeypa
     assert not saved(tmp_path)
 
 
+def test_what_an_engine_refuses_is_forgotten(tmp_path: Path) -> None:
+    run(tmp_path, once)
+
+    async def second(world: World) -> None:
+        (entry,) = world.store.kept.values()
+        world.llama.broken = True
+        await once(world, own="first")
+        assert entry.refused == 1 and entry.name in world.store.kept
+        await once(world, "x" * 1500)
+        for slot in world.links[0].table.slots:
+            slot.hold(b"", False)
+        await once(world, own="second")
+        assert entry.name not in world.store.kept and not saved(tmp_path)
+
+    run(tmp_path, second)
+
+
 def test_few_files_wait_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PENDING", 0)
     run(tmp_path, once)
