@@ -34,7 +34,7 @@ _NAMES: Mapping[tuple[str, bool], str] = {
     (_CL100K, True): "llama-bpe", (_WORDS + r"\p{N}" + _REST, False): "qwen2", (_TEKKEN, True): "tekken",
     ("bytes", False): "gpt-2", ("digits bytes", False): "smollm",
 }  # fmt: skip
-_NOTES = {"tekken": "llama.cpp splits words of capital letters beyond ASCII a little differently than this tokenizer does."}
+_NOTES = {"tekken": "llama.cpp splits words with capital letters beyond ASCII or with separate accents otherwise than this tokenizer does."}
 
 
 class Tokens(msgspec.Struct, frozen=True):
@@ -223,13 +223,15 @@ def _prefixed(tokenizer: Settings, *, chat: bool) -> tuple[bool, tuple[str, ...]
 
 
 def _scheme(scheme: str, *, chat: bool) -> tuple[bool, tuple[str, ...]]:
-    if scheme != "first":
-        return scheme == "always", ()
+    if scheme == "never":
+        return False, ()
+    if scheme == "always":
+        return True, ("llama.cpp puts a space before every text, the tokenizer only before those that begin with none.",)
     if chat:  # a conversation begins with a token of control: no space anywhere
-        return False, (
-            "The tokenizer puts a space before a text that begins with no token of control; llama.cpp will not (chat is exact).",
-        )
-    return True, ("The tokenizer puts a space only before the first word; llama.cpp will also put one behind tokens of control.",)
+        return False, ("The tokenizer puts a space before a text that begins with no token of control; llama.cpp will not.",)
+    return True, (
+        "The tokenizer puts a space only before the first word; llama.cpp also puts one before a space and behind tokens of control.",
+    )
 
 
 def _scores(texts: Sequence[str], kinds: Sequence[int], merges: Sequence[tuple[str, str]]) -> list[float]:
