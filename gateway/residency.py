@@ -231,18 +231,18 @@ class Residency:
     def _place(self, now: float, out: list[Action]) -> None:
         """Loads in order of waiting. Only the first that lacks room has some made; a later one may use what that one will not need, or,
         while that one is still patient, what is free."""
-        loading = sum(e.state == "loading" for e in self.entries.values())
+        loading = sum(e.state == "loading" and not e.model.plain for e in self.entries.values())
         spare: int | None = None  # bytes that are left over once the first one without room is served
         overtake = True
         for entry in self.queue():
-            if loading >= self.rules.loads:
-                return
+            if loading >= self.rules.loads and not entry.model.plain:
+                continue
             room = None if self.budget is None else self.budget - self.held
             fits = room is None or entry.bytes <= room
             if fits and (spare is None or entry.bytes <= spare or overtake):
                 entry.become("loading", now)
                 out.append(Action("load", entry.model.name))
-                loading += 1
+                loading += not entry.model.plain
                 spare = None if spare is None else spare - entry.bytes
             elif spare is None and room is not None:
                 overtake = now - entry.turn < self.rules.patience

@@ -90,10 +90,6 @@ class Demand:
             self._told = wants
             self._tell(wants)
 
-    def again(self) -> None:
-        """Whoever listens has forgotten: the next tick tells everything."""
-        self._told = {}
-
     def wants(self) -> dict[str, Wants]:
         """Everything, newly counted."""
         waiting: dict[str, int] = {}

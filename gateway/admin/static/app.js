@@ -62,6 +62,7 @@ function arrived(status, finished) {
   views.models(snapshot);
   views.experiments(experiments, openReport);
   views.engines(snapshot, { log: openLog, restart: confirmRestart });
+  views.residents(snapshot, (name, verb) => act(`/api/residency/${encodeURIComponent(name)}/${verb}`, (e) => `${e.name} is ${e.state}.`));
   views.replicas(snapshot);
   views.inflight(snapshot);
   views.recent(requests, $("only-failed").checked, snapshot.models.length > 0);

@@ -93,8 +93,8 @@ export function clock(unix) {
 }
 
 const STATES = {
-  good: ["ready", "up", "running", "serving", "healthy", "streaming", "ok"],
-  warn: ["loading", "starting", "partial", "waiting", "prefill", "draining", "restarting", "probing", "resting", "degraded", "backoff", "stopping"],
+  good: ["ready", "up", "running", "loaded", "serving", "healthy", "streaming", "ok"],
+  warn: ["loading", "starting", "partial", "waiting", "prefill", "draining", "restarting", "probing", "resting", "degraded", "backoff", "stopping", "unloading"],
 };
 
 /** "good", "warn", "bad" or "" for a state's word. */
@@ -102,7 +102,7 @@ export function tone(state) {
   const word = String(state).toLowerCase();
   if (STATES.good.includes(word)) return "good";
   if (STATES.warn.includes(word)) return "warn";
-  return word === "stopped" || word === "unknown" || word === "" ? "" : "bad";
+  return word === "stopped" || word === "unloaded" || word === "unknown" || word === "" ? "" : "bad";
 }
 
 /** Shows a state as a dot and its word in `cell`. */

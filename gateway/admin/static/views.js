@@ -157,6 +157,35 @@ function updateEngine(node, engine, now) {
   values.forEach((value, i) => title(text(facts.children[i].lastChild, value), String(value)));
 }
 
+/** Engines that come and go as they are needed; `act(name, verb)` loads or unloads one. */
+export function residents(snapshot, act) {
+  const { budget, set_aside: aside, engines: all } = snapshot.residency;
+  const list = all.filter((e) => !e.always);
+  show($("residents-card"), list.length > 0);
+  text($("residents-note"), `${bytes(aside)} set aside${budget === null ? "" : ` of ${bytes(budget)}`}`);
+  sync($("residents"), list, (e) => e.name, (e) => makeResident(e, act), updateResident);
+}
+
+function makeResident(engine, act) {
+  const node = row("", "", "num", "num wide", "num mid", "");
+  node.cells[0].append(h("strong"), h("span", { class: "sub" }));
+  const verb = () => (["loaded", "loading", "waiting"].includes(node.dataset.state) ? "unload" : "load");
+  node.cells[5].append(h("button", { type: "button", class: "quiet", click: () => act(engine.name, verb()) }));
+  return node;
+}
+
+function updateResident(node, e) {
+  const cells = node.cells;
+  node.dataset.state = e.state;
+  text(cells[0].firstChild, e.name);
+  title(text(cells[0].lastChild, e.reason || (e.pinned ? "pinned" : "")), e.reason);
+  state(cells[1], e.state);
+  text(cells[2], bytes(e.held || e.bytes));
+  text(cells[3], e.unload_in === null ? "–" : span(e.unload_in));
+  text(cells[4], e.waiting ? `${e.busy} +${e.waiting}` : number(e.busy));
+  text(cells[5].firstChild, ["loaded", "loading", "waiting"].includes(e.state) ? "Unload" : "Load");
+}
+
 export function replicas(snapshot) {
   show($("replicas-card"), snapshot.replicas.length > 0);
   sync($("replicas"), snapshot.replicas, (r) => `${r.backend} ${r.name}`, makeReplica, (node, r) => {

@@ -42,6 +42,7 @@ class FakeState:
         self.calls: list[str] = []
         self.counts = Metrics()
         self.experiments = Experiments(lambda: NOW)
+        self.residency: Any = None  # what a test puts there
         self.keys: dict[str, str] = {}  # names by key
 
     def who(self, key: str) -> str:

@@ -144,6 +144,7 @@ def test_the_document_describes_what_is_there(http: httpx.Client) -> None:
     assert document["info"]["version"] == "0.1.0"
     wanted = {"/api/status", "/api/requests", "/api/engines/{name}/log", "/api/engines/{name}/restart"}
     wanted |= {"/api/reload", "/api/config", "/metrics", "/api/experiments", "/api/experiments/{name}"}
+    wanted |= {"/api/residency", "/api/residency/{name}", "/api/residency/{name}/load", "/api/residency/{name}/unload"}
     wanted |= {"/api/experiments/{name}/report", "/api/experiments/{name}/{action}"}
     assert set(document["paths"]) == wanted
     text = json.dumps(document)
