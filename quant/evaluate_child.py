@@ -13,7 +13,7 @@ import msgspec
 
 from quant import ggml
 from quant.evaluate_jobs import Answered, Ask, Compare, Event, Failed, Figures, Job, Rendered, Step, Text, jobs
-from quant.evaluate_llama import ROWS, Engine, Library, LlamaError
+from quant.evaluate_llama import ROWS, Engine, LlamaError, library
 from quant.evaluate_rows import Row, Rows
 from quant.evaluate_server import Server
 
@@ -26,15 +26,15 @@ def perform(job: Job) -> Iterator[Event]:
 
 
 def _compare(job: Compare) -> Iterator[Event]:
-    library = Library(ggml.shared())
+    llama = library()
     with ExitStack() as held:
         lanes: list[Engine] = []
         for path in filter(None, (job.source, job.model)):
-            lanes.append(Engine(library, path, job.most, job.threads))
+            lanes.append(Engine(llama, path, job.most, job.threads))
             held.callback(lanes[-1].close)
         most = min(engine.context for engine in lanes)
         read = [(text, _tokens(lanes, text, most)) for text in job.texts]
-        rows = Rows(library, lanes[0].vocab, job.threads)
+        rows = Rows(llama, lanes[0].vocab, job.threads)
         total, before = sum(_work(tokens, text, most) for text, tokens in read), 0
         for text, tokens in read:
             reading = _Reading(lanes, rows, tokens)

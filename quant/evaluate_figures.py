@@ -88,7 +88,7 @@ def share(part: int, of: int) -> Estimate:
     value = part / of
     middle = (value + z * z / (2 * of)) / (1 + z * z / of)
     reach = z / (1 + z * z / of) * math.sqrt(value * (1 - value) / of + z * z / (4 * of * of))
-    return Estimate(value, max(0.0, middle - reach), min(1.0, middle + reach))
+    return Estimate(value, max(0.0, middle - reach) if part else 0.0, min(1.0, middle + reach) if part < of else 1.0)
 
 
 def _exp(estimate: Estimate) -> Estimate:

@@ -11,8 +11,11 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+from quant import ggml
 
 ROWS = 64  # tokens decoded at a time, each with its logits: 39 MB with a vocabulary of 152,000
 MAX_TOKENS = 1 << 20
@@ -86,7 +89,7 @@ def declared(dll: ctypes.CDLL, functions: dict[str, tuple[Any, tuple[Any, ...]]]
 
 
 class Library:
-    """llama.cpp, loaded. `path`: the shared library (`ggml.shared()`). One of a process, since the log belongs to the process."""
+    """llama.cpp, loaded (by `library`). `path`: the shared library. It must live as long as the process, which has one log."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -118,6 +121,12 @@ class Library:
             )
         made.numbers[0], made.numbers[1], made.numbers[2] = context, ROWS, ROWS
         return made
+
+
+@lru_cache(maxsize=1)
+def library() -> Library:
+    """That of the installed xllamacpp. Blocks at the first call; raises `LlamaError` or `ggml.GgmlError`."""
+    return Library(ggml.shared())
 
 
 class Engine:
