@@ -151,9 +151,16 @@ def walk(root: Path, depth: int = MAX_DEPTH, end: str = ".gguf") -> list[str]:
                     continue
                 if entry.is_dir(follow_symlinks=False):
                     todo += [(path, left - 1)] if left > 1 else []
-                elif entry.name.lower().endswith(end) and entry.is_file():
+                elif entry.name.lower().endswith(end) and _is_file(entry):
                     found.append(path)
     return sorted(found)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def projector(files: Sequence[str]) -> str:

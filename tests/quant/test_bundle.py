@@ -99,7 +99,7 @@ def test_of_ollama_and_under_another_name(own: Path, tmp_path: Path, monkeypatch
     assert first.path.read_bytes() == data and models.find("mine").licence == "Apache-2.0"
     folder = first.path.parent
     assert (folder / about.TEMPLATE).read_text() == "{{ .Prompt }}" and (folder / "system.txt").read_text() == "Be kind."
-    assert json.loads(about.load(folder).settings["stop"]) == ["<|im_end|>"]
+    assert json.loads(bytes(about.load(folder).settings["stop"])) == ["<|im_end|>"]
 
 
 def test_a_model_is_never_replaced_by_another(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

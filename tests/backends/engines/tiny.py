@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+from functools import cache
 from pathlib import Path
 
 WIDTH, LAYERS, HEADS, KV, FEED, CONTEXT = 64, 2, 4, 2, 128, 512
@@ -75,18 +76,26 @@ def _shapes(vocab: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+@cache
+def _weights(vocab: int) -> dict[str, bytes]:
+    """Each tensor's bytes; made once, as it takes a while."""
+    chance, found = random.Random(7), {}
+    for name, shape in _shapes(vocab).items():
+        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
+        found[name] = struct.pack(f"<{count}f", *([1.0] * count if "norm" in name else [chance.gauss(0, 0.1) for _ in range(count)]))
+    return found
+
+
 def write(path: Path, changes: dict[str, object] | None = None, *, version: int = 3, magic: bytes = b"GGUF") -> Path:
     """Writes the model; `changes` replace metadata (None removes a key)."""
     values = {key: value for key, value in {**metadata(), **(changes or {})}.items() if value is not None}
-    chance = random.Random(7)
     shapes = _shapes(len(metadata()["tokenizer.ggml.tokens"]))  # type: ignore[arg-type]
+    weights = _weights(len(metadata()["tokenizer.ggml.tokens"]))  # type: ignore[arg-type]
     head = magic + struct.pack("<IQQ", version, len(shapes), len(values))
     head += b"".join(_text(key) + _value(value) for key, value in values.items())
     data = b""
     for name, shape in shapes.items():
-        count = shape[0] * (shape[1] if len(shape) > 1 else 1)
         head += _text(name) + struct.pack("<I", len(shape)) + struct.pack(f"<{len(shape)}Q", *shape) + struct.pack("<IQ", 0, len(data))
-        weights = [1.0] * count if "norm" in name else [chance.gauss(0, 0.1) for _ in range(count)]
-        data += struct.pack(f"<{count}f", *weights)
+        data += weights[name]
     path.write_bytes(head + b"\0" * (-len(head) % 32) + data)
     return path
