@@ -25,6 +25,7 @@ from backends.http import Clients
 from backends.native import ProviderLink
 from backends.openai import OpenAILink
 from backends.slots.keeper import Keeper
+from backends.slots.link import SlotLink
 from backends.slots.store import Limits
 from backends.translate import TranslatedLink
 from backends.types import Fault, Timeouts
@@ -242,12 +243,15 @@ class Fleet:
             self._take(EngineState(instance.name, name, health, reason, instance.base_url, instance.api_key, vocab, context, together, kv))
 
     async def _drained(self, instance: Instance) -> None:
-        """Waits until an engine that is about to stop has no call left. The supervisor bounds the wait."""
+        """Waits until an engine that is about to stop has no call left, nor KV that is being saved. The supervisor bounds the wait."""
         replica = self._leaving.pop(instance.name, None)
         if replica is not None and replica.inflight:
             idle = asyncio.Event()
             replica.on_idle = idle.set
             await idle.wait()
+        stays = next((r for r in self.replicas.get(instance.spec.name, ()) if r.name == instance.name), replica)
+        if stays is not None and isinstance(stays.link, SlotLink):
+            await stays.link.settled()
 
     def _take(self, state: EngineState) -> None:
         """Makes a replica what its engine's state says, and tells whoever listens."""

@@ -36,6 +36,7 @@ from backends.slots.table import Slot, Table
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
 log = logging.getLogger("pointsman.slots")
+SETTLE = 5.0  # seconds
 MAX_WAITS = 3  # groups that one request may wait for
 
 
@@ -94,11 +95,17 @@ class SlotLink(OpenAILink):
 
     async def stop(self) -> None:
         """Closes everything, at the gateway's end. Returns when it is done."""
+        await self.settled()
         self.close()
         await self.bare.stop()
         for task in [*self.tasks]:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+
+    async def settled(self) -> None:
+        """Waits, a few seconds at most, until what is to outlive the engine is saved. To be called before it stops."""
+        if self.shared.store.lasting is not None and self.tasks:
+            await asyncio.wait(self.tasks, timeout=SETTLE)
 
     # --- choosing
     def place(self, ride: Ride) -> None:

@@ -5,24 +5,20 @@ engine and over two. Both gateways run for the whole time and take turns, so wha
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
-import socket
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.overhead import proc
 from benchmarks.overhead.peers import find_pointsman
-from benchmarks.slots import client, model
+from benchmarks.slots import client, model, restart
+from benchmarks.slots.serving import gateway
 
-START_SECONDS = 120.0
 BAR = 1.7  # times one cold prefill: what the slowest may take
 
 
@@ -34,45 +30,6 @@ class Round(NamedTuple):
     slowest: float
     middle: float
     cached: tuple[int, ...]
-
-
-@contextmanager
-def gateway(command: Sequence[str], folder: Path, name: str, replicas: int, slots: int, transfer: bool) -> Iterator[int]:
-    """Pointsman with the random model on engines of its own; gives its port when all are ready."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-    engine = {
-        "engine": "llamacpp",
-        "model": str(model.path()),
-        "slots": slots,
-        "context": 2048,
-        "replicas": replicas,
-        "kv_transfer": transfer,
-    }
-    config = {
-        "server": {"port": port, "admin": {"port": None}, "log": {"level": "warning"}},
-        "backends": {"m": {**engine, "threads": max(1, (os.cpu_count() or 1) // replicas)}},
-        "routes": {"m": {"targets": [{"backend": "m"}]}},
-    }
-    file, log = folder / f"{name}.yaml", folder / f"{name}.log"
-    file.write_text(json.dumps(config))
-    with log.open("wb") as out:
-        process = proc.spawn([*command, "serve", "--config", str(file)], out)
-    try:
-        end = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                for i in range(4 * replicas):  # all replicas have answered, and their speed is known
-                    client.ask(port, "warm up", f"{i}" * 200)
-                break
-            except (OSError, RuntimeError):
-                if process.poll() is not None or time.monotonic() > end:
-                    raise RuntimeError(f"the gateway does not answer: {log.read_text(errors='replace')[-600:]}") from None
-                time.sleep(0.2)
-        yield port
-    finally:
-        proc.stop(process)
 
 
 def turn(port: int, requests: int, shared: int, own: int, seed: int) -> Round:
@@ -128,12 +85,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--own", type=int, default=20, help="tokens that each has alone")
     parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--only", nargs="+", choices=["moved", "stock"], default=["moved", "stock"])
+    parser.add_argument("--restart", action="store_true", help="measure a prompt that outlives engine and gateway instead")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--pointsman", help="the command; default: the one beside this Python")
     arguments = parser.parse_args(argv)
     command = find_pointsman(arguments.pointsman)
     if command is None:
         parser.error("there is no pointsman beside this Python or on PATH; name it with --pointsman")
+    if arguments.restart:
+        return restart.main(command, arguments.rounds, arguments.slots, arguments.seed)
     results = {replicas: measure(command, replicas, arguments) for replicas in arguments.replicas}
     write(f"\n{os.cpu_count()} cores, {platform.machine()}; {model.path().name}; {arguments.requests} at once,")
     write(f"{arguments.shared} shared tokens and {arguments.own} own each, {arguments.slots} slots an engine;")

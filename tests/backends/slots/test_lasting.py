@@ -247,6 +247,22 @@ def test_what_an_engine_refuses_is_forgotten(tmp_path: Path) -> None:
     run(tmp_path, second)
 
 
+def test_a_gateway_that_ends_at_once_still_saves(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        world.send()
+        await world.calm()
+        await world.answer(*world.open())
+        (saving,) = world.open("save")
+        stopping = asyncio.ensure_future(world.links[0].stop())
+        await world.calm()
+        assert not stopping.done()
+        await world.answer(saving)
+        await stopping
+
+    run(tmp_path, play)
+    assert len(saved(tmp_path)) == 1
+
+
 def test_few_files_wait_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_PENDING", 0)
     run(tmp_path, once)
