@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         candidates = fit_find.candidates(args.model)
     except fit_find.FindError as error:
         raise FitError(str(error)) from None
-    machine, book = this_machine()
+    machine, book = this_machine(again=args.measure)
     if args.measure:
         book = _measured(candidates[0], wish, machine, book)
     found = fit.answer(candidates, wish, machine, book.factors)
@@ -85,16 +85,17 @@ def cache_kinds(said: str | None) -> tuple[str, str] | None:
     return key, value or key
 
 
-def this_machine() -> tuple[Machine, Book]:
-    """The machine and what was measured of it; its bandwidth is measured the first time. Blocks, then for two seconds."""
+def this_machine(*, again: bool = False) -> tuple[Machine, Book]:
+    """The machine and what was measured of it. Its bandwidth is measured the first time, and `again`, for two seconds; the best one is
+    kept, since a busy machine only shows less. Blocks."""
     import msgspec
 
     from quant import calibrate, hardware
 
     machine = hardware.look()
     book = calibrate.load(calibrate.place(), machine.fingerprint)
-    if not book.bandwidth:
-        book = msgspec.structs.replace(book, bandwidth=hardware.bandwidth(machine.cores))
+    if again or not book.bandwidth:
+        book = msgspec.structs.replace(book, bandwidth=max(book.bandwidth, hardware.bandwidth(machine.cores)))
         _keep(book)
     return msgspec.structs.replace(machine, bandwidth=book.bandwidth), book
 
@@ -210,13 +211,13 @@ def _details(one: Option) -> Iterable[str]:
 
 
 def best_of_each(options: Sequence[Option]) -> list[Option]:
-    """Of every quantisation the best option that fits, else the one that needs least. Pure; `options`: best first."""
+    """Of every quantisation the best option that fits, else the one that needs least; the largest first. Pure; `options`: best first."""
     found: dict[str, Option] = {}
     for each in options:
         known = found.get(each.quant)
         if known is None or (each.fits, -each.needs if not each.fits else 0) > (known.fits, -known.needs if not known.fits else 0):
             found[each.quant] = each
-    return sorted(found.values(), key=lambda each: each.kld)
+    return sorted(found.values(), key=lambda each: -each.parts.weights)
 
 
 def _table(options: Sequence[Option]) -> Iterable[str]:

@@ -1,9 +1,9 @@
 """What was measured on this machine, and what it makes of predictions: one small JSON file.
 
-For every kind of weights ("Q4_K_M") and for all together it keeps by how much predictions were off: seconds of a token, seconds of a
-prompt, bytes beside weights and cache. Each new truth moves a factor by a part, on a logarithmic scale, so that neither one bad moment
-nor a busy machine spoils it. The rules are pure; `load` and `save` block on the disk. A file of another machine, or one that cannot be
-read, is as good as none.
+For every kind of weights ("Q4_K_M"), for small models, and for all others together it keeps by how much predictions were off: seconds of a
+token, seconds of a prompt, bytes beside weights and cache. Each new truth moves a factor by a part, on a logarithmic scale, so that neither
+one bad moment nor a busy machine spoils it. The rules are pure; `load` and `save` block on the disk. A file of another machine, or one that
+cannot be read, is as good as none.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from quant.fit_speed import Factors
+from quant.fit_speed import SMALL, Factors
 
 FILE = "machine.json"
 MAX_KINDS = 64
@@ -50,7 +50,7 @@ class Book(msgspec.Struct, frozen=True):
 
     def factors(self, kind: str) -> Factors:
         """For weights of this kind: its own truths, else those of all kinds, else none."""
-        own, every = self.kinds.get(kind, Kept()), self.kinds.get(_ALL, Kept())
+        own, every = self.kinds.get(kind, Kept()), self.kinds.get(_ALL, Kept()) if kind != SMALL else Kept()
 
         def one(what: str) -> float:
             source = own if own.runs.get(what) else every
@@ -67,7 +67,7 @@ def learn(book: Book, kind: str, what: str, predicted: float, measured: float) -
         return book
     seen = min(high, max(low, measured / predicted))
     kinds = dict(book.kinds)
-    for name in (kind, _ALL) if kind else (_ALL,):
+    for name in {kind, kind if kind == SMALL else _ALL}:
         if name in kinds or len(kinds) < MAX_KINDS:
             kinds[name] = _moved(kinds.get(name, Kept()), what, seen)
     return msgspec.structs.replace(book, kinds=kinds)
@@ -76,9 +76,10 @@ def learn(book: Book, kind: str, what: str, predicted: float, measured: float) -
 def _moved(kept: Kept, what: str, seen: float) -> Kept:
     runs = kept.runs.get(what, 0)
     share = max(SHARE, 1.0 / (runs + 1))
+    low, high = _BOUNDS[what]
     factor = math.exp((1 - share) * math.log(getattr(kept, what)) + share * math.log(seen))
     counted = {**kept.runs, what: min(runs + 1, MAX_RUNS)}
-    return msgspec.structs.replace(kept, runs=counted, **{what: factor})
+    return msgspec.structs.replace(kept, runs=counted, **{what: min(high, max(low, factor))})
 
 
 def place(environ: Mapping[str, str] = os.environ) -> Path:

@@ -17,7 +17,7 @@ import msgspec
 from backends.engines import sizing
 from quant.fit_card import Card
 from quant.fit_memory import MIB, Parts, Setup, predict
-from quant.fit_speed import Factors, Pace, pace
+from quant.fit_speed import Factors, Pace, kind, pace
 from quant.hardware import Machine
 
 # Mean KLD against F16 (Llama-3-8B, without an importance matrix where both are published).
@@ -87,8 +87,8 @@ class Answer(msgspec.Struct, frozen=True):
 Correct = Callable[[str], Factors]
 
 
-def none(kind: str) -> Factors:
-    """No correction."""
+def none(name: str) -> Factors:
+    """No correction, for no kind of model."""
     return Factors()
 
 
@@ -129,7 +129,7 @@ def every(candidates: Iterable[Candidate], wish: Wish, machine: Machine, correct
     found = []
     limit = sizing.prompt_cache_mib(machine.available) * MIB
     for candidate in list(candidates)[:MAX_CARDS]:
-        factors = correct(candidate.card.quant)
+        factors = correct(kind(candidate.card, machine))
         for context in contexts(candidate.card, wish):
             for key, value in [wish.cache] if wish.cache else CACHES:
                 if candidate.card.takes(key, value):

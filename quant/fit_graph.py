@@ -10,6 +10,7 @@ llama.cpp, `llama-graph.cpp`: `build_attn`, `build_ffn`). Held against measured 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -160,6 +161,7 @@ class _Builder:
         self.order.append(_Node(0, (x,)))
 
 
+@lru_cache(maxsize=4096)
 def touched(shape: Shape, batch: Batch) -> int:
     """Bytes of the compute buffer that a prompt touches whose largest batch this is. Pure.
 

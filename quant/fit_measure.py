@@ -22,7 +22,7 @@ from backends.engines.supervisor import Supervisor
 from quant.calibrate import Book, learn
 from quant.fit_card import Card
 from quant.fit_memory import LIBRARIES, Parts, Setup, predict
-from quant.fit_speed import pace
+from quant.fit_speed import kind, pace
 from quant.hardware import Machine
 
 PATIENCE = 600.0  # seconds for the engine to load, and for one answer
@@ -117,23 +117,23 @@ def resident_bytes(pid: int) -> tuple[int, int]:
 def taught(book: Book, card: Card, setup: Setup, machine: Machine, truth: Truth, *, memory: bool = True) -> Book:
     """The book after a truth: what was predicted (without corrections) against what was seen. `memory`: the prompts were as long as the
     context, so that memory can be compared. Pure."""
-    said = pace(card, setup, truth.prompt, machine)
-    book = learn(book, card.quant, "decode", 1 / said.decode, 1 / truth.decode)
-    book = learn(book, card.quant, "prefill", said.first - 1 / said.decode, truth.first - 1 / truth.decode)
+    said, name = pace(card, setup, truth.prompt, machine), kind(card, machine)
+    book = learn(book, name, "decode", 1 / said.decode, 1 / truth.decode)
+    book = learn(book, name, "prefill", said.first - 1 / said.decode, truth.first - 1 / truth.decode)
     if not memory or not truth.anonymous:
         return book
-    return remembered(book, card, predict(card, setup, machine.features), truth.anonymous)
+    return remembered(book, name, predict(card, setup, machine.features), truth.anonymous)
 
 
-def remembered(book: Book, card: Card, parts: Parts, anonymous: int) -> Book:
-    """The book after a load: an engine's anonymous bytes, after a prompt in every slot, against those predicted. Pure.
+def remembered(book: Book, name: str, parts: Parts, anonymous: int) -> Book:
+    """The book after an engine's anonymous bytes, with a prompt in every slot, against those predicted. `name`: `fit_speed.kind`. Pure.
 
     Of these, weights and cache are certain; what is corrected is the rest."""
     certain = parts.repacked + parts.cache + parts.copies - LIBRARIES
-    return learn(book, card.quant, "memory", parts.anonymous - certain, anonymous - certain)
+    return learn(book, name, "memory", parts.anonymous - certain, anonymous - certain)
 
 
-def loaded(book: Book, card: Card, parts: Parts, anonymous: int) -> Book:
+def loaded(book: Book, name: str, parts: Parts, anonymous: int) -> Book:
     """The same for an engine that was just loaded and has not been asked anything. Pure."""
     certain = parts.repacked + parts.cache - LIBRARIES
-    return learn(book, card.quant, "memory", parts.loaded - certain, anonymous - certain)
+    return learn(book, name, "memory", parts.loaded - certain, anonymous - certain)

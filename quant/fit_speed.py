@@ -19,6 +19,7 @@ USUAL_BANDWIDTH = 8e9  # bytes a second of a core, where nothing was measured
 PER_CYCLE = 8.0  # operations that quantised multiplications do in a core's cycle, measured on AVX2 and AVX-512 cores: 6 to 12
 LAYER_SECONDS = 60e-6  # of a token in a layer, for what grows with neither: barriers between threads
 TOKEN_SECONDS = 200e-6  # of a token, for sampling and the way to the client
+SMALL = "small"
 
 
 class Factors(msgspec.Struct, frozen=True):
@@ -55,6 +56,13 @@ def token_seconds(card: Card, setup: Setup, behind: int, machine: Machine) -> fl
     seen = min(cells(behind), cells(setup.context))
     kept = sum(layer_bytes(each, min(seen, each.window or seen), setup.key, setup.value) + each.state for each in card.layers)
     return (card.read_bytes + kept) / bandwidth(machine) + len(card.layers) * LAYER_SECONDS + TOKEN_SECONDS
+
+
+def kind(card: Card, machine: Machine) -> str:
+    """By what the speed of a model is corrected: the kind of its weights, or `SMALL` where reading them is not most of what a token takes,
+    so that it tells nothing of models of other sizes."""
+    reading = card.read_bytes / bandwidth(machine)
+    return card.quant if reading > len(card.layers) * LAYER_SECONDS + TOKEN_SECONDS else SMALL
 
 
 def prompt_seconds(card: Card, prompt: int, machine: Machine) -> float:
