@@ -185,21 +185,22 @@ class Cluster(Control):
         if self.fleet.keeper is not None:
             self.fleet.keeper.heard(worker, wants)
 
-    async def _busy(self, backend: str) -> int:
-        """Calls that workers have under way on an engine that they have been told is shut. One that does not say counts as one call."""
+    async def _busy(self, backend: str) -> int | None:
+        """Calls that workers have under way on an engine that they have been told is shut; None where one does not say."""
 
-        async def one(worker: WorkerProcess) -> int:
+        async def one(worker: WorkerProcess) -> int | None:
             if worker.channel is None:
                 return 0
             try:
                 calls: int = await worker.channel.call("busy", backend)
             except Closed:
-                return 0
+                return 0  # it is gone, and its calls with it
             except TimeoutError:
-                return 1
+                return None
             return calls
 
-        return sum(await asyncio.gather(*(one(worker) for worker in self.workers)))
+        told = await asyncio.gather(*(one(worker) for worker in self.workers))
+        return None if None in told else sum(calls for calls in told if calls is not None)
 
     async def _ended(self, worker: WorkerProcess) -> None:
         process = worker.process

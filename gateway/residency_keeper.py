@@ -24,7 +24,7 @@ log = logging.getLogger("pointsman.residency")
 TICK_SECONDS = 0.5
 MEASURE_EVERY = 6  # ticks
 ASLEEP = "it is not in memory; a call loads it"
-Ask = Callable[[str], Awaitable[int]]
+Ask = Callable[[str], Awaitable[int | None]]
 
 
 class Host(Protocol):
@@ -54,7 +54,9 @@ class Keeper:
     ) -> None:  # fmt: skip
         self.host, self.predict, self.clock = host, predict, clock
         self.residency = Residency(None, rules)
-        self.ask: Ask | None = None  # calls under way in other processes, which serve in place of this one
+        # Calls under way in other processes, which serve in place of this one; None: one of them did not say. Before the answer comes, each
+        # has told what it wants.
+        self.ask: Ask | None = None
         self.waits, self.waited = 0, 0.0
         self._running: set[str] = set()
         self._live: dict[str, set[str]] = {}  # by backend: instances whose process may be there
@@ -268,11 +270,11 @@ class Keeper:
         return "any" if self.residency.budget is None else size(self.residency.budget)
 
     async def _close(self, name: str) -> None:
-        """Hears how many calls are under way now that no new one comes. A process that does not say is taken to be busy."""
-        busy = self.host.under_way(name)
-        if self.ask is not None:
-            busy += await self.ask(name)
-        if name in self.residency.entries:
+        """Hears how many calls are under way now that no new one comes; asks again where somebody does not say."""
+        busy = self.host.under_way(name) if self.ask is None else await self.ask(name)
+        while busy is None and self.ask is not None:
+            busy = await self.ask(name)
+        if name in self.residency.entries and busy is not None:
             self.residency.closed(name, busy, self.clock())
             self._wake.set()
 

@@ -28,7 +28,7 @@ class Worker:
     def __init__(self, sock: socket.socket, share: Share) -> None:
         self.sock, self.share = sock, share
         self.gateway: Gateway | None = None
-        self.stop = asyncio.Event()
+        self.stop, self.began = asyncio.Event(), asyncio.Event()
         self.channel = Channel({
             "start": self.start, "adopt": self.adopt, "follow": self.follow, "report": self.report, "stop": self.ask_stop,
             "busy": self.busy,
@@ -42,6 +42,7 @@ class Worker:
         await gateway.start()
         gateway.fleet.follow(states, found)
         self.gateway = gateway
+        self.began.set()
         process.settle()
         return True
 
@@ -54,8 +55,13 @@ class Worker:
             self.channel.tell("wants", wants)
 
     async def busy(self, backend: str) -> int:
-        """Calls under way on an engine that `follow` has shut: none will join them. While it starts it cannot tell, and says one."""
-        return self.gateway.fleet.under_way(backend) if self.gateway is not None else 1
+        """Calls under way on an engine that `follow` has shut: none will join them. What this process wants is told before the answer."""
+        await self.began.wait()
+        gateway = self.gateway
+        assert gateway is not None
+        if gateway.core.residency is not None:
+            gateway.core.residency.tick()
+        return gateway.fleet.under_way(backend)
 
     async def adopt(self, config: Config) -> None:
         if self.gateway is not None:
