@@ -11,7 +11,7 @@ from quant.evaluate_figures import Estimate, of_the_source, ratio, scores, share
 from quant.evaluate_jobs import Figures
 
 ONE = Figures("one", (0.1, 0.3), 1, 1, 2.0, 1.0, 1, 0.04)
-TWO = Figures("two", (0.2, 0.0, 0.4), 3, 2, 5.0, 6.0, 0, 0.05)
+TWO = Figures("two", (0.1, 0.0, 0.2), 3, 2, 5.0, 6.0, 0, 0.05)
 
 
 def test_students_t_is_that_of_the_tables() -> None:
@@ -51,14 +51,14 @@ def test_intervals_hold_what_they_promise() -> None:
 def test_scores_of_two_texts() -> None:
     found = scores([ONE, TWO, Figures("empty", (), 0, 0, 0.0, 0.0, 0, 0.0)], compared=True)
     assert found is not None and (found.texts, found.tokens) == (2, 5)
-    assert found.kld is not None and found.kld.value == pytest.approx(0.2)
+    assert found.kld is not None and found.kld.value == pytest.approx(0.14)
     assert found.same is not None and found.same.value == 0.8
     assert found.flips is not None and found.flips.value == pytest.approx(1 / 3)
     assert found.perplexity.value == pytest.approx(math.exp(7 / 3))
     assert found.source_perplexity is not None and found.source_perplexity.value == pytest.approx(math.exp(7 / 3))
     assert found.ratio is not None and found.ratio.value == pytest.approx(1.0)
     assert found.moved == pytest.approx(math.sqrt(0.09 / 3))
-    assert (found.kld_99, found.kld_worst, found.worst_text) == (0.4, 0.4, "one")
+    assert (found.kld_99, found.kld_worst, found.worst_text) == (0.3, 0.3, "one")
 
 
 def test_what_nothing_can_be_said_of() -> None:
