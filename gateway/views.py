@@ -20,6 +20,7 @@ def snapshot(core: Core, fleet: Fleet, *, started: float, base_url: str, traffic
     """Everything that the status page shows, newly built. `started` is unix seconds."""
     now = time.monotonic()
     limits = core.limits
+    changing = volatile.worst(fleet.slots.volatile())
     return state.Snapshot(
         version=VERSION, started=started, now=time.time(), generation=core.generation.number, base_url=base_url,
         keys_required=core.door.locked, models=[model(name, r) for name, r in core.generation.routes.items()],
@@ -27,7 +28,7 @@ def snapshot(core: Core, fleet: Fleet, *, started: float, base_url: str, traffic
         inflight=inflight(core.inflight, now), inflight_total=len(core.inflight), traffic=traffic,
         limits={"concurrency": limits.concurrency, "connections": limits.connections, "body_bytes": int(limits.body_bytes),
                 "answer_bytes": int(limits.answer_bytes), "waiting": len(core.parked)},
-        warnings=[*warnings, *volatile.notes(fleet.slots.volatile())],
+        warnings=[*warnings, *volatile.notes(changing)], volatile=changing,
     )  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import msgspec
+
 from backends.slots.link import SlotLink
 from backends.slots.volatile import Volatile
 from gateway.exchange import Exchange
@@ -14,9 +16,15 @@ Json = dict[str, Any]
 MOST = 5  # told at once
 
 
+def worst(found: Iterable[Volatile]) -> list[Volatile]:
+    """Those that cost most, without what may be a key or a password; for admins."""
+    most = sorted(found, key=lambda one: -one.lost * one.times)[:MOST]
+    return [msgspec.structs.replace(one, examples=tuple(redact(example) for example in one.examples)) for one in most]
+
+
 def notes(found: Iterable[Volatile]) -> list[str]:
     """One sentence each, for the status page, which is for admins."""
-    return [redact(f"Prompts for {one.model}{f' of {one.tenant}' if one.tenant else ''}: {one.sentence(True)}") for one in _worst(found)]
+    return [f"Prompts for {one.model}{f' of {one.tenant}' if one.tenant else ''}: {one.sentence(True)}" for one in found]
 
 
 def of_exchange(exchange: Exchange) -> list[Json]:
@@ -29,11 +37,7 @@ def of_exchange(exchange: Exchange) -> list[Json]:
     return [
         {
             "stable_tokens": one.stable, "lost_tokens": one.lost, "times": one.times, "prompts": one.prompts,
-            "examples": [redact(example) for example in one.examples] if shown else None, "note": redact(one.sentence(shown)),
+            "examples": list(one.examples) if shown else None, "note": one.sentence(shown),
         }
-        for one in _worst(mine)
+        for one in worst(mine)
     ]  # fmt: skip
-
-
-def _worst(found: Iterable[Volatile]) -> list[Volatile]:
-    return sorted(found, key=lambda one: -one.lost * one.times)[:MOST]

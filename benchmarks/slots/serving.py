@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from benchmarks.overhead import proc
 from benchmarks.slots import client, model
 
-START_SECONDS = 120.0
+START_SECONDS, STOP_SECONDS = 120.0, 30.0
 
 
 @contextmanager
@@ -54,4 +55,7 @@ def gateway(command: Sequence[str], folder: Path, name: str, replicas: int, slot
                 time.sleep(0.2)
         yield port
     finally:
+        process.terminate()  # the gateway alone: it stops its engines itself
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(STOP_SECONDS)
         proc.stop(process)

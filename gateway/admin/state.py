@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import msgspec
 
+from backends.slots.volatile import Volatile
 from gateway.experiments.api import Experiments
 from gateway.record import Record
 from gateway.residency_view import ResidencyView
@@ -138,6 +139,7 @@ class Snapshot(msgspec.Struct):
     traffic: Traffic = msgspec.field(default_factory=Traffic)
     limits: dict[str, float | int | str | None] = {}
     warnings: list[str] = []
+    volatile: list[Volatile] = []  # lines of prompts that keep KV from being used again; `warnings` has them in words
     residency: ResidencyView = msgspec.field(default_factory=ResidencyView)
     experiments: int = 0  # how many are configured; GET /api/experiments tells of them
 

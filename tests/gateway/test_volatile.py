@@ -79,7 +79,9 @@ def test_without_keys_everybody_is_the_owner_and_the_page_says_it(tmp_path: Path
         store = watched(gateway, tmp_path, "", "other")
         (one,) = explained(gateway, "")["volatile"]
         assert one["examples"][0].startswith("It is 4")
-        notes = gateway.call(lambda: gateway.gateway.snapshot()).warnings
+        snapshot = gateway.call(lambda: gateway.gateway.snapshot())
+        notes = snapshot.warnings
+        assert {one.tenant for one in snapshot.volatile} == {"", "other"} and SECRET not in repr(snapshot.volatile)
         assert len(notes) == 2 and notes[0].startswith("Prompts for m: The first") and "Prompts for m of other" in notes[1]
         assert "'It is …'" in notes[0] and SECRET not in "".join(notes)
         gateway.call(store.close)
@@ -90,5 +92,5 @@ def test_no_more_than_a_few_are_told() -> None:
     for tenant in range(volatile.MOST + 3):
         for i in range(5):
             shared.watch.see("m", f"t{tenant}", f'"It is {i}\\n{RULES}'.encode())
-    assert len(volatile.notes(shared.watch.told(1.0))) == volatile.MOST
+    assert len(volatile.notes(volatile.worst(shared.watch.told(1.0)))) == volatile.MOST
     asyncio.run(asyncio.to_thread(shared.store.close))
