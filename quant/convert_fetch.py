@@ -63,7 +63,7 @@ def fetch(cache: str = "") -> Path:
     with tempfile.TemporaryDirectory(prefix="pointsman-") as folder:
         listed = Path(folder) / "wanted.txt"
         listed.write_text(f"{NAME}=={VERSION} --hash=sha256:{SHA256}\n", encoding="ascii")
-        options = ["--disable-pip-version-check", "--no-deps", "--require-hashes", "--no-binary", ":all:", "-q", "-d", folder]
+        options = ["--disable-pip-version-check", "--no-deps", "--require-hashes", "--no-binary", NAME, "-q", "-d", folder]
         command = [sys.executable, "-m", "pip", "download", *options, "-r", str(listed)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL, check=False)

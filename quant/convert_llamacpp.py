@@ -89,11 +89,6 @@ def missing(tool: Tool) -> list[str]:
 def run(tool: Tool, folder: Path, target: Path, kind: str, progress: Progress) -> None:
     """Has llama.cpp's converter write `target`. Blocks, possibly for minutes; raises `ConvertError`. Ends the child in any case."""
     with _found(tool) as place:
-        if lacking := missing(tool):
-            raise ConvertError(
-                f"llama.cpp's converter needs {', '.join(lacking)}, which {tool.python or sys.executable} does not have; "
-                f"run: pip install {' '.join(lacking)} (or name another Python with --python)."
-            )
         ends = [str(folder.resolve()), "--outfile", str(target.resolve()), "--outtype", kind.lower() or "auto"]
         _child([tool.python or sys.executable, str(place), *ends], progress)
 
@@ -102,16 +97,26 @@ def run(tool: Tool, folder: Path, target: Path, kind: str, progress: Progress) -
 def _found(tool: Tool) -> Iterator[Path]:
     place = script(tool)
     if place is not None:
+        _able(tool)
         yield place
         return
-    archive = convert_fetch.cached(tool.cache) or (convert_fetch.fetch(tool.cache) if tool.fetch else None)
-    if archive is None:
+    archive = convert_fetch.cached(tool.cache)
+    if archive is None and not tool.fetch:
         raise ConvertError(
             f"llama.cpp's converter is not on this machine: set {HOME} to a checkout of llama.cpp, or allow fetching it (--fetch: "
             f"{convert_fetch.MEGABYTES} MB, {convert_fetch.NAME} {convert_fetch.VERSION}'s copy)."
         )
-    with convert_fetch.unpacked(archive) as home:
+    _able(tool)  # before anything is fetched
+    with convert_fetch.unpacked(archive or convert_fetch.fetch(tool.cache)) as home:
         yield home / SCRIPT
+
+
+def _able(tool: Tool) -> None:
+    if lacking := missing(tool):
+        raise ConvertError(
+            f"llama.cpp's converter needs {', '.join(lacking)}, which {tool.python or sys.executable} does not have; "
+            f"run: pip install {' '.join(lacking)} (or name another Python with --python)."
+        )
 
 
 def _environment() -> dict[str, str]:

@@ -95,10 +95,10 @@ def byte_level(kind: str, merges: int = 120, *, wide: bool = False) -> dict[str,
     words = [[letters[byte] for byte in word.encode()] for word in re.findall(r" ?\w+|\s+|[^\w\s]+", TEXT)]
     found = learned(words, merges)
     for text in TEXTS if wide else ():
-        for pair in pairwise(text.encode()):
-            found += [made] if (made := (letters[pair[0]], letters[pair[1]])) not in found else []
-        for three in zip(text.encode(), text.encode()[1:], text.encode()[2:], strict=False):
-            found += [made] if (made := (letters[three[0]] + letters[three[1]], letters[three[2]])) not in found else []
+        raw = [letters[byte] for byte in text.encode()]
+        found += [(one, two) for one, two in pairwise(raw)]
+        found += [(one + two, three) for one, two, three in zip(raw, raw[1:], raw[2:], strict=False)]
+    found = list(dict.fromkeys(found))
     found = list({left + right: (left, right) for left, right in reversed(found)}.values())[::-1]
     vocabulary = [*letters, *(left + right for left, right in found)]
     whole = kind in ("llama3", "tekken")
@@ -195,4 +195,5 @@ def _made(kind: str, wide: bool) -> dict[str, Any]:
 
 def size(tokenizer: dict[str, Any]) -> int:
     """The highest number of a token, and one."""
-    return 1 + max(*tokenizer["model"]["vocab"].values(), *(entry["id"] for entry in tokenizer["added_tokens"]))
+    numbers: list[int] = [*tokenizer["model"]["vocab"].values(), *(entry["id"] for entry in tokenizer["added_tokens"])]
+    return 1 + max(numbers)

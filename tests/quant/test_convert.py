@@ -14,13 +14,14 @@ import pytest
 
 from backends.engines import gguf as ours
 from quant import convert_llamacpp
-from quant.convert import ConvertError, Unsupported, convert
+from quant.convert import convert
+from quant.convert_source import ConvertError, Unsupported
 from tests.quant import convert_made
 
 Change = Callable[[dict[str, Any]], Any]
 
 
-def model(folder: Path, name: str = "qwen2", **changes: Change) -> Path:
+def model(folder: Path, name: str = "qwen2", /, **changes: Change) -> Path:
     """A model on disk, some of its JSON files (config, tokenizer, tokenizer_config, generation_config) changed."""
     convert_made.folder(folder, name)
     for file, change in changes.items():

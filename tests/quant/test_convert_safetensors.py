@@ -107,15 +107,15 @@ def test_a_file_that_shrinks_is_said(tmp_path: Path) -> None:
         Files([stored])
 
 
-def _index(places: dict[str, Any]) -> Callable[[Path], None]:
-    return lambda folder: (folder / INDEX).write_text(json.dumps({"weight_map": places})) and None
+def _index(places: dict[str, Any]) -> Callable[[Path], Any]:
+    return lambda folder: (folder / INDEX).write_text(json.dumps({"weight_map": places}))
 
 
-def _one(name: str, data: bytes = raw({"a": entry()}, bytes(8))) -> Callable[[Path], None]:
-    return lambda folder: (folder / name).write_bytes(data) and None
+def _one(name: str, data: bytes = raw({"a": entry()}, bytes(8))) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_bytes(data)
 
 
-FOLDERS: dict[str, tuple[list[Callable[[Path], None]], str]] = {
+FOLDERS: dict[str, tuple[list[Callable[[Path], Any]], str]] = {
     "nothing": ([], "holds no safetensors"),
     "pickles": ([_one("pytorch_model.bin")], "pickles"),
     "two": ([_one("a.safetensors"), _one("b.safetensors")], "fetch the missing file"),
