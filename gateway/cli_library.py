@@ -157,7 +157,7 @@ def _ls(args: argparse.Namespace) -> int:
         if parts:
             left = sum(part.stat().st_size for part in parts if part.exists())
             sys.stdout.write(
-                f"{len(parts)} unfinished downloads ({text.size(left)}): the same `pull` goes on, `pointsman rm --unfinished` ends\n"
+                f"{len(parts)} unfinished downloads ({text.size(left)}): the same `pull` goes on, `pointsman rm --unfinished` ends them\n"
             )
     return 0
 

@@ -113,8 +113,9 @@ def _json(model: Model) -> dict[str, Any]:
     return {
         "name": model.name, "bytes": model.bytes, "quant": model.quant, "context": model.facts.context, "licence": model.licence,
         "licence_link": model.licence_link, "quality": model.quality, "place": model.place, "files": [str(path) for path in model.files],
-        "projector": str(model.projector) if model.projector else None, "origin": model.origin, "revision": model.revision,
-        "owned": model.owned, "fault": model.fault, "facts": msgspec.to_builtins(model.facts),
+        "projector": str(model.projector) if model.projector else None, "origin": model.origin, "made_from": model.base,
+        "author": model.author, "revision": model.revision, "owned": model.owned, "fault": model.fault,
+        "facts": msgspec.to_builtins(model.facts),
     }  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def _origin(model: Model) -> list[tuple[str, str]]:
     return [
         ("licence", (model.licence or "not stated") + other), ("", model.licence_link),
         ("origin", model.origin + (f" at {model.revision[:12]}" if model.revision else "")),
-        ("made from", said.base), ("author", said.author), ("quantised by", said.quantised_by),
+        ("made from", model.base), ("author", model.author), ("quantised by", said.quantised_by),
     ]  # fmt: skip
 
 

@@ -86,6 +86,8 @@ def export(model: Model, target: Path, *, overwrite: bool = False, progress: Pro
     """Writes the bundle of `model` to `target`, whole or not at all. Raises `BundleError`."""
     if model.fault:
         raise BundleError(f"{model.name} cannot be exported: {model.fault.rstrip('.')}.")
+    if target.exists() and not overwrite:  # said before all of the model is read
+        raise BundleError(f"{target} is there already; remove it, choose another name, or allow overwriting it (--overwrite).")
     try:
         sources = list(_sources(model))
         total = 2 * sum(source.size for source in sources)

@@ -40,6 +40,8 @@ class Model(msgspec.Struct, frozen=True):
     origin: str = ""
     licence: str = ""
     licence_link: str = ""
+    base: str = ""
+    author: str = ""
     projector: Path | None = None
     beside: dict[str, Path] = {}
     revision: str = ""
@@ -234,7 +236,8 @@ def _model(found: places.Found, index: facts.Index) -> Model:
     return Model(
         found.name, found.place, found.files, said, found.quant or said.quant,
         facts.clean(known.origin or found.origin or said.origin), facts.clean(licence),
-        facts.clean(known.licence_link or said.licence_link), found.projector,
+        facts.clean(known.licence_link or said.licence_link), facts.clean(known.base or said.base),
+        facts.clean(known.author or said.author), found.projector,
         dict(found.beside), facts.clean(known.revision, 80), owned, said.fault,
     )  # fmt: skip
 
