@@ -55,9 +55,12 @@ def read(text: str) -> Reader:
 
 
 def model(name: str, kind: str, gib: float, kld: float | None, **given: object) -> Measured:
-    on = Scores(20, 5000, Estimate(6.4, 6.0, 6.8)) if kld is None else Scores(
-        20, 5000, Estimate(6.4, 6.0, 6.8), Estimate(6.2), Estimate(1.03, 1.02, 1.04), Estimate(kld, kld * 0.9, kld * 1.1), kld * 9, kld * 60,
-        "code_c", Estimate(0.92, 0.9, 0.94), Estimate(0.03, 0.02, 0.04), 0.05)  # fmt: skip
+    on = Scores(20, 5000, Estimate(6.4, 6.0, 6.8))
+    if kld is not None:
+        on = Scores(
+            20, 5000, on.perplexity, Estimate(6.2), Estimate(1.03, 1.02, 1.04), Estimate(kld, kld * 0.9, kld * 1.1), kld * 9, kld * 60,
+            "code_c", Estimate(0.92, 0.9, 0.94), Estimate(0.03, 0.02, 0.04), 0.05,
+        )  # fmt: skip
     made = Measured(
         f"/m/{name}", name, kind, Identity(int(gib * (1 << 30)), "s", "f" * 64), gib, False, on, None, None, Speed(60 / gib, 500.0)
     )
@@ -77,14 +80,15 @@ Q8, Q4, Q2 = model("q8.gguf", "Q8_0", 8.0, 0.0014), model("q4.gguf", "Q4_K_M", 4
 def test_everything_is_on_it() -> None:
     tasks = Tasks(32, share(30, 32), share(31, 32), share(1, 32))
     q4 = msgspec.structs.replace(Q4, tasks=tasks, prompts=Q4.scores)
-    found = evaluation(Q8, q4, Q2, model("ill.gguf", "", 1.0, None, scores=None, failed="ill.gguf is cut off."), source=F16, own="def", own_count=7,
-                       notes=("One was left out.",))  # fmt: skip
+    ill = model("ill.gguf", "", 1.0, None, scores=None, failed="ill.gguf is cut off.")
+    found = evaluation(Q8, q4, Q2, ill, source=F16, own="def", own_count=7, notes=("One was left out.",))
     text = page(found)
     reader = read(text)
     said = " ".join(reader.texts)
     for part in (
         "Take Q4_K_M", "Q4_K_M is the smallest with a KLD below 0.03 (0.028).", "92 % same first choice as the source, 31 % of its size",
-        "20 texts, 5000 tokens", "0.025 to 0.031", "30 of 32", "1 changed", "small", "severe", "negligible", "7 prompts", "ill.gguf is cut off.",
+        "20 texts, 5000 tokens", "0.025 to 0.031", "30 of 32", "1 changed", "small", "severe", "negligible", "7 prompts",
+        "ill.gguf is cut off.",
         "One was left out.", "recommended", "f" * 64, "4.6 GiB",
     ):  # fmt: skip
         assert part in said, part
