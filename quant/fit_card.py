@@ -7,6 +7,7 @@ running llama.cpp; of the others they follow its formulas, and `Card.measured` s
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +28,7 @@ WINDOWED: Mapping[str, int] = {
     "mimo2": 6, "step35": 4,
 }  # fmt: skip
 MAX_SHARDS = 512
+MOST = 1 << 32  # of any number in a header
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
 
 
@@ -231,17 +233,23 @@ def _state(values: Mapping[str, gguf.Value], arch: str) -> int:
 
 
 def _largest(values: Mapping[str, gguf.Value], key: str) -> int:
+    """The number at `key`, the largest one of an array; 0 where there is none that can be a size."""
     value = values.get(key, 0)
-    if isinstance(value, list):
-        value = max(value, default=0)
-    return int(value) if isinstance(value, (int, float)) else 0
+    return max(map(_number, value), default=0) if isinstance(value, list) else _number(value)
+
+
+def _number(value: object) -> int:
+    """A whole number from 0 to `MOST`: headers are somebody's text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return 0
+    return min(MOST, max(0, int(value))) if isinstance(value, (int, float)) else 0
 
 
 def _each(values: Mapping[str, gguf.Value], key: str, blocks: int, default: int, otherwise: Sequence[int] = ()) -> list[int]:
     """A number of every layer: from an array, one for all, or those of `otherwise`."""
     value = values.get(key)
     if isinstance(value, list):
-        return [int(value[number]) if number < len(value) else default for number in range(blocks)]
+        return [_number(value[number]) if number < len(value) else default for number in range(blocks)]
     if isinstance(value, (int, float)):
-        return [int(value)] * blocks
+        return [_number(value)] * blocks
     return list(otherwise) or [default] * blocks

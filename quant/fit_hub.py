@@ -74,7 +74,7 @@ def candidates(ref: Ref | str) -> list[Candidate]:
     with hub.clear(ref):
         sizes = _sizes(ref)
         chosen = hub.choose(list(sizes), ref)
-        models = [_header(ref, name, sizes[name]) for name in chosen[:MAX_PARTS]]
+        models = [_header(ref, name, sizes[name], model=name == chosen[0]) for name in chosen[:MAX_PARTS]]
         if len(chosen) > MAX_PARTS:
             raise HubError(
                 f"{ref} has {len(chosen)} files; fetch it and name the first one, since more than {MAX_PARTS} are not asked for."
@@ -124,12 +124,12 @@ def _sizes(ref: Ref) -> dict[str, int]:
     return {str(file.rfilename): int(file.size or 0) for file in (info.siblings or ())[:REPO_FILES]}
 
 
-def _header(ref: Ref, name: str, size: int) -> Model:
+def _header(ref: Ref, name: str, size: int, *, model: bool) -> Model:
     if size <= 0:
         raise HubError(f"{hub.endpoint()} does not say how large {name} of {ref.repo} is; fetch it and name the file instead.")
     file: Any = RemoteFile(_fetch(ref, name), size)
     try:
-        return load_from(file, size, Path(name), model=False)
+        return load_from(file, size, Path(name), model=model)
     except (GgufError, TensorError) as error:
         raise HubError(f"{ref}: {error}") from None
 

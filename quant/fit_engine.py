@@ -1,0 +1,93 @@
+"""What a configured engine will take, by its spec: for whoever has to know it before the engine runs. Blocks on the disk for the header."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+
+import msgspec
+
+from backends.engines import sizing
+from backends.engines.gguf import GgufError
+from backends.engines.spec import EngineSpec
+from quant import fit_card, hardware
+from quant.fit_card import Card
+from quant.fit_memory import CACHE_KINDS, MIB, Parts, Setup, predict
+from quant.ggml import NAMES, GgmlError
+from quant.tensors import TensorError
+
+KINDS = ("llamacpp", "llama-server")
+SERVER_BATCH = 512  # llama-server's own, which our rows leave as it is
+_FLAGS = {"-ctk": "cache_type_k", "-ctv": "cache_type_v", "-ub": "n_ubatch", "-cram": "cache_ram_mib"}
+_LONG = {"cache-type-k": "cache_type_k", "cache-type-v": "cache_type_v", "ubatch-size": "n_ubatch", "cache-ram": "cache_ram_mib"}
+
+
+def setup(spec: EngineSpec, card: Card, memory: int) -> Setup:
+    """The settings that matter for memory, as the engine will have them with `memory` bytes free when it starts. Pure."""
+    said = _named(spec.args) if spec.kind == "llamacpp" else _flags(spec.args)
+    kept = card.kv_bytes("F16", "F16")
+    limit = said.get("cache_ram_mib", "")
+    cache = int(limit) if limit.isdigit() else sizing.prompt_cache_mib(memory)
+    batch = said.get("n_ubatch", "")
+    return Setup(
+        context=sizing.context(spec.context, card.context, spec.slots, kept, memory), slots=spec.slots,
+        key=_kind(said.get("cache_type_k", "")), value=_kind(said.get("cache_type_v", "")), prompt_cache=cache * MIB,
+        batch=int(batch) if batch.isdigit() else SERVER_BATCH if spec.kind == "llama-server" else 0,
+    )  # fmt: skip
+
+
+def predicted(spec: EngineSpec) -> Parts | None:
+    """Memory by part of one replica; None where nothing tells. Blocks."""
+    if spec.kind not in KINDS:
+        return None
+    try:
+        card = fit_card.load(spec.model)
+        machine = hardware.look(tool=_no_tool)
+        known = setup(spec, card, sizing.machine_memory())
+        if not card.takes(known.key, known.value):
+            known = msgspec.structs.replace(known, key="F16", value="F16")
+        return predict(card, known, machine.features)
+    except (GgufError, TensorError, GgmlError):
+        return None
+
+
+def footprint(spec: EngineSpec) -> int:
+    """Bytes that all replicas of a llama.cpp engine will hold with full slots and a full prompt cache; 0 where nothing tells. Blocks."""
+    parts = predicted(spec)
+    if parts is None:
+        return 0
+    # What llama-server keeps of finished prompts by default (8 GiB) is no plan of ours: only what its slots leave there is counted.
+    return (parts.most if spec.kind == "llamacpp" else parts.total) * spec.replicas
+
+
+def _named(args: Sequence[str]) -> dict[str, str]:
+    """`name=JSON` arguments, the last one of a name, values as text."""
+    found = {}
+    for item in args:
+        name, _, text = item.partition("=")
+        with contextlib.suppress(ValueError):
+            found[name.strip()] = str(json.loads(text))
+    return found
+
+
+def _flags(args: Sequence[str]) -> dict[str, str]:
+    """llama-server's flags, `--name value` and `--name=value`."""
+    found = {}
+    for place, word in enumerate(args):
+        name, equals, text = word.partition("=")
+        known = _FLAGS.get(name) or _LONG.get(name.removeprefix("--"))
+        if known:
+            found[known] = text if equals else args[place + 1] if place + 1 < len(args) else ""
+    return found
+
+
+def _kind(said: str) -> str:
+    """A type of the cache by ggml's number or name; F16 where it is neither."""
+    name = NAMES.get(int(said), "") if said.isdigit() else said.upper()
+    return name if name in CACHE_KINDS else "F16"
+
+
+def _no_tool(words: Sequence[str]) -> str:
+    """Graphics cards are not asked for: an engine on the processor does not use them."""
+    return ""
