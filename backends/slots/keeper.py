@@ -94,15 +94,24 @@ def _opened(spec: EngineSpec, limits: Limits, old: Store | None) -> Store | None
             return old
         if memory is None:
             memory = sizing.prompt_cache_mib(sizing.machine_memory()) << 20
-        if limits.keep and limits.path is not None and limits.disk:
-            store = Store.lasts(memory, limits.disk, limits.path, of, limits.private)
-        else:
-            store = Store.open(memory, limits.disk, limits.path, of)
+        store = _lasting(spec.name, memory, limits, of) or Store.open(memory, limits.disk, limits.path, of)
     except OSError as error:
         log.warning("engine %s: KV is not moved, as there is no folder for it: %s", spec.name, error.strerror or type(error).__name__)
         return None
     store.limits = limits
     return store
+
+
+def _lasting(name: str, memory: int, limits: Limits, of: bytes) -> Store | None:
+    """A store that lasts, where that is wanted and to be had. Blocks."""
+    if not limits.keep or limits.path is None or not limits.disk:
+        return None
+    try:
+        return Store.lasts(memory, limits.disk, limits.path, of, limits.private)
+    except OSError as error:
+        why = error.strerror or error
+        log.warning("engine %s: KV will not outlive the gateway, as `kv_store.path` %s cannot be used: %s", name, limits.path, why)
+        return None
 
 
 def _unwanted(store: Store | None, old: Shared | None) -> None:

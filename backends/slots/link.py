@@ -314,6 +314,8 @@ class SlotLink(OpenAILink):
                 log.warning("engine %s: restored KV was computed again; its KV is not moved any more", self.pool.name)
         if slot is None:
             return
+        if told is not None:
+            slot.settle(ride.text, ride.call.private)
         if told is not None and not self.line and self.shared.lasts(slot):
             self._lead(Group(self, None, slot, slot.text, _now(), 0.0)).save()  # whoever wants it meanwhile waits for that
         else:

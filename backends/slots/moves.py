@@ -30,7 +30,7 @@ def within(call_doc: Mapping[str, msgspec.Raw], slot: Slot, text: bytes) -> dict
     """A request's document with the slot that it is to take. What another salt has left there is computed again: how long a prompt takes
     must not say whether somebody else has said it."""
     doc = {**call_doc, "id_slot": msgspec.Raw(b"%d" % slot.id)}
-    if table.lane(slot.text) != table.lane(text):
+    if slot.alien(text):
         doc["cache_prompt"] = msgspec.Raw(b"false")
     return doc
 
@@ -46,6 +46,8 @@ class Moves:
         shared = self.shared
         speed, store = shared.speed, shared.store
         private, kept = slot.private, None
+        if slot.mixed:
+            return None  # it may hold what its text's salt must not see
         size = speed.bytes(len(text), store.budget[True])
         if await store.room(size):
             part = store.part()
@@ -72,7 +74,10 @@ class Moves:
         """Restores `entry` into `slot`. False when that failed; the slot is then empty."""
         told = await self._ask(slot, "restore", entry.name)
         good = _number(told, "n_restored") == entry.tokens and _number(told, "n_read") == entry.size
-        slot.hold(entry.text if good else b"", entry.private)
+        if good:
+            slot.settle(entry.text, entry.private)
+        else:
+            slot.text = b""
         if good:
             self.shared.speed.moved("load", _seconds(told, "restore_ms"), entry.size)
         self.shared.counts.restores += good
@@ -95,7 +100,7 @@ class Moves:
                 whole.flight.cancel()
         self.shared.counts.failed += status != 200
         if status == 200:
-            slot.hold(ride.text, ride.call.private)
+            slot.settle(ride.text, ride.call.private)
             self.learn(ride.text, truth(body), quiet=False)
 
     async def parameters(self) -> int:

@@ -247,7 +247,12 @@ class Store:
         else:
             await self._do(lambda: files.copy(self._file(entry, False), self._file(entry, True)))
             await self._do(lambda: files.unlink(self._file(entry, False)))
+        if self.kept.get(entry.name) is not entry:  # another process has evicted it meanwhile
+            if entry.name not in self.kept:
+                await self._do(lambda: files.unlink(self._file(entry, True)))
+            return False
         self._move(entry, True)
+        await self._shrink(True, 0)
         return True
 
     def _good(self, entry: Kept) -> bool:

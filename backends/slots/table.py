@@ -87,21 +87,31 @@ def common(one: bytes, other: bytes) -> int:
 
 
 class Slot:
-    """One of an engine's. `text` is what it was given last, `private` whether that was a private call's, `used` when it was let go, `until`
-    when the engine will have noticed that a request was given up."""
+    """One of an engine's. `text` is what it was given last, `used` when it was let go, `until` when the engine will have noticed that
+    a request was given up. Until the engine has computed that text, what it held before may still be there: `private` says whether any of
+    it is a private call's, `mixed` whether any is of another salt."""
 
-    __slots__ = ("busy", "id", "private", "text", "until", "used")
+    __slots__ = ("busy", "id", "mixed", "private", "text", "until", "used")
 
     def __init__(self, id: int) -> None:
-        self.id, self.text, self.busy, self.private = id, b"", False, False
+        self.id, self.text, self.busy, self.private, self.mixed = id, b"", False, False, False
         self.used = self.until = 0.0
 
     def __repr__(self) -> str:
         return f"<Slot {self.id} {'busy' if self.busy else 'idle'} {len(self.text)} bytes>"
 
+    def alien(self, text: bytes) -> bool:
+        """Whether something of another salt than that of `text` may be in it."""
+        return self.mixed or lane(self.text) != lane(text)
+
     def hold(self, text: bytes, private: bool) -> None:
         """It is given another prompt."""
-        self.text, self.private = text, private
+        self.mixed, self.private = self.alien(text), self.private or private
+        self.text = text
+
+    def settle(self, text: bytes, private: bool) -> None:
+        """It holds `text` and nothing else."""
+        self.text, self.private, self.mixed = text, private, False
 
 
 class Table:

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from backends.engines.spec import EngineSpec
 from backends.slots import lasting as module
 from backends.slots import store as stores
 from backends.slots.disk import NAME
+from backends.slots.keeper import Keeper
 from backends.slots.shared import Shared
+from backends.slots.store import Limits
 from tests.backends.slots.world import LONG, World, played
 
 
@@ -174,6 +177,32 @@ def test_a_slot_of_another_salt_is_computed_anew(tmp_path: Path) -> None:
     played(tmp_path, play, slots=1)
 
 
+def test_who_leaves_before_anything_is_computed_does_not_inherit_the_slot(tmp_path: Path) -> None:
+    """llama.cpp drops a request that it has not begun: the slot then holds what it held before, whatever was sent last."""
+
+    async def play(world: World) -> None:
+        await once(world, cache_salt="one", private=True)
+        slot = world.links[0].table.slots[0]
+        assert (slot.private, slot.mixed) == (True, False)
+        world.send("x" * 1500)
+        await world.calm()
+        await world.answer(*world.open("save"))  # what the slot loses
+        (asked,) = world.open()
+        assert asked.doc["cache_prompt"] is False
+        held = world.llama.slots[0]
+        world.rides[-1][0].cancel()
+        world.llama.slots[0] = held
+        assert (slot.private, slot.mixed) == (True, True)
+        world.send("x" * 1500, "again")
+        await world.calm()
+        assert not world.open("save")
+        assert [asked.doc["cache_prompt"] for asked in world.open()] == [False]
+        await world.finish()
+        assert (slot.private, slot.mixed) == (False, False)
+
+    run(tmp_path, play, slots=1)
+
+
 def test_a_conversation_is_written_a_few_times_and_the_longest_is_found(tmp_path: Path) -> None:
     async def play(world: World) -> None:
         for turns in range(1, 30):
@@ -261,6 +290,27 @@ def test_a_gateway_that_ends_at_once_still_saves(tmp_path: Path) -> None:
 
     run(tmp_path, play)
     assert len(saved(tmp_path)) == 1
+
+
+def test_a_folder_that_cannot_be_used_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"weights" * 100)
+    (tmp_path / NAME).mkdir(mode=0o755)
+    spec = EngineSpec("m", "llamacpp", str(model), slots=1)
+
+    async def play() -> None:
+        keeper = Keeper()
+        found = await keeper.prepare(spec, Limits(1 << 20, 1 << 20, str(tmp_path), True))
+        assert found.slot_save_path and keeper.shared["m"].store.lasting is None and keeper.shared["m"].store.far is not None
+        assert await keeper.prepare(spec, Limits(1 << 20, 1 << 20, str(tmp_path))) is spec, "one slot is only owned for what lasts"
+        (tmp_path / NAME).chmod(0o700)
+        found = await keeper.prepare(spec, Limits(None, 1 << 20, str(tmp_path), True))
+        assert keeper.shared["m"].store.lasting is not None
+        assert await keeper.prepare(spec, Limits(None, 1 << 20, str(tmp_path), True)) == found
+        keeper.close()
+
+    asyncio.run(play())
+    assert "must be a folder that belongs to this user" in caplog.text
 
 
 def test_few_files_wait_to_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
