@@ -1,7 +1,6 @@
 """What an engine takes: predicted from its model's header before it runs, read from the kernel while it runs.
 
-The prediction is the simple sum of quantisation's folklore (weights + KV + compute buffer + base), an upper bound where KV is quantised;
-whoever knows better gives the keeper another function of the same shape.
+Whoever knows better gives the keeper another function of the shape of `footprint`.
 """
 
 from __future__ import annotations
@@ -17,7 +16,6 @@ from backends.engines import gguf, sizing
 from backends.engines.spec import EngineSpec
 
 MIB = 1 << 20
-BASE = 40 * MIB  # bytes of a llama.cpp child with a model of nothing: Python, the library's pages, its own tables
 _CACHE = "cache_ram_mib"  # llama.cpp's name for it
 _FILE_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt")
 
@@ -25,31 +23,14 @@ _FILE_SUFFIXES = (".safetensors", ".gguf", ".bin", ".pt")
 def footprint(spec: EngineSpec) -> int:
     """Bytes that all replicas of an engine will hold when every slot's context is full; 0 where nothing tells. Blocks on the disk.
 
-    llama.cpp: weights, KV (f16) of every slot, and the compute buffer, (vocabulary + width) x micro-batch x 4 (llama.cpp's
-    `graph_reserve`; its log says the same). Any other engine: what it is bounded to, else the size of its model's files and a fifth.
+    llama.cpp: what `quant.fit` predicts, with its prompt cache full. Any other engine: what it is bounded to, else the size of its model's
+    files and a fifth.
     """
     if spec.kind in ("llamacpp", "llama-server"):
-        one = _llama(spec)
-    else:
-        one = spec.memory or int(1.2 * _files(spec.model))
-    return one * spec.replicas
+        from quant import fit_engine  # only where memory is counted
 
-
-def _llama(spec: EngineSpec) -> int:
-    try:
-        meta = gguf.read(spec.model)
-    except gguf.GgufError:
-        return 0  # it will not start, and says why
-    tokens = sizing.context(spec.context, meta.context, spec.slots, meta.kv_bytes, sizing.machine_memory())
-    batch = sizing.batch(tokens, meta.parameters, meta.pooling not in ("", "none"), spec.slots)
-    compute = (meta.vocab + meta.embedding) * batch * 4
-    return BASE + max(meta.bytes, meta.needs) + tokens * spec.slots * meta.kv_bytes + compute + _cache(spec)
-
-
-def _cache(spec: EngineSpec) -> int:
-    """Bytes of finished prompts that the engine may keep in memory beside its slots."""
-    said = next((item.partition("=")[2] for item in reversed(spec.args) if item.startswith(f"{_CACHE}=")), "")
-    return (int(said) << 20) if said.isdigit() else 0
+        return fit_engine.footprint(spec)
+    return (spec.memory or int(1.2 * _files(spec.model))) * spec.replicas
 
 
 def bounded(spec: EngineSpec) -> EngineSpec:

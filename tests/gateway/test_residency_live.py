@@ -48,13 +48,13 @@ def test_models_come_with_their_calls_and_go_for_others(tmp_path: Path, capsys: 
     with serving(tmp_path, config(3)) as process:
         assert set(states(process).values()) == {"unloaded"}
         assert httpx.get(f"{process.base}/ready").status_code == 200, "it can answer, if not at once"
-        codes: list[int] = []
-        threads = [threading.Thread(target=lambda n=n: codes.append(ask(process, f"toy{n % 3}").status_code)) for n in range(9)]
+        answers: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda n=n: answers.append(ask(process, f"toy{n % 3}"))) for n in range(9)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert codes == [200] * 9
+        assert len(answers) == 9 and all(a.status_code == 200 for a in answers), [a.text for a in answers]
         found = engines(process)
         assert sum(e["loads"] for e in found.values()) == 3 and len([e for e in found.values() if e["state"] == "loaded"]) <= 2
         metrics = process.get("/metrics").text
@@ -135,12 +135,12 @@ def test_a_reload_of_residency_alone_keeps_the_engine_and_what_cannot_fit_says_s
 
 def test_workers_tell_the_parent_what_they_want(tmp_path: Path) -> None:
     with serving(tmp_path, config(3, workers=2)) as process:
-        codes: list[int] = []
-        threads = [threading.Thread(target=lambda n=n: codes.append(ask(process, f"toy{n % 3}").status_code)) for n in range(12)]
+        answers: list[httpx.Response] = []
+        threads = [threading.Thread(target=lambda n=n: answers.append(ask(process, f"toy{n % 3}"))) for n in range(12)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert codes == [200] * 12
+        assert len(answers) == 12 and all(a.status_code == 200 for a in answers), [a.text for a in answers]
         assert sum(e["loads"] for e in engines(process).values()) >= 3
         assert 'pointsman_engine_loads_total{backend="toy0"}' in process.get("/metrics").text
