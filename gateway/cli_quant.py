@@ -86,17 +86,12 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _source(model: str) -> Path:
     """Where the model's file is, fetched first if need be. Blocks; raises `QuantError`."""
-    if model == "builtin":
-        from quant import builtin
-
-        return builtin.path()
-    if not model.startswith("hf:"):
-        return Path(model)
-    from quant.hub import HubError, resolve
+    from quant.hub import HubError
+    from quant.models import ModelError, resolve
 
     try:
         return resolve(model)
-    except HubError as error:
+    except (HubError, ModelError) as error:
         raise QuantError(str(error)) from None
 
 

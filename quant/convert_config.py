@@ -18,6 +18,10 @@ _ROPE_KEYS = frozenset(
         "attention_factor", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "partial_rotary_factor",
     }
 )  # fmt: skip
+_ALTERING = (
+    "clip_qkv", "attn_logit_softcapping", "final_logit_softcapping", "no_rope_layers", "logit_scale", "logits_scaling",
+    "embedding_multiplier", "residual_multiplier", "attention_multiplier", "num_local_experts", "num_experts", "use_qk_norm",
+)  # fmt: skip
 _KINDS = {"default": "", "": "", "linear": "linear", "yarn": "yarn", "llama3": "llama3"}
 
 
@@ -64,6 +68,7 @@ def family(config: Settings) -> str:
 def shape(config: Settings) -> Shape:
     """The sizes. Raises `ConvertError`, and `Unsupported` for what llama.cpp computes differently."""
     _refused(config)
+    _plain(config)
     width, heads = config.whole("hidden_size", 1, 1 << 20), config.whole("num_attention_heads", 1, 1 << 14)
     head = config.whole("head_dim", 2, 1 << 16, width // heads)
     context = config.whole("max_position_embeddings", 1, 1 << 27)
@@ -88,6 +93,16 @@ def _refused(config: Settings) -> None:
         raise Unsupported(f"{config.place} says hidden_act: {act[:40]!r}; only silu is converted here.")
     if config.real("partial_rotary_factor", 0, 1, 1.0) != 1:
         raise Unsupported(f"{config.place} rotates only a part of each head (partial_rotary_factor), which is not converted here.")
+
+
+def _plain(config: Settings) -> None:
+    """Refuses what changes the computation in ways that none of these architectures of llama.cpp has."""
+    for key in _ALTERING:
+        if config.values.get(key) not in (None, False, 1, 1.0, [], {}):
+            raise Unsupported(f"{config.place} says {key}, which llama.cpp's architectures for these families do not know.")
+    layers = config.values.get("layer_types")
+    if config.has("sliding_window") and isinstance(layers, list) and len({str(layer) for layer in layers}) > 1:
+        raise Unsupported(f"{config.place} gives its layers different kinds of attention (layer_types), which is not converted here.")
 
 
 def _window(config: Settings) -> int:

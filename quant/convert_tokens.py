@@ -250,7 +250,7 @@ def _scores(texts: Sequence[str], kinds: Sequence[int], merges: Sequence[tuple[s
         last = made
     known = set(texts)
     for text, kind in zip(texts, kinds, strict=True):
-        for at in range(1, len(text) if kind != UNUSED else 0):
+        for at in range(1, len(text) if kind == NORMAL else 0):  # the others are found in a text before anything is merged
             if text[:at] in known and text[at:] in known and (text[:at], text[at:]) not in pairs:
                 raise Unsupported(f"The tokenizer would not merge {text[:at][:40]!r} and {text[at:][:40]!r}, and llama.cpp would.")
     return [float(-ranks[text]) if text in ranks else 0.0 if kind == NORMAL else _FILLER for text, kind in zip(texts, kinds, strict=True)]

@@ -137,6 +137,10 @@ UNSUPPORTED: dict[str, tuple[str, dict[str, Change], str]] = {
     "frequencies": (
         "llama3", {"config": lambda value: value["rope_scaling"].update(low_freq_factor=4.0)}, "the second must be the larger",
     ),
+    "experts": ("qwen2", {"config": _set(num_local_experts=8)}, "says num_local_experts"),
+    "layers": (
+        "mistral", {"config": _set(sliding_window=8, layer_types=["full_attention", "sliding_attention"])}, "different kinds of attention",
+    ),
     "heads": ("qwen2", {"config": _set(head_dim=32)}, "takes only 64 / 4"),
     "odd heads": ("qwen2", {"config": _set(num_attention_heads=3, num_key_value_heads=2)}, "llama.cpp has no such"),
     "kind": ("qwen2", {"tokenizer": _model(type="Unigram")}, "'Unigram'; only BPE"),

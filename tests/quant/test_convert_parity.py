@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import random
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,6 +122,27 @@ def test_every_text_has_the_tokens_that_transformers_gives_it(tmp_path: Path) ->
                 assert found == golden, (kind, text)
     for text, found, golden in zip(texts["first"], plain, GOLDEN["tokens"]["first"], strict=True):
         assert found == golden or "[/INST]" in text or text.startswith(" "), text  # without a template: the note says what differs
+
+
+_LETTERS = (
+    "abcXYZ", "'s 'T 're 'VE", "0123456789", " \t\n\r  ", "éÉàßøñÇÅ", "我想日本語カタ한국", "😀🚀\u200d\ufe0f👩",
+    "!?.,;:-=/<>|@#$%^&*()[]{}\"`~_+",
+    "ЖдеЯ", "ΑβΣς", "किक्षि", "عربي٣", "\u00a0\u2003\u3000\u200b\u0085\u2028", "½²Ⅷ①", "\u0301\u0300\u0308",
+)  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+def test_texts_at_random_have_the_tokens_that_the_tokenizers_library_gives_them(tmp_path: Path) -> None:
+    source = random.Random(7)
+    texts = ["".join(source.choice(source.choice(_LETTERS)) for _ in range(source.randrange(1, 30))) for _ in range(600)]
+    kinds = [kind for kind in convert_golden.KINDS if kind not in ("tekken", "first")]
+    made = [vocabulary(tmp_path / kind, kind) for kind in kinds]
+    answers = convert_engine.ask([{"file": report.target, "texts": texts} for report in made])
+    for kind, answer in zip(kinds, answers, strict=True):
+        tokenizer = tokenizers.Tokenizer.from_str(json.dumps(convert_tokenizers.made(kind, wide=True)))
+        for text, found in zip(texts, answer, strict=True):
+            composed = kind != "qwen2" or unicodedata.is_normalized("NFC", text)
+            assert not composed or tokenizer.encode(text).ids == found, (kind, text)
 
 
 def test_the_tokenizers_library_agrees_with_what_was_kept() -> None:
