@@ -27,6 +27,7 @@ LEAST_BITS = 3.0  # a weight; below it a model is not recommended without an imp
 GO_ON = 24  # tokens that the source writes behind each of the user's own chats
 MOST = 1024  # tokens of a text
 SPEED_TOKENS = 48
+CONTEXT = 2048  # tokens that a question may have with its answer
 MAX_MODELS = 32
 MAX_THREADS = 256
 
@@ -251,9 +252,11 @@ class _Work:
         if not self._tasks and not self._speed:
             return model, None
         found: list[Event] = []
-        template = self._metas[Path(model.path)].chat_template
+        meta = self._metas[Path(model.path)]
         questions = tuple(task.question for task in self._tasks)
-        job = Ask(model.path, self.threads, questions, speed=self._speed, template=template)
+        context = min(CONTEXT, meta.context or CONTEXT)
+        speed_tokens = min(self._speed, context // 4)
+        job = Ask(model.path, self.threads, questions, (), speed_tokens, context, meta.chat_template)
         self._do(job, self._heard(f"asking {model.name}", found))
         right = evaluate_tasks.judged(self._tasks, [event for event in found if isinstance(event, Answered)])
         speed = next((event for event in found if isinstance(event, Speed)), None)

@@ -30,6 +30,7 @@ class Server:
         except ImportError as error:
             raise LlamaError(f"The package xllamacpp cannot be loaded ({error}); run: pip install xllamacpp") from None
         self._name, self._template, self._key = Path(path).name, template, secrets.token_urlsafe(16)
+        self._context = context
         parameters = xllamacpp.CommonParams()
         parameters.model.path = path
         parameters.hostnames, parameters.port, parameters.api_keys = ["127.0.0.1"], 0, [self._key]
@@ -74,7 +75,8 @@ class Server:
         """What the model says: text, or a tool's name and arguments."""
         if not self._template:
             body = {"prompt": question.prompt, "n_predict": question.tokens, "temperature": 0, "stop": ["\n"]}
-            return str(self._asked("/completion", body).get("content", "")), None
+            status, found = self._post("/completion", body)
+            return (str(found.get("content", "")) if status == 200 else ""), None  # too long a question for its context: a wrong answer
         asked = {
             "messages": question.messages, "max_tokens": question.tokens, "temperature": 0, "cache_prompt": False,
             "chat_template_kwargs": {"enable_thinking": False}, **({"tools": question.tools} if question.tools else {}),
@@ -88,8 +90,9 @@ class Server:
     def speed(self, tokens: int) -> Speed:
         """The best of a few rounds: what disturbs makes it slower, never faster."""
         rounds = []
+        passage = _PASSAGE[: max(1, self._context - tokens - 16)]  # a token has a byte at least
         for _ in range(_ROUNDS):
-            body = {"prompt": _PASSAGE, "n_predict": tokens, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+            body = {"prompt": passage, "n_predict": tokens, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
             timings = self._asked("/completion", body)["timings"]
             rounds.append((float(timings["predicted_per_second"]), float(timings["prompt_per_second"])))
         return Speed(max(writing for writing, _ in rounds), max(reading for _, reading in rounds))
