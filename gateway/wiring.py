@@ -17,7 +17,7 @@ import msgspec
 from backends import prices
 from backends.http import Clients
 from backends.types import Fault
-from gateway import build, links, process, scheduling, views
+from gateway import build, kv_figures, links, process, scheduling, views
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
@@ -387,3 +387,4 @@ def gauges(figures: Metrics, core: Core, fleet: Fleet) -> None:
     ):
         figures.callback(name, help, lambda f=field: sum(getattr(p, f) for p in core.clients.pools.values()), kind="counter")  # type: ignore[misc]
     links.gauges(figures, fleet.every)
+    kv_figures.gauges(figures, fleet.slots.figures)
