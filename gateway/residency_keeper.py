@@ -177,7 +177,8 @@ class Keeper:
         if entry.state != "loading":
             return ""
         part = (self.clock() - entry.since) / entry.load_seconds if entry.load_seconds else 0.0
-        part = max(part, entry.seen / entry.bytes if entry.bytes else 0.0)
+        whole = entry.peak or entry.bytes  # what it held the last time
+        part = max(part, entry.seen / whole if whole else 0.0)
         return f"loading {name} {min(99, int(100 * part))} %"
 
     # --- time and decisions

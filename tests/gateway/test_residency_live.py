@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -94,6 +95,15 @@ def test_a_stream_hears_how_far_its_model_is(tmp_path: Path) -> None:
         error = json.loads(rest[-1].removeprefix("data: "))["error"]
         assert error["code"] == "no_replica" and "toy0" in error["message"]
         assert states(process) == {"toy0": "failed"}
+
+
+def test_run_loads_a_model_and_talks_to_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(tmp_path, config(1)) as process:
+        monkeypatch.setattr("sys.stdin", io.StringIO("What is the capital of France?\n"))
+        assert pointsman(process, "run", "toy0", "--url", process.base) == 0
+        assert "Paris" in capsys.readouterr().out and engines(process)["toy0"]["loads"] == 1
+        assert pointsman(process, "run", "toy7", "--url", process.base) == 1
+        assert "there is no model toy7; there are: toy0" in capsys.readouterr().err
 
 
 def test_how_long_it_stays_is_said_by_the_model_and_by_a_request(tmp_path: Path) -> None:
