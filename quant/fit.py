@@ -17,7 +17,7 @@ import msgspec
 from backends.engines import sizing
 from quant.fit_card import Card
 from quant.fit_memory import MIB, Parts, Setup, predict
-from quant.fit_speed import Factors, Pace, kind, pace
+from quant.fit_speed import PLAIN, Factors, Pace, kind, pace
 from quant.hardware import Machine
 
 # Mean KLD against F16 (Llama-3-8B, without an importance matrix where both are published).
@@ -178,6 +178,8 @@ def _reasons(best: Option, second: Option | None, options: Sequence[Option], wis
         yield f"{called(better)} would do less harm, but needs {size(better.needs)}."
     if best.pace.decode < wish.floor:
         yield f"At {best.pace.decode:.1f} tokens a second it is slow; a smaller model would be faster."
+    if {best.setup.key, best.setup.value} - PLAIN:
+        yield "Its quantised KV cache saves memory; on a processor long prompts take longer with it than with F16."
     if second is not None:
         yield f"Runner-up: {called(second)}: {_difference(best, second)}."
 

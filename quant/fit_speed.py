@@ -19,6 +19,10 @@ USUAL_BANDWIDTH = 8e9  # bytes a second of a core, where nothing was measured
 PER_CYCLE = 8.0  # operations that quantised multiplications do in a core's cycle, measured on AVX2 and AVX-512 cores: 6 to 12
 LAYER_SECONDS = 60e-6  # of a token in a layer, for what grows with neither: barriers between threads
 TOKEN_SECONDS = 200e-6  # of a token, for sampling and the way to the client
+# A quantised cache is unpacked for every query (llama.cpp's CPU attention works in tiles on F16 only): the attention of a prompt took some
+# four times the processor seconds.
+SLOW_CACHE = 4.0
+PLAIN = frozenset({"F16", "F32"})
 SMALL = "small"
 
 
@@ -65,10 +69,11 @@ def kind(card: Card, machine: Machine) -> str:
     return card.quant if reading > len(card.layers) * LAYER_SECONDS + TOKEN_SECONDS else SMALL
 
 
-def prompt_seconds(card: Card, prompt: int, machine: Machine) -> float:
+def prompt_seconds(card: Card, setup: Setup, prompt: int, machine: Machine) -> float:
     """Seconds of the prefill of `prompt` tokens in an empty slot."""
     looked = sum(min(prompt / 2, each.window or prompt / 2) for each in card.layers if each.key)
-    operations = prompt * (2.0 * card.active + 4.0 * card.query * looked)
+    attention = 4.0 * card.query * looked * (1.0 if {setup.key, setup.value} <= PLAIN else SLOW_CACHE)
+    operations = prompt * (2.0 * card.active + attention)
     return operations / rate(machine) + len(card.layers) * LAYER_SECONDS
 
 
@@ -76,4 +81,4 @@ def pace(card: Card, setup: Setup, prompt: int, machine: Machine, factors: Facto
     """How fast one stream is when it is alone. `prompt` is cut to what a slot takes. Pure."""
     length = max(1, min(prompt, setup.context - 1))
     one = token_seconds(card, setup, length, machine) * factors.decode
-    return Pace(length, prompt_seconds(card, length, machine) * factors.prefill + one, 1.0 / one)
+    return Pace(length, prompt_seconds(card, setup, length, machine) * factors.prefill + one, 1.0 / one)

@@ -94,6 +94,7 @@ def test_speed_by_bytes_and_operations() -> None:
     larger = pace(usual(*EIGHT, kind="Q8_0"), Setup(8192, 1), 1000, machine(60)).decode
     assert larger < 0.65 * pace(card, Setup(8192, 1), 1000, machine(60)).decode
     assert pace(card, Setup(8192, 1), 8000, machine(60)).first > 8 * pace(card, Setup(8192, 1), 1000, machine(60)).first
+    assert pace(card, Setup(8192, 1, "Q8_0", "Q8_0"), 8000, machine(60)).first > 1.3 * pace(card, Setup(8192, 1), 8000, machine(60)).first
     assert pace(card, Setup(512, 1), 8000, machine(60)).prompt == 511
     assert fit_speed.kind(card, machine(60)) == "Q4_K_M" and fit_speed.kind(Made().card(), machine(60)) == SMALL
 
