@@ -152,7 +152,7 @@ def _client_arguments(parser: argparse.ArgumentParser) -> None:
 def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what to serve (without any of these: the built-in toy model)")
     what.add_argument("--model", metavar="MODEL", action="append", default=[],
-                      help="a GGUF file, hf:OWNER/REPOSITORY[:QUANT], or builtin; may be repeated")  # fmt: skip
+                      help="a GGUF file, hf:OWNER/REPOSITORY[:QUANT], a name of `pointsman ls`, or builtin; may be repeated")  # fmt: skip
     what.add_argument("--upstream", metavar="URL", action="append", default=[],
                       help="an OpenAI-compatible server, all of its models; may be repeated; its key: $POINTSMAN_UPSTREAM_KEY")  # fmt: skip
     what.add_argument("--config", metavar="FILE", type=Path, help="a configuration file (default: $POINTSMAN_CONFIG); flags win over it")

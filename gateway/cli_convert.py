@@ -34,7 +34,7 @@ def arguments(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand; the exit code. Blocks, possibly for minutes. Raises `QuantError`."""
-    from gateway.cli_quant import Progress, QuantError, as_json, terminable
+    from gateway.cli_progress import Progress, QuantError, as_json, terminable
     from quant.convert import convert
     from quant.convert_llamacpp import Tool
     from quant.convert_source import ConvertError, Unsupported
@@ -63,7 +63,7 @@ def other(model: str) -> str:
 
 def _source(model: str, offline: bool) -> tuple[Path, str]:
     """The folder, fetched first if need be, and the repository that it is from. Blocks; raises `QuantError`."""
-    from gateway.cli_quant import QuantError
+    from gateway.cli_progress import QuantError
     from quant import convert_fetch, hub
 
     if not model.startswith("hf:"):

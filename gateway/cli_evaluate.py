@@ -42,7 +42,7 @@ def arguments(commands: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs the subcommand; the exit code. Blocks, possibly for hours. Raises `QuantError`."""
-    from gateway.cli_quant import Progress, QuantError, as_json, terminable
+    from gateway.cli_progress import Progress, QuantError, as_json, terminable
     from quant.evaluate import EvaluateError, evaluate
     from quant.evaluate_texts import built_in
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def located(name: str) -> Path:
     """Where a model's file is, fetched first if need be. Blocks; raises `QuantError`."""
-    from gateway.cli_quant import QuantError
+    from gateway.cli_progress import QuantError
 
     if name == "builtin":
         from quant import builtin
@@ -131,7 +131,7 @@ def _conversation(items: bytes, response: bytes) -> object:
 
 
 def _report(path: Path, found: Evaluation) -> None:
-    from gateway.cli_quant import QuantError
+    from gateway.cli_progress import QuantError
     from quant.output import Output, OutputError
     from quant.report import page
 

@@ -1,38 +1,27 @@
 """`pointsman quant quantize` (and `convert`, `evaluate`, in modules beside it): a smaller copy of a model, what it is made of, its cost.
 
-The work is `quant.quantize`; here are the command line, the line of progress on a terminal, and what is said at the end.
+The work is `quant.quantize`; here are the command line and what is said at the end.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from gateway import cli_convert, cli_evaluate
+from gateway.cli_progress import Progress as Progress
+from gateway.cli_progress import QuantError as QuantError
+from gateway.cli_progress import as_json as as_json
+from gateway.cli_progress import bar as bar
+from gateway.cli_progress import terminable as terminable
 
 if TYPE_CHECKING:
-    import msgspec
-
     from quant.quantize import Report
 
 WITH = ("auto", "own", "llama-cpp-python", "llama-quantize")
-REDRAW_SECONDS = 0.1
-_BAR = 24  # characters
-
-
-class QuantError(Exception):
-    """It cannot be done; the text is for the user. `usage`: it was asked for wrongly."""
-
-    def __init__(self, text: str, *, usage: bool = False) -> None:
-        super().__init__(text)
-        self.usage = usage
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -102,56 +91,6 @@ def _stem(model: str, source: Path) -> str:
     stem = source.name.removesuffix(".gguf")
     quant = quant_of(source.name)
     return stem[: -len(quant)].rstrip("-._") or stem if quant and stem.upper().endswith(quant) else stem
-
-
-@contextmanager
-def terminable() -> Iterator[None]:
-    """Lets an end by SIGTERM take the same way out as every other: the unfinished file is removed."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class Progress:
-    """A bar on a terminal; nothing elsewhere. A context, which clears its line."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._drawn, self._shown = clock, -REDRAW_SECONDS, sys.stderr.isatty()
-
-    def __enter__(self) -> Progress:
-        return self
-
-    def __call__(self, name: str, done: int, total: int) -> None:
-        now = self._clock()
-        if self._shown and (now - self._drawn >= REDRAW_SECONDS or done >= total):
-            self._drawn = now
-            sys.stderr.write(f"\r{bar(name, done, total)}\x1b[K")
-            sys.stderr.flush()
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-
-def bar(name: str, done: int, total: int) -> str:
-    """One line of progress. Pure."""
-    share = min(done / total, 1.0) if total > 0 else 1.0
-    full = round(share * _BAR)
-    return f"[{'#' * full}{'.' * (_BAR - full)}] {share:4.0%} {name[:40]}"
-
-
-def as_json(report: msgspec.Struct) -> str:
-    """The report as one JSON document, sizes in bytes."""
-    import msgspec
-
-    return msgspec.json.format(msgspec.json.encode(report), indent=2).decode() + "\n"
 
 
 def text(report: Report) -> str:

@@ -218,7 +218,7 @@ def _engine(path: str, backend: BackendConfig) -> Iterator[Problem]:
         if not backend.command:
             yield path, "`engine: command` needs `command`, a list: the program and its arguments"
     elif not backend.model:
-        yield path, f"`engine: {backend.engine}` needs `model`: a path, hf:REPO[:QUANT], or builtin"
+        yield path, f"`engine: {backend.engine}` needs `model`: a path, hf:REPO[:QUANT], a name of `pointsman ls`, or builtin"
     if (backend.model or "").startswith("hf:") and not re.fullmatch(r"hf:[\w.-]+/[\w.-]+(?::[^\s:]+)?", backend.model or ""):
         yield join(path, "model"), "is not hf:OWNER/REPOSITORY[:QUANT], as in hf:Qwen/Qwen3-0.6B-GGUF:Q8_0"
     if backend.command and backend.engine not in ("command", "llama-server"):

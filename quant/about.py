@@ -18,6 +18,7 @@ from pathlib import Path
 import msgspec
 
 from quant.output import Output
+from quant.places import UNREADABLE
 
 NAME = "about.json"
 LOCK = ".lock"
@@ -54,7 +55,7 @@ def load(folder: Path) -> About:
     try:
         with (folder / NAME).open("rb") as file:
             return msgspec.json.decode(file.read(MAX_ABOUT), type=About)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return About()
 
 

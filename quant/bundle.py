@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from backends.engines import gguf
-from quant import about
+from quant import about, places
 from quant.models import Model, read_text
 from quant.output import Output, OutputError
 
@@ -172,7 +172,7 @@ def _settings(model: Model) -> dict[str, msgspec.Raw]:
     if "settings" in model.beside:
         try:
             return msgspec.json.decode(read_text(model.beside["settings"], 65_536), type=dict[str, msgspec.Raw])
-        except msgspec.MsgspecError:
+        except places.UNREADABLE:
             return {}
     return about.load(model.path.parent).settings if model.owned else {}
 
@@ -197,11 +197,15 @@ def _checked(source: _Source, entry: Entry, told: Told) -> Iterator[bytes]:
         raise BundleError(f"{entry.name} changed while it was exported; nothing was written. Export it again.")
 
 
-def _member(out: Output, name: str, size: int, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
-    """One entry of the archive. Nothing of this machine or of this day is in it: the same content gives the same bytes."""
+def header(name: str, size: int) -> bytes:
+    """What stands before a file. Nothing of this machine or of this day is in it: the same content gives the same bytes. Pure."""
     info = tarfile.TarInfo(name)
     info.size, info.mode = size, 0o644
-    out.write(info.tobuf(tarfile.GNU_FORMAT))
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def _member(out: Output, name: str, size: int, pieces: Iterator[bytes] | Sequence[bytes]) -> None:
+    out.write(header(name, size))
     for data in pieces:
         out.write(data)
     out.write(bytes(padded(size) - size))

@@ -21,7 +21,7 @@ import msgspec
 
 from quant import about, facts, hub, places
 from quant.about import About, FileFact
-from quant.bundle import BLOCK, FORMAT, LIST, PIECE, SUMS, TEXTS, BundleError, Contents, Progress, Told, padded, sums
+from quant.bundle import BLOCK, FORMAT, LIST, PIECE, SUMS, TEXTS, BundleError, Contents, Progress, Told, header, padded, sums
 from quant.output import OutputError
 
 MAX_LIST = 1 << 20  # bytes
@@ -69,7 +69,7 @@ def _contents(file: BinaryIO, shown: str) -> tuple[Contents, bytes]:
     _padding(file, size, shown)
     try:
         contents = msgspec.json.decode(head, type=Contents)
-    except msgspec.MsgspecError as error:
+    except places.UNREADABLE as error:
         raise BundleError(f"{shown} is not a usable bundle: its list is wrong ({facts.clean(error, 120)}).") from None
     if contents.format != FORMAT:
         raise BundleError(f"{shown} has the format {contents.format}; this version reads {FORMAT}.")
@@ -108,6 +108,8 @@ def _header(file: BinaryIO, shown: str) -> tuple[str, int]:
         raise BundleError(f"{shown} is not a bundle of a model, or it is damaged: there is no tar header where one must be.") from None
     if info.type != tarfile.REGTYPE or info.linkname or info.size < 0:
         raise BundleError(f"{shown} is not a usable bundle: {facts.clean(info.name, 60)!r} in it is no ordinary file.")
+    if block != header(info.name, info.size):
+        raise BundleError(f"{shown} is damaged: the header of {facts.clean(info.name, 60)!r} is not as `export` writes it; copy it again.")
     return info.name, info.size
 
 

@@ -18,6 +18,7 @@ import msgspec
 from backends.engines import gguf
 from quant import hub
 from quant.output import Output, OutputError
+from quant.places import UNREADABLE
 
 MAX_INDEX = 64 << 20  # bytes
 MAX_KEPT = 4096  # files in the index
@@ -226,6 +227,6 @@ def _load(path: Path) -> dict[str, _Kept]:
         if path.stat().st_size > MAX_INDEX:
             return {}
         found = msgspec.json.decode(path.read_bytes(), type=_File)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, *UNREADABLE):
         return {}
     return found.models if found.version == _VERSION else {}

@@ -81,7 +81,7 @@ def find(name: str, where: places.Places | None = None) -> Model:
     """The model that `name` means: a file, a name of `every`, or as much of one as is needed. Blocks; raises `ModelError`."""
     where = where or places.from_environment()
     if is_file(name):
-        return _of_file(Path(name).expanduser(), where)
+        return _of_file(places.expanded(name), where)
     found = list(places.look(where))
     meant = _meant(name, found)
     if not meant:
@@ -103,7 +103,7 @@ def resolve(name: str, where: places.Places | None = None) -> Path:
 
         return builtin.path()
     if is_file(name):
-        return Path(name).expanduser()
+        return places.expanded(name)
     if not name.startswith("hf:"):
         return _usable(find(name, where))
     where = where or places.from_environment()

@@ -34,6 +34,10 @@ _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
 _PROJECTOR_ORDER = ("F16", "BF16", "Q8_0", "F32")
 
 
+# What msgspec raises for bytes that are no JSON of the wanted kind.
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+
+
 class Found(msgspec.Struct, frozen=True):
     """A model that lies somewhere. `name`: what it is called by; `files`: its GGUF files in order; `beside`: other files that belong to it
     (licence, template, settings, system, adapter); `origin`: where it came from, if the place tells; `fault`: why it cannot be used."""
@@ -62,7 +66,7 @@ class Places(msgspec.Struct, frozen=True):
 def from_environment(environ: Mapping[str, str] | None = None) -> Places:
     """The folders as each program's own variables and defaults say. Reads LM Studio's small settings file."""
     env = os.environ if environ is None else environ
-    home = Path(env.get("HOME") or "~").expanduser()
+    home = expanded(env.get("HOME") or "~")
     cache = _folder(env, "XDG_CACHE_HOME", home / ".cache")
     hf = _folder(env, "HF_HOME", cache / "huggingface")
     hub_cache = env.get("HF_HUB_CACHE") or env.get("HUGGINGFACE_HUB_CACHE")
@@ -70,16 +74,24 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Places:
     system = () if env.get("OLLAMA_MODELS") else (Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/.ollama/models"))
     return Places(
         own=_folder(env, "XDG_DATA_HOME", home / ".local" / "share") / "pointsman" / "models",
-        huggingface=(Path(hub_cache).expanduser() if hub_cache else hf / "hub",),
+        huggingface=(expanded(hub_cache) if hub_cache else hf / "hub",),
         ollama=(_folder(env, "OLLAMA_MODELS", home / ".ollama" / "models"), *system),
         lmstudio=_lmstudio_folders(home, cache),
         llamacpp=(_folder(env, "LLAMA_CACHE", llamacpp / "llama.cpp"),),
-        folders=tuple(Path(part).expanduser() for part in env.get(MODEL_FOLDERS_VARIABLE, "").split(os.pathsep) if part),
+        folders=tuple(expanded(part) for part in env.get(MODEL_FOLDERS_VARIABLE, "").split(os.pathsep) if part),
     )
 
 
 def _folder(env: Mapping[str, str], variable: str, default: Path) -> Path:
-    return Path(env[variable]).expanduser() if env.get(variable) else default
+    return expanded(env[variable]) if env.get(variable) else default
+
+
+def expanded(path: str) -> Path:
+    """The path with the user's home folder for "~"; as it stands where nobody knows one, as in some containers."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _lmstudio_folders(home: Path, cache: Path) -> tuple[Path, ...]:
@@ -88,7 +100,7 @@ def _lmstudio_folders(home: Path, cache: Path) -> tuple[Path, ...]:
     base = Path(pointer) if pointer.startswith("/") else home / ".lmstudio"
     try:
         stated = msgspec.json.decode(_small(base / "settings.json") or b"{}", type=dict[str, object]).get("downloadsFolder")
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         stated = None
     moved = (Path(stated),) if isinstance(stated, str) and stated.startswith("/") else ()
     return tuple(dict.fromkeys((*moved, base / "models", cache / "lm-studio" / "models")))
@@ -283,7 +295,7 @@ def _ollama_name(parts: Sequence[str]) -> str:
 def _ollama_model(root: Path, path: Path, name: str) -> Found | None:
     try:
         layers = msgspec.json.decode(_small(path), type=_Manifest).layers[:64]
-    except msgspec.MsgspecError:
+    except UNREADABLE:
         return Found(name, "ollama", (path,), fault="its manifest cannot be read; `ollama pull` it again")
     weights = [layer for layer in layers if layer.media == _MODEL]
     blobs = [_blob(root, layer) for layer in weights]

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from quant import about, bundle, models
+from quant import about, bundle, models, places
 from quant.bundle import BundleError
 from quant.bundle_read import unpack
 from tests.quant import homes
@@ -294,6 +296,21 @@ def test_every_flipped_byte_of_a_header_or_the_weights_is_found(packed: Path, tm
         with pytest.raises(BundleError):
             unpack(path)
         assert files(there) == []
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_flipped_bit_anywhere_is_found(packed: Path, tmp_path: Path, data: st.DataObject) -> None:
+    whole = bytearray(packed.read_bytes())
+    near = st.sampled_from([at for at in range(len(whole)) if at < 3000 or at > len(whole) - 8000])
+    at = data.draw(near | st.integers(0, len(whole) - 1))
+    whole[at] ^= 1 << data.draw(st.integers(0, 7))
+    path = tmp_path / "flipped.tar"
+    path.write_bytes(whole)
+    there = places.Places(tmp_path / "there")
+    with pytest.raises(BundleError):
+        unpack(path, there)
+    assert files(there.own) == []
 
 
 def test_weights_that_are_no_model_are_refused(own: Path, packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,22 @@ def test_every_place_is_looked_into(home: Path, own: Path) -> None:
     assert found["hf:org/Cached-GGUF:F16"].path.is_symlink(), "used where it is"
 
 
+def test_every_name_of_the_list_means_its_model(home: Path) -> None:
+    for one in models.every():
+        assert models.find(one.name) == one
+
+
+def test_a_user_without_a_home_is_no_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    where = places.from_environment({})
+    assert where.own == Path("~/.local/share/pointsman/models")
+    with pytest.raises(models.ModelError, match="does not exist"):
+        models.find("~nobody/x.gguf", where)
+
+
 @pytest.mark.parametrize(
     ("name", "meant"),
     [
@@ -203,7 +219,7 @@ def test_the_index_spares_reading_and_can_be_lost(home: Path, own: Path, monkeyp
     os.utime(changed, ns=(1, 1))
     again = {one.name: one for one in models.every()}
     assert reads == ["some model.gguf"] and again["some model"].facts.context == 1024
-    for spoilt in (b"", b"{", b'{"version":1,"models":{"x":7}}', b'{"version":99,"models":{}}', bytes(100)):
+    for spoilt in (b"", b"{", b'{"\xff":1}', b"[" * 100_000, b'{"version":1,"models":{"x":7}}', b'{"version":99,"models":{}}', bytes(100)):
         index.write_bytes(spoilt)
         assert {one.name: one for one in models.every()} == again
         assert msgspec.json.decode(index.read_bytes())["version"] == 1
@@ -225,7 +241,8 @@ def test_without_a_place_for_the_index_all_is_read_each_time(own: Path, tmp_path
 @pytest.mark.parametrize(
     ("manifest", "fault"),
     [
-        (b"", "manifest cannot be read"), (b"{", "manifest cannot be read"), (b'{"layers":7}', "manifest cannot be read"),
+        (b"", "manifest cannot be read"), (b'{"layers":"\xff"}', "manifest cannot be read"),
+        (b"{", "manifest cannot be read"), (b'{"layers":7}', "manifest cannot be read"),
         (b'{"layers":[{"mediaType":"%smodel","digest":"sha256:../../../../etc/passwd"}]}', "names no proper blob"),
         (b'{"layers":[{"mediaType":"%smodel","digest":"md5:00"}]}', "names no proper blob"),
         (b'{"layers":[{"mediaType":"%smodel","digest":"sha256:' + b"0" * 64 + b'","size":5}]}', "is not there or not readable"),

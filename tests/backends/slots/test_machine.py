@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -44,8 +45,25 @@ async def act(world: World, what: str, number: int) -> None:
 @settings(max_examples=150, deadline=None)
 @given(ACTS)
 def test_nothing_is_left_over(acts: list[tuple[str, int]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        played(Path(folder), played_out(acts), replicas=2, slots=3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(ACTS, ACTS)
+def test_nothing_is_left_over_where_it_lasts(acts: list[tuple[str, int]], more: list[tuple[str, int]]) -> None:
+    """Two gateways, one after the other, with little memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        for each in (acts, more):
+            played(Path(folder), played_out(each, memory=50_000), replicas=2, slots=3, kept=Path(folder) / "kept")
+
+
+def played_out(acts: list[tuple[str, int]], memory: int = 1 << 20) -> Callable[[World], Awaitable[None]]:
+    """Does all that, then answers until nobody asks."""
+
     async def play(world: World) -> None:
         cancelled = set()
+        world.store.budget[True] = memory
         for what, number in acts:
             before = [len(seen.calls) for _, seen in world.rides]
             await act(world, what, number)
@@ -56,5 +74,4 @@ def test_nothing_is_left_over(acts: list[tuple[str, int]]) -> None:
         for i, (_, seen) in enumerate(world.rides):
             assert seen.over or i in cancelled
 
-    with tempfile.TemporaryDirectory() as folder:
-        played(Path(folder), play, replicas=2, slots=3)
+    return play
