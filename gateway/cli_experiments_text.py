@@ -48,7 +48,7 @@ def result(found: Result, now: float) -> str:
     if found.crossed or found.left:
         lines.append(f"left out: {found.crossed:,} users seen in more than one arm; {found.left:,} requests that ended early or were wrong")
     if found.feedback:
-        lines.append(f"feedback: {found.feedback:,}" + (f", last comment: {found.comments[-1][:200]}" if found.comments else ""))
+        lines.append(f"feedback: {found.feedback:,}" + (f", last comment: {found.comments[0][:200]}" if found.comments else ""))
     if found.audit:
         lines += ["", "what was done:"]
         lines += [

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from gateway import config_flags
+from gateway import config_experiments_check, config_flags
 from gateway.config_check import check, is_loopback
 from gateway.config_decode import ConfigError, Problem, decode, expand, join, lines, read_yaml
 from gateway.config_flags import Flags
@@ -160,7 +160,7 @@ def remarks(config: Config) -> list[str]:
     return [
         f"{join('$.backends', name)}: no route names it and `discover` is off, so nothing is ever sent there"
         for name, backend in config.backends.items() if name not in named and not backend.discover
-    ]  # fmt: skip
+    ] + [*config_experiments_check.remarks(config)]  # fmt: skip
 
 
 def schema() -> dict[str, Any]:

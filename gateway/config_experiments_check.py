@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from backends import catalog
 from gateway.config_decode import Problem, did_you_mean, join
 from gateway.config_experiments import ArmConfig, ExperimentConfig, HeaderKey, begins, guardrail, read_time
 from gateway.config_policy import when_problems
@@ -237,3 +238,20 @@ def _parameters(experiment: ExperimentConfig) -> set[str]:
     """What the arms set, by name; the system prompt is one of them."""
     arms = experiment.arms.values()
     return {name for arm in arms for name in arm.parameters} | ({"system"} if any(arm.system is not None for arm in arms) else set())
+
+
+def remarks(config: Config) -> Iterator[str]:
+    """What is allowed and yet hardly meant, one sentence each: shadows that a limit on money keeps from everything."""
+    for name, experiment in config.experiments.items():
+        shadow = experiment.shadow
+        if shadow is None or shadow.spend_per_day is None:
+            continue
+        for arm, target in shadow.targets.items():
+            backend = config.backends[target.backend]
+            row = catalog.find(backend.kind) if backend.engine is None else None
+            if not backend.is_local and config.prices(target) is None and not (row is not None and row.prices):
+                where = join("$.experiments", name) + f".shadow.targets.{arm}"
+                yield (
+                    f"{where}: nobody knows what `{target.backend}` costs, so that nothing is mirrored there; give it `prices` (0 where it "
+                    "is free), mark it `local: true`, or set `spend_per_day: null`"
+                )

@@ -24,7 +24,7 @@ def config(ports: Sequence[int], upstreams: Sequence[int], folder: Path, shadowe
     """One route to the first upstream; with `shadowed` all calls go to the second one too."""
     experiment: dict[str, Any] = {"route": "m", "key": "user", "arms": {"control": {}}}
     experiment["shadow"] = {
-        "targets": {"other": {"backend": "other", "model": "scripted"}}, "share": 1.0, "concurrency": 8, "queue": 100,
+        "targets": {"other": {"backend": "other", "model": "scripted"}}, "concurrency": 8, "spend_per_day": None,
     }  # fmt: skip
     return {
         "server": {

@@ -201,10 +201,9 @@ class _Fold:
         owners = self._of_session(item) if item.session else self._of_answer(item)
         for name, unit, before in owners:
             ledger = self.owner.ledgers[name]
-            if item.value is not None:
-                ledger.feedback(unit, item.name, item.value, before=before)
+            counted = item.value is not None and ledger.feedback(unit, item.name, item.value, before=before)
             if item.comment:
-                ledger.comment(item.unix, item.comment)
+                ledger.comment(item.unix, item.comment, alone=not counted)
             self.touched.add(name)
             self.latest = max(self.latest, item.unix)
         return bool(owners)

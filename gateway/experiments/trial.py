@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
+
 from backends.types import Target
 from gateway.asking import asked
 from gateway.choosers import minute_of_day
@@ -43,19 +45,18 @@ class Store(Protocol):
     def put(self, ended: Ended) -> None: ...
 
 
-class Entry:
+class Entry(msgspec.Struct, eq=False):
     """One request's part in experiments. Owned by its exchange, which tells it what becomes of the answer."""
 
-    __slots__ = ("answer", "changes", "left", "lost", "marks", "put", "route", "tap", "unix", "waiting")
-
-    def __init__(
-        self, put: Callable[[Ended], None], marks: tuple[tuple[Mark, int], ...], unix: float, route: Route, changes: Changes | None
-    ) -> None:
-        self.put, self.marks, self.unix, self.route, self.changes = put, marks, unix, route, changes
-        self.answer = b""  # what is kept of it
-        self.lost: tuple[Target, ...] = ()  # whose attempts have failed
-        self.tap: Tap | None = None
-        self.waiting: tuple[Ended, ...] = ()  # what is put when the tap has seen the end
+    put: Callable[[Ended], None]
+    marks: tuple[tuple[Mark, int], ...]
+    unix: float
+    route: Route
+    changes: Changes | None
+    answer: bytes = b""  # what is kept of it
+    lost: tuple[Target, ...] = ()  # whose attempts have failed
+    tap: Tap | None = None
+    waiting: tuple[Ended, ...] = ()  # what is put when the tap has seen the end
 
     def tapped(self, inner: Sink) -> Sink:
         """The sink that this request's answer must pass."""

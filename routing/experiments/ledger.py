@@ -89,8 +89,8 @@ class Ledger:
 
     Read by arm (those of the design, and HOLDOUT): `moments[arm][metric]` (of `log` kinds: of logs), `sketches[arm][metric]`, `units`,
     `requests` (those that count); `first[epoch][arm]`: units by where and under which weights they were first seen. `crossed`: units that
-    count for none; `left`: requests whose client left; `strange`: requests of arms that the design does not have; `fed`: values and
-    comments that came as feedback; `level`: of 2 ** level units one is held.
+    count for none; `left`: requests whose client left; `strange`: requests of arms that the design does not have; `fed`: what came as
+    feedback, a value, a comment or both; `level`: of 2 ** level units one is held.
     """
 
     def __init__(self, design: Design, *, limit: int = UNITS) -> None:
@@ -168,9 +168,9 @@ class Ledger:
             sums[at + 1] += number
         return True
 
-    def comment(self, unix: float, text: str) -> None:
-        """Keeps what somebody wrote, if it is among the latest. Mutates."""
-        self.fed += 1
+    def comment(self, unix: float, text: str, *, alone: bool = True) -> None:
+        """Keeps what somebody wrote, if it is among the latest. `alone`: there was no value with it, which has been counted. Mutates."""
+        self.fed += alone
         insort(self._comments, (unix, text))
         del self._comments[:-COMMENTS]
 

@@ -94,6 +94,15 @@ def test_one_arm_is_enough_where_it_is_mirrored() -> None:
     assert list(config.experiments["e"].arms) == ["old"] and design("e", config.experiments["e"]).weights == (1.0,)
 
 
+def test_a_shadow_that_a_limit_keeps_from_everything_is_remarked() -> None:
+    arms = {"old": {}}
+    (said,) = remarks(read({}, arms=arms, shadow={"targets": {"c": {"backend": "a"}}}))
+    assert said.startswith("$.experiments.e.shadow.targets.c: nobody knows what `a` costs") and "spend_per_day: null" in said
+    assert not remarks(read({}, arms=arms, shadow={"targets": {"c": {"backend": "a"}}, "spend_per_day": None}))
+    assert not remarks(read({}, arms=arms, shadow={"targets": {"c": {"backend": "a", "prices": {"input": 0, "output": 0}}}}))
+    assert not remarks(read({"backends": {"a": {"local": True}}}, arms=arms, shadow={"targets": {"c": {"backend": "a"}}}))
+
+
 def test_a_backend_that_only_an_arm_names_is_used_and_gets_no_route_of_its_own() -> None:
     config = read(
         {"backends": {"own": {"engine": "command", "command": ["x"]}}}, arms={"old": {}, "new": {"targets": [{"backend": "own"}]}}

@@ -33,8 +33,8 @@ def recorded() -> Scenario:
 # Name: metric, scenario, effect, arms' weights
 CASES: Mapping[str, tuple[str, Scenario, float, tuple[float, ...]]] = {
     "boolean even": ("schema_valid", Scenario("boolean", 0.5), 0.2, (1, 1)),
-    "boolean 0.05": ("error", Scenario("boolean", 0.05), 0.7, (1, 1)),
-    "boolean 0.01": ("error", Scenario("boolean", 0.01), 0.9, (1, 1)),
+    "boolean 0.05": ("error", Scenario("boolean", 0.05), 0.45, (1, 1)),
+    "boolean 0.01": ("error", Scenario("boolean", 0.01), 0.6, (1, 1)),
     "boolean clustered": ("error", Scenario("boolean", 0.1, requests=6, alike=0.2), 0.5, (1, 1)),
     "log plain": ("latency", Scenario("log", 0.8, 1.0), 0.18, (1, 1)),
     "log tail": ("latency", Scenario("log", 0.8, 0.7, tail=0.03), 0.15, (1, 1)),
