@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
+from pathlib import Path
 
 import msgspec
 
@@ -25,12 +27,39 @@ class Pace(msgspec.Struct, frozen=True):
     drain: float = 30.0
 
 
+LOWEST_PORT = 20_000  # below it live the servers that people know by their port
+_TRIES = 50
+
+
 def free_port() -> int:
-    """A loopback port that nobody has at this moment."""
+    """A loopback port that nobody has at this moment, from below those that the system gives to outgoing connections where there is
+    such room: an engine binds it only once it has loaded, seconds or minutes later, and no connection may take it by then."""
+    highest = min(_first_ephemeral(), 65_536) - 1
+    if highest - LOWEST_PORT >= 1000:
+        for _ in range(_TRIES):
+            port = random.randint(LOWEST_PORT, highest)
+            if _bound(port):
+                return port
+    return _bound(0)
+
+
+def _bound(port: int) -> int:
+    """The port, having been bound for a moment (0: any); 0 when somebody has it."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return 0
+        found: int = probe.getsockname()[1]
+        return found
+
+
+def _first_ephemeral() -> int:
+    """The first port that Linux gives to outgoing connections; IANA's 49152 where the system does not tell."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 49_152
 
 
 async def status(port: int, path: str, key: str, patience: float) -> int:

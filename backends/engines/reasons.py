@@ -29,9 +29,10 @@ _PREFIX = re.compile(r"^(?:\d+\.\d+\.\d+\.\d+ [A-Z] )?")
 _PORT = re.compile(r"address already in use|EADDRINUSE|couldn't bind|failed to bind", re.I)
 
 
-def port_taken(lines: Sequence[str]) -> bool:
-    """Whether the log says that the engine could not have its port."""
-    return any(_PORT.search(line) for line in lines)
+def port_taken(lines: Sequence[str], port: int | None = None) -> bool:
+    """Whether the log says that the engine could not have its port; with `port`, only a line that names it counts."""
+    number = re.compile(rf"(?<!\d){port}(?!\d)") if port is not None else None
+    return any(_PORT.search(line) and (number is None or number.search(line)) for line in lines)
 
 
 def detail(lines: Sequence[str]) -> str:

@@ -173,6 +173,7 @@ class _Runner:
                     await self._reported.wait()
                 pause = self._pace.first
                 while not self._good(await self._probe()):
+                    await self._look_for_its_port()
                     await asyncio.sleep(pause)
                     pause = min(pause * self._pace.growth, self._pace.longest)
         except TimeoutError:
@@ -180,6 +181,14 @@ class _Runner:
             lines = self.instance.log.told(3)
             told = f"; its last words were {lines[-1][:300]!r}" if lines else ""
             raise _Ended("late", f"The engine {spec.name!r} was not ready within {spec.ready_seconds:g} s{told}.") from None
+
+    async def _look_for_its_port(self) -> None:
+        """Raises `_Ended` when the engine says that its port is taken and still does not end: SGLang then waits for its children."""
+        port = int(self.instance.base_url.rpartition(":")[2])
+        if reasons.port_taken(self.instance.log.told(), port):
+            await asyncio.sleep(self._pace.grace)
+            if not self._good(await self._probe()):
+                raise _Ended("port", f"The engine {self.instance.spec.name!r}: its port {port} was taken, and it did not end by itself.")
 
     async def _probe(self) -> int:
         port = int(self.instance.base_url.rpartition(":")[2])

@@ -151,6 +151,8 @@ def test_reasons(code: int | None, why: str, said: str, lines: list[str], says: 
 def test_port_taken() -> None:
     assert reasons.port_taken(["x", "[Errno 98] error while attempting to bind: Address already in use"])
     assert reasons.port_taken(["couldn't bind HTTP server socket"]) and not reasons.port_taken(["all is well"])
+    mine = ["[Errno 98] error while attempting to bind on address ('127.0.0.1', 4321): address already in use"]
+    assert reasons.port_taken(mine, 4321) and not reasons.port_taken(mine, 432) and not reasons.port_taken(["port 4321"], 4321)
 
 
 # -- sizes ----------------------------------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
+from backends.engines import probe
 from backends.engines.instance import Instance
+from backends.engines.probe import Pace
 from backends.engines.spec import EngineSpec
 from tests.backends.engines.watched import SERVER, Watched, arguments, call, command, gone, llamacpp, parent, run
 
@@ -178,3 +180,28 @@ def test_stop_while_starting() -> None:
         await watched.supervisor.apply([command(), EngineSpec("slow", "command", command=("sleep", "1000"))])
 
     run(scenario)
+
+
+def test_an_engine_that_cannot_have_its_port_and_does_not_end_gets_another(tmp_path: Path) -> None:
+    once = tmp_path / "once"
+    script = f"""
+import os, sys, time
+if not os.path.exists({str(once)!r}):
+    open({str(once)!r}, 'w').close()
+    print(f"[Errno 98] error while attempting to bind on address ('127.0.0.1', {{sys.argv[1]}}): address already in use", flush=True)
+    time.sleep(600)
+""" + SERVER  # fmt: skip
+
+    async def scenario(watched: Watched) -> None:
+        await watched.supervisor.apply([command(script=script)])
+        srv = await watched.ready("srv#0")
+        assert srv.restarts == 1 and any("was taken, and it did not end by itself" in line for line in srv.log.tail(400))
+
+    run(scenario, Pace(check=0.05, timeout=0.3, grace=0.2, drain=5.0))
+
+
+def test_ports_of_engines_are_not_those_of_outgoing_connections() -> None:
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0]) if sys.platform == "linux" else 49_152
+    ports = [probe.free_port() for _ in range(50)]
+    assert len(set(ports)) > 40
+    assert low - probe.LOWEST_PORT <= 1000 or all(probe.LOWEST_PORT <= port < low for port in ports)
