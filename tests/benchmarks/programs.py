@@ -15,15 +15,9 @@ from typing import Any
 import pytest
 
 from benchmarks.overhead import tools
+from tests.ports import free_port as free_port
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: the mock upstream is C and is built by the harness")
-
-
-def free_port() -> int:
-    """A port that nothing listens on just now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return int(s.getsockname()[1])
 
 
 def build(folder: Path) -> dict[str, Path]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,15 +13,11 @@ import pytest
 
 from benchmarks.overhead.proc import port_in_use
 from tests.benchmarks.programs import needs_cc
+from tests.ports import free_port
 
 pytestmark = needs_cc
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = f"{sys.executable} {Path(__file__).with_name('relay.py')}"
-
-
-def three_free_ports() -> int:
-    """A port that is free with those 100 and 150 above it."""
-    return next(p for p in range(20000 + os.getpid() % 5000, 40000, 7) if not any(port_in_use(p + n) for n in (0, 100, 150)))
 
 
 def command(cache: Path, port: int, *arguments: str) -> list[str]:
@@ -32,7 +27,7 @@ def command(cache: Path, port: int, *arguments: str) -> list[str]:
 
 def test_smoke(tmp_path: Path) -> None:
     done = subprocess.run(
-        command(tmp_path, three_free_ports(), "--smoke", "--peers", "direct,pointsman,pointsman-asgi"),
+        command(tmp_path, free_port(100, 150), "--smoke", "--peers", "direct,pointsman,pointsman-asgi"),
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -44,7 +39,7 @@ def test_smoke(tmp_path: Path) -> None:
 def test_soak(tmp_path: Path) -> None:
     out, page = tmp_path / "soak.json", tmp_path / "soak.html"
     done = subprocess.run(
-        [*command(tmp_path, three_free_ports(), "--soak", "--soak-scale", "0.0005", "--peers", "pointsman"), "--out", str(out),
+        [*command(tmp_path, free_port(100, 150), "--soak", "--soak-scale", "0.0005", "--peers", "pointsman"), "--out", str(out),
          "--html", str(page)],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
@@ -58,7 +53,7 @@ def test_soak(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_what_was_started_is_ended_with_it(tmp_path: Path, number: signal.Signals) -> None:
-    port = three_free_ports()
+    port = free_port(100, 150)
     process = subprocess.Popen(command(tmp_path, port, "--soak", "--peers", "pointsman"), cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         end = time.monotonic() + 60

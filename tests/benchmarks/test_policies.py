@@ -69,7 +69,7 @@ def test_the_table() -> None:
 @pytest.mark.timeout(180)
 def test_it_measures(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "CONVERSATIONS", 20)
-    port = min(free_port(), 65_000)
+    port = free_port(*range(1, 8), 100)
     flags = ["--policies", "--peers", "weighted,kv_aware", "--rounds", "1", "--secs", "1", "--port", str(port), "--cache", str(tmp_path)]
     assert cli.main([*flags, "--pointsman", POINTSMAN]) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
@@ -81,7 +81,7 @@ def test_it_measures(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeyp
 @needs_cc
 @needs_load
 def test_what_cannot_be_measured_is_said(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    common = ["--policies", "--cache", str(tmp_path), "--pointsman", "/bin/false", "--port", str(min(free_port(), 65_000))]
+    common = ["--policies", "--cache", str(tmp_path), "--pointsman", "/bin/false", "--port", str(free_port(*range(1, 8), 100))]
     assert cli.main([*common, "--peers", "unheard"]) == 2 and "unknown: unheard" in capsys.readouterr().err
     assert cli.main([*common, "--peers", "vllm-cache-aware"]) == 2 and "not installed" in capsys.readouterr().err
     assert cli.main([*common, "--peers", "weighted", "--rounds", "2", "--secs", "1"]) == 1

@@ -18,19 +18,11 @@ POINTSMAN = f"{sys.executable} -m gateway"
 needs_taskset = pytest.mark.skipif(shutil.which("taskset") is None, reason="needs taskset: the gateway is held to a core")
 
 
-def port() -> int:
-    """A port that is free, and so is the one that the gateway gets."""
-    while True:
-        one = free_port()
-        if one < 65_000:
-            return one
-
-
 @needs_cc
 @needs_taskset
 @pytest.mark.timeout(180)
 def test_it_measures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    flags = ["--rounds", "1", "--secs", "0.7", "--streams", "4", "--paced", "100", "--port", str(port()), "--cache", str(tmp_path)]
+    flags = ["--rounds", "1", "--secs", "0.7", "--streams", "4", "--paced", "100", "--port", str(free_port(100)), "--cache", str(tmp_path)]
     assert cli.main([*flags, "--pointsman", POINTSMAN]) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in out.splitlines() if row.startswith("| ")]
@@ -52,7 +44,7 @@ def test_what_cannot_be_measured_is_said(capsys: pytest.CaptureFixture[str], mon
 @needs_cc
 @needs_taskset
 def test_a_gateway_that_ends(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert cli.main(["--pointsman", "/bin/false", "--port", str(port()), "--cache", str(tmp_path)]) == 1
+    assert cli.main(["--pointsman", "/bin/false", "--port", str(free_port(100)), "--cache", str(tmp_path)]) == 1
     assert "ended with 1" in capsys.readouterr().err
 
 

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import logging
 import shutil
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
@@ -22,6 +21,7 @@ from gateway.together import redis as over_redis
 from gateway.together.redis import RedisLine, channel, place, problem
 from tests.gateway.together.gateways import Child, Gate
 from tests.gateway.together.test_workers import until
+from tests.ports import free_port
 
 needs_server = pytest.mark.skipif(
     shutil.which("redis-server") is None or find_spec("redis") is None, reason="needs redis-server and redis-py (pip install redis)"
@@ -35,9 +35,7 @@ class Server:
     """A redis-server of our own on a free port, without any file; `password` where it wants one."""
 
     def __init__(self, folder: Path, password: str = "") -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port = free_port()
         self.folder, self.password = folder, password
         self.process: subprocess.Popen[bytes] | None = None
 
