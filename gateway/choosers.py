@@ -18,7 +18,8 @@ from gateway.auth import Tenant
 from gateway.config import Config, RouteConfig, TargetConfig
 from gateway.config_policy import PolicyConfig, policy_of
 from gateway.config_types import DEFAULT_SLOTS, BackendConfig
-from gateway.fleet import LLAMA, Fleet
+from gateway.fleet import Fleet
+from gateway.model_files import LLAMA
 from routing.choose import Chooser, Option, Policy
 from routing.pace import Pace, Sent
 from routing.policies import Asked, Condition, Goal

@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, urlsplit
 import msgspec
 
 from backends.catalog import row
+from backends.engines.spec import LLAMA_CPP
 from gateway import config_kv
 from gateway.config_decode import Problem, did_you_mean, join
 from gateway.config_experiments_check import arm_routes, experiments
@@ -25,7 +26,7 @@ _REMOTE_ONLY = ("key", "headers", "timeouts", "health_seconds", "proxy", "http2"
 _ENGINE_ONLY = (
     "model", "replicas", "context", "threads", "memory", "args", "env", "command", "python", "ready_seconds",
     "embeddings", "reranking", "chat_template", "served_name", "health_path", "slot_save_path", "nice", "kv_transfer",
-    "kv_store", "resident",
+    "kv_store", "resident", "lora", "projector", "draft", "draft_tokens",
 )  # fmt: skip
 _A_KIND = "the `kind` of a provider (`pointsman providers` lists them)"
 _IN_PYTHON = ("vllm", "sglang", "llama-cpp-python", "llamacpp")
@@ -225,9 +226,20 @@ def _engine(path: str, backend: BackendConfig) -> Iterator[Problem]:
         yield join(path, "command"), f"is not used by `engine: {backend.engine}`; for your own program write `engine: command`"
     if backend.python is not None and backend.engine not in _IN_PYTHON:
         yield join(path, "python"), f"is not used by `engine: {backend.engine}`"
+    yield from _beside(path, backend)
     for name in backend.env:
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             yield join(join(path, "env"), name), "is not the name of an environment variable"
+
+
+def _beside(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    """The files beside a model, of llama.cpp's engines only."""
+    said = {"lora": backend.lora, "projector": isinstance(backend.projector, str), "draft": backend.draft, "draft_tokens": backend.draft_tokens}
+    if backend.engine not in LLAMA_CPP:
+        for field in (field for field, value in said.items() if value):
+            yield join(path, field), f"is not used by `engine: {backend.engine}`, but by llamacpp and llama-server"
+    elif backend.draft_tokens and not backend.draft:
+        yield join(path, "draft_tokens"), "says nothing without `draft`, the model that guesses"
 
 
 def _route(path: str, name: str, route: RouteConfig, config: Config) -> Iterator[Problem]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from backends.embeddings import BatchLimits
-from backends.engines.spec import EngineSpec
+from backends.engines.spec import EngineSpec, Lora
 from backends.prices import Prices
 from backends.types import Target, Timeouts
 from gateway.config_experiments import ExperimentConfig, ExperimentsConfig
@@ -204,6 +204,10 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     embeddings: bool = True
     reranking: bool = False
     chat_template: str | None = None
+    lora: tuple[str | Lora, ...] = ()  # adapters of llama.cpp: a path, or {path, scale}
+    projector: str | bool = True  # what makes a model see: a path; true: the one that lies beside a model that is named, if any
+    draft: str | None = None  # a small model that guesses tokens, named as `model` is
+    draft_tokens: Annotated[int, msgspec.Meta(ge=1, le=64)] | None = None
     served_name: str | None = None
     health_path: str | None = None
     slot_save_path: str | None = None
@@ -223,8 +227,11 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
         provider. So only an engine of ours is local by itself; anything else must be said to be."""
         return self.local if self.local is not None else self.engine is not None
 
-    def engine_spec(self, name: str, model: str | None = None) -> EngineSpec:
-        """The engine to start for the backend `name`; `model` stands in for the configured one once `hf:...` or `builtin` is a path.
+    def engine_spec(
+        self, name: str, model: str | None = None, *, draft: str = "", projector: str = "", lora: tuple[Lora, ...] = ()
+    ) -> EngineSpec:
+        """The engine to start for the backend `name`; `model` stands in for the configured one once `hf:...` or `builtin` is a path, and so
+        do `draft`, `projector` and `lora` (see `gateway.model_files`).
 
         ValueError: this backend is a server elsewhere, or EngineSpec refuses a value.
         """
@@ -236,7 +243,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
             env={key: str(value) for key, value in self.env.items()}, command=self.command, python=self.python or "",
             ready_seconds=self.ready_seconds, embeddings=self.embeddings, reranking=self.reranking,
             chat_template=self.chat_template or "", slot_save_path=self.slot_save_path or "", health_path=self.health_path or "",
-            nice=self.nice, kv_events=self.kv_events is True,
+            nice=self.nice, kv_events=self.kv_events is True, draft=draft, draft_tokens=self.draft_tokens, projector=projector, lora=lora,
         )  # fmt: skip
 
 

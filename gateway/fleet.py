@@ -19,7 +19,7 @@ from backends.carriers import Signs
 from backends.dialects.sidecar import Sidecar
 from backends.engines import gguf, guards
 from backends.engines.instance import Instance
-from backends.engines.spec import EngineSpec
+from backends.engines.spec import LLAMA_CPP, EngineSpec
 from backends.engines.supervisor import Supervisor
 from backends.http import Clients
 from backends.native import ProviderLink
@@ -29,16 +29,16 @@ from backends.slots.link import SlotLink
 from backends.slots.store import Limits
 from backends.translate import TranslatedLink
 from backends.types import Fault, Timeouts
-from gateway import config_kv, hidden, links, logs
+from gateway import config_kv, hidden, links, logs, model_files
 from gateway.config import BackendConfig, Config
 from gateway.config_kv import KvEvents
 from gateway.fleet_types import EngineState, Found, NoLink, same
+from gateway.model_files import LLAMA
 from gateway.residency_keeper import Keeper as Residents
 from routing.pace import Paces
 from routing.types import Health, Link, Replica
 
 log = logging.getLogger("pointsman.fleet")
-LLAMA = frozenset({"llamacpp", "llama-server", "llama-cpp-python"})
 LOOK_SECONDS, RETRY_SECONDS = 30.0, 2.0
 _LOOK = Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
 _HEALTH: Mapping[str, Health] = {"ready": "ready", "starting": "loading", "restarting": "loading"}
@@ -170,10 +170,9 @@ class Fleet:
     async def _start_engine(self, name: str, backend: BackendConfig) -> None:
         """Finds the model's file, looks into it, and hands the engine to the supervisor."""
         try:
-            model = await asyncio.to_thread(self._resolve, name, backend.model or "")
-            spec = backend.engine_spec(name, model)
-            if spec.kind in ("llamacpp", "llama-server"):
-                meta = await asyncio.to_thread(gguf.read, Path(model))
+            spec = await asyncio.to_thread(model_files.spec, name, backend)
+            if spec.kind in LLAMA_CPP:
+                meta = await asyncio.to_thread(gguf.read, Path(spec.model))
                 self._vocab[name] = meta.vocab or None
                 # llama.cpp computes texts of several slots in parts of equal length. The mean that it pools of a generator's states is then
                 # of a text's last part only. A model made for embeddings, which says how it pools, has them whole.
@@ -212,18 +211,6 @@ class Fleet:
     def under_way(self, name: str) -> int:
         """Calls that a backend has under way in this process."""
         return sum(replica.inflight for replica in self.replicas.get(name, ()))
-
-    def _resolve(self, name: str, model: str) -> str:
-        """The path of `model`; blocks while it is downloaded."""
-        if model == "builtin" or self.configs[name].engine in LLAMA:
-            from quant import models
-
-            return str(models.resolve(model))
-        if model.startswith("hf:"):
-            from quant import hub
-
-            return str(hub.resolve(model))
-        return model
 
     def _all(self, name: str, health: Health, reason: str) -> None:
         for replica in self.replicas.get(name, ()):

@@ -21,9 +21,10 @@ from gateway.config import Config, RouteConfig
 from gateway.config_policy import PolicyConfig, policy_of
 from gateway.config_types import DEFAULT_SLOTS
 from gateway.dispatcher import HASHING, TICK_SECONDS, Dispatcher, Seat
-from gateway.fleet import LLAMA, Fleet
+from gateway.fleet import Fleet
 from gateway.kv_route import KVAware, KVRoute
 from gateway.metrics import Metrics
+from gateway.model_files import LLAMA
 from gateway.pilot import ByPolicy
 from gateway.serve import Generation
 from gateway.together.link import Together

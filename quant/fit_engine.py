@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Sequence
 
 import msgspec
@@ -58,7 +59,23 @@ def footprint(spec: EngineSpec) -> int:
     if parts is None:
         return 0
     # What llama-server keeps of finished prompts by default (8 GiB) is no plan of ours: only what its slots leave there is counted.
-    return (parts.most if spec.kind == "llamacpp" else parts.total) * spec.replicas
+    return ((parts.most if spec.kind == "llamacpp" else parts.total) + _beside(spec)) * spec.replicas
+
+
+def _beside(spec: EngineSpec) -> int:
+    """Bytes of a replica's adapters, its projector (with as much again to compute on), and the model that drafts in as long a context."""
+    found = sum(_size(one.path) for one in spec.lora) + 2 * _size(spec.projector)
+    if spec.draft:
+        parts = predicted(msgspec.structs.replace(spec, model=spec.draft, draft="", projector="", lora=()))
+        found += parts.total - parts.process if parts is not None else _size(spec.draft)
+    return found
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size if path else 0
+    except OSError:
+        return 0
 
 
 def _named(args: Sequence[str]) -> dict[str, str]:

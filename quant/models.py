@@ -111,6 +111,21 @@ def resolve(name: str, where: places.Places | None = None) -> Path:
     return ours[0].files[0] if ours else hub.resolve(name, cache=where.huggingface[0] if where.huggingface else None)
 
 
+def projector(name: str, path: Path) -> Path | None:
+    """The vision projector that belongs to the model `name`, whose file is `path`; None for a model that is named by its file, which may
+    lie beside anything. Blocks."""
+    if is_file(name):
+        return None
+    try:
+        beside = find(name).projector
+    except ModelError:  # of a cache that is nowhere in the list
+        beside = None
+    if beside is None and name.startswith("hf:"):
+        eyes = places.projector([one.name for one in path.parent.iterdir()])
+        beside = path.parent / eyes if eyes else None
+    return beside
+
+
 _NOWHERE: dict[str, tuple[Path, ...]] = {"huggingface": (), "ollama": (), "lmstudio": (), "llamacpp": (), "folders": ()}
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backends.engines import gguf, sizing
+from backends.engines.spec import Lora
 
 EXIT_UNUSABLE = 3
 OURS = frozenset(
@@ -38,6 +39,10 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reranking: bool = False
     chat_template: str = ""
     slot_save_path: str = ""
+    lora: tuple[Lora, ...] = ()
+    projector: str = ""
+    draft: str = ""
+    draft_tokens: int | None = None
     extra: tuple[str, ...] = ()
 
 
@@ -98,8 +103,22 @@ def parameters(settings: Settings, meta: gguf.Meta, memory: int, cores: int) -> 
         params.embedding = True
         if not meta.pooling:
             params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    _beside(params, settings)
     apply_extra(params, settings.extra)
     return params
+
+
+def _beside(params: Any, settings: Settings) -> None:
+    """The files that change or help the model."""
+    import xllamacpp
+
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(one.path, one.scale) for one in settings.lora]
+    if settings.projector:
+        params.mmproj.path = settings.projector
+    if settings.draft:
+        params.speculative.types = [xllamacpp.common_speculative_type.COMMON_SPECULATIVE_TYPE_DRAFT_SIMPLE]
+        params.speculative.draft.mparams.path = settings.draft
+        params.speculative.draft.n_max = settings.draft_tokens or params.speculative.draft.n_max
 
 
 def _facts(params: Any, meta: gguf.Meta, port: int) -> dict[str, object]:

@@ -47,7 +47,8 @@ def _llamacpp(spec: EngineSpec, port: int, key: str) -> Launch:
     settings = Settings(
         model=spec.model, alias=spec.model_name, api_key=key, slots=spec.slots, context=spec.context, threads=spec.threads,
         replicas=spec.replicas, embeddings=spec.embeddings is not False, reranking=spec.reranking, chat_template=spec.chat_template,
-        slot_save_path=spec.slot_save_path, extra=spec.args,
+        slot_save_path=spec.slot_save_path, lora=spec.lora, projector=spec.projector, draft=spec.draft, draft_tokens=spec.draft_tokens,
+        extra=spec.args,
     )  # fmt: skip
     path = os.pathsep.join(part for part in (ROOT, spec.env.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")) if part)
     env = {"OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
@@ -70,6 +71,13 @@ def _llama_server(spec: EngineSpec, port: int, key: str) -> Launch:
         argv += ["--chat-template", spec.chat_template]
     if spec.slot_save_path:
         argv += ["--slot-save-path", spec.slot_save_path]
+    for one in spec.lora:
+        argv += ["--lora-scaled", f"{one.path}:{one.scale:g}"]
+    if spec.projector:
+        argv += ["--mmproj", spec.projector]
+    if spec.draft:
+        argv += ["--model-draft", spec.draft]
+        argv += ["--draft-max", str(spec.draft_tokens)] if spec.draft_tokens else []
     env = {"LLAMA_API_KEY": key, "OMP_WAIT_POLICY": "passive", "GGML_NO_BACKTRACE": "1"}
     return Launch((*argv, *spec.args), env)
 

@@ -7,7 +7,15 @@ from typing import Literal
 
 import msgspec
 
+LLAMA_CPP = ("llamacpp", "llama-server")
 EngineKind = Literal["llamacpp", "llama-server", "llama-cpp-python", "vllm", "sglang", "command"]
+
+
+class Lora(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A LoRA adapter: a GGUF file, and how strongly it counts."""
+
+    path: str
+    scale: float = 1.0
 
 
 class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -36,13 +44,18 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embeddings: bool | None = None  # None: yes for llamacpp, no for the others
     reranking: bool = False
     chat_template: str = ""
+    # The next four: of llamacpp and llama-server. Paths of GGUF files.
+    lora: tuple[Lora, ...] = ()
+    projector: str = ""  # what makes a model see (llama.cpp: mmproj)
+    draft: str = ""  # a small model of the same vocabulary, which guesses tokens that the model then checks many at a time
+    draft_tokens: int | None = None  # guessed at a time; None: the engine's own
     slot_save_path: str = ""
     kv_events: bool = False  # vllm, sglang: say what becomes of the KV cache, where `facts` of the instance tell
     health_path: str = ""  # "": the kind's own
     nice: int = 0
 
     def __post_init__(self) -> None:
-        for field, low in (("replicas", 1), ("slots", 1), ("threads", 1), ("context", 1), ("memory", 1)):
+        for field, low in (("replicas", 1), ("slots", 1), ("threads", 1), ("context", 1), ("memory", 1), ("draft_tokens", 1)):
             value = getattr(self, field)
             if value is not None and value < low:
                 raise ValueError(f"`{field}` is {value}; it must be at least {low}")
@@ -58,8 +71,13 @@ class EngineSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"`kv_events` is for engines of the kinds 'vllm' and 'sglang', not '{self.kind}'")
         if self.kv_events and any(word.startswith("--kv-events-config") for word in self.args):
             raise ValueError("`kv_events: true` and `--kv-events-config` in `args` say the same thing twice; leave one out")
+        self._for_its_kind()
         if self.kind != "command" and not self.model:
             raise ValueError(f"`model` is needed for an engine of the kind '{self.kind}'")
+
+    def _for_its_kind(self) -> None:
+        if (self.lora or self.projector or self.draft) and self.kind not in LLAMA_CPP:
+            raise ValueError(f"`lora`, `projector` and `draft` are for the kinds 'llamacpp' and 'llama-server', not '{self.kind}'")
 
     @property
     def model_name(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Container
 from importlib.metadata import PackageNotFoundError, version
 
@@ -30,7 +31,9 @@ class Keeper:
     async def prepare(self, spec: EngineSpec, limits: Limits) -> EngineSpec:
         """Opens a store for an engine, or keeps the one it has, and returns the spec that tells it where. The same spec where its slots are
         not ours to own, or there is no room."""
-        if spec.kind != "llamacpp" or (spec.slots < 2 and not limits.keep) or spec.reranking or spec.slot_save_path:
+        ours = spec.kind == "llamacpp" and not spec.reranking and not spec.slot_save_path
+        # An engine that sees saves no slot (llama.cpp: not supported by multimodal).
+        if not ours or spec.projector or (spec.slots < 2 and not limits.keep):
             self.drop(spec.name)
             return spec
         old = self.shared.get(spec.name)
@@ -89,7 +92,8 @@ def _opened(spec: EngineSpec, limits: Limits, old: Store | None) -> Store | None
     memory = limits.memory
     try:
         # Tried on xllamacpp 2026.10: an engine refuses what one with another number of slots has saved.
-        of = fingerprint(spec.model, (*spec.args, spec.chat_template, f"slots={spec.slots}", _version()))
+        adapters = [f"lora={one.path}:{one.scale}:{os.stat(one.path).st_mtime_ns}" for one in spec.lora]
+        of = fingerprint(spec.model, (*spec.args, spec.chat_template, *adapters, f"slots={spec.slots}", _version()))
         if old is not None and (old.of, old.limits) == (of, limits):
             return old
         if memory is None:

@@ -12,7 +12,7 @@ from backends.engines.breaker import CRASHES, NEVER_READY, SLOW, WINDOW, Breaker
 from backends.engines.child import Settings
 from backends.engines.instance import LINES, WIDTH, Instance, Log
 from backends.engines.rows import ROWS, Launch, launch
-from backends.engines.spec import EngineSpec
+from backends.engines.spec import EngineSpec, Lora
 
 KEY = "sk-random-key"
 
@@ -47,6 +47,8 @@ def test_rows_say_what_each_engine_understands() -> None:
     server = argv("llama-server", slots=3, context=1000, embeddings=True, command=("/opt/llama-server",))
     assert server.startswith("/opt/llama-server --model org/model --alias served") and "--ctx-size 3000" in server
     assert "--no-context-shift" in server and "--embeddings --pooling mean --ubatch-size 510" in server
+    beside = argv("llama-server", lora=(Lora("/a.gguf", 0.5),), projector="/eyes.gguf", draft="/small.gguf", draft_tokens=4)
+    assert beside.endswith("--lora-scaled /a.gguf:0.5 --mmproj /eyes.gguf --model-draft /small.gguf --draft-max 4")
     assert "--reranking" in argv("llama-server", reranking=True) and "--embeddings" not in argv("llama-server")
     assert "-m llama_cpp.server --model org/model" in argv("llama-cpp-python")
     assert argv("command", command=("x", "{host}:{port}", "{model}"), args=("-v",)) == "x 127.0.0.1:4321 org/model -v"
@@ -58,6 +60,7 @@ def test_the_child_gets_its_settings_on_standard_input() -> None:
     assert json.loads(plan.stdin) == {
         "model": "org/model", "alias": "served", "api_key": KEY, "slots": 2, "context": 512, "threads": None, "replicas": 3,
         "embeddings": True, "reranking": False, "chat_template": "", "slot_save_path": "", "extra": ["kv_unified=true"],
+        "lora": [], "projector": "", "draft": "", "draft_tokens": None,
     }  # fmt: skip
     assert set(json.loads(plan.stdin)) == set(Settings.__struct_fields__)
     assert plan.env["OMP_WAIT_POLICY"] == "passive" and plan.env["GGML_NO_BACKTRACE"] == "1"
