@@ -91,15 +91,17 @@ class Llama(Carrier):
 
     def answer(self, asked: Asked) -> None:
         """The whole of it, or the rest of a stream."""
-        self._over(asked)
         if not asked.path.startswith("/slots/"):
             told = self._computed(asked) if asked.prompt else {"data": [{"meta": {"n_params": 10**8}}]}
             if asked.headed:
                 asked.receiver.on_data(b"data: " + json.dumps(told, separators=(",", ":")).encode() + b"\n\n")
-                asked.receiver.on_end()
+                if not asked.over:  # whoever cancels while it is told something hears nothing more
+                    self._over(asked)
+                    asked.receiver.on_end()
                 return
         else:
             told = self._saved(asked) if "save" in asked.path else self._restored(asked)
+        self._over(asked)
         asked.receiver.on_whole(200 if told else 400, {}, json.dumps(told, separators=(",", ":")).encode())
 
     def _over(self, asked: Asked) -> None:
