@@ -46,7 +46,7 @@ def as_json(found: Report) -> str:
 def text(found: Report) -> Iterable[str]:
     """The page, line by line. Pure."""
     from gateway.cli_fit import describe
-    from quant.fit import size
+    from quant.fit import PROMPT, figure, size
 
     yield describe(found.machine)
     yield ""
@@ -56,9 +56,10 @@ def text(found: Report) -> Iterable[str]:
             yield f"{'':<8}{finding.do}"
     yield ""
     first = found.runs[0]
-    yield f"Models of usual sizes as {first.kind}, {first.context} tokens, one request at a time (estimates; see pointsman fit MODEL):"
+    yield f"Models of usual sizes as {first.kind}, {first.context} tokens of context, one request at a time, a prompt of {PROMPT:,} tokens"
+    yield "(estimates; see pointsman fit MODEL):"
     for each in found.runs:
-        speed = f"about {each.decode:.2g} tokens a second, {each.first:.2g} s to the first" if each.fits else "does not fit"
+        speed = f"about {figure(each.decode)} tokens a second, {figure(each.first)} s to the first" if each.fits else "does not fit"
         yield f"  {each.billions:>4g} B  needs {size(each.needs):>9}  {speed}"
     bad = sum(finding.state == "bad" for finding in found.findings)
     yield ""

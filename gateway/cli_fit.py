@@ -199,11 +199,12 @@ _PARTS = (
 
 
 def _details(one: Option) -> Iterable[str]:
-    from quant.fit import size
+    from quant.fit import figure, size
 
     yield ", ".join(f"{said} {size(getattr(one.parts, name))}" for name, said in _PARTS if getattr(one.parts, name) >= 1 << 19)
     yield f"resident {size(one.parts.total)}; {size(one.needs)} when its prompt cache is full"
-    yield f"first token of a prompt of {one.pace.prompt} tokens after {one.pace.first:.2g} s, then {one.pace.decode:.3g} tokens a second"
+    first, decode = figure(one.pace.first), figure(one.pace.decode)
+    yield f"first token of a prompt of {one.pace.prompt} tokens after {first} s, then {decode} tokens a second"
     if one.how == "make":
         yield f"make it: pointsman quant quantize {one.name} {one.quant}"
     elif one.how == "fetch":
@@ -221,13 +222,13 @@ def best_of_each(options: Sequence[Option]) -> list[Option]:
 
 
 def _table(options: Sequence[Option]) -> Iterable[str]:
-    from quant.fit import size
+    from quant.fit import figure, size
 
     rows = [("quant", "needs", "fits", "context", "KV", "KLD", "first s", "tokens/s", "")]
     for one in options:
         rows.append((
             one.quant, size(one.needs), "yes" if one.fits else "no", str(one.setup.context), f"{one.setup.key}/{one.setup.value}",
-            f"{one.kld:.4f}{'' if one.told else ' ~'}", f"{one.pace.first:.2g}", f"{one.pace.decode:.3g}", one.how,
+            f"{one.kld:.4f}{'' if one.told else ' ~'}", figure(one.pace.first), figure(one.pace.decode), one.how,
         ))  # fmt: skip
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

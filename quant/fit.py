@@ -164,6 +164,14 @@ def size(number: float) -> str:
     return f"{number / (1 << 30):.2f} GiB" if number >= 1 << 30 else f"{number / MIB:.0f} MiB"
 
 
+def figure(value: float) -> str:
+    """A measured or estimated number with two digits that mean something, as people write it: 0.18, 3.5, 31, 740, 1,400. Pure."""
+    if value <= 0 or value >= 1e15:
+        return f"{value:g}"
+    value = float(f"{value:.1e}")
+    return f"{value:,.{max(0, 1 - math.floor(math.log10(value)))}f}"
+
+
 def called(one: Option) -> str:
     """An option in words."""
     return f"{one.quant}, {one.setup.context} tokens x {one.setup.slots} slots, KV {one.setup.key}/{one.setup.value}"

@@ -29,6 +29,14 @@ def machine(gib: float, cores: int = 8, bandwidth: float = 50e9) -> Machine:
     return Machine("Linux x86_64", "test", "avx2", cores, 3e9, 64 * GIB, int(gib * GIB), 0, Limit(), bandwidth=bandwidth)
 
 
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(0.1834, "0.18"), (0.00512, "0.0051"), (3.46, "3.5"), (9.96, "10"), (31.4, "31"), (740.2, "740"), (1380, "1,400"), (0, "0")],
+)
+def test_numbers_are_written_as_people_do(value: float, said: str) -> None:
+    assert fit.figure(value) == said
+
+
 def test_plenty_of_memory_takes_the_best_and_all_useful_context() -> None:
     found = answer(CARDS, Wish(slots=1), machine(60))
     assert found.best is not None and found.best.quant == "Q8_0" and found.best.setup.context >= fit.WANTED
