@@ -78,8 +78,12 @@ def every(where: places.Places | None = None) -> list[Model]:
 
 
 def find(name: str, where: places.Places | None = None) -> Model:
-    """The model that `name` means: a file, a name of `every`, or as much of one as is needed. Blocks; raises `ModelError`."""
+    """The model that `name` means: `builtin`, a file, a name of `every`, or as much of one as is needed. Blocks; raises `ModelError`."""
     where = where or places.from_environment()
+    if name == "builtin":
+        from quant import builtin
+
+        return _of_file(builtin.path(), where)
     if is_file(name):
         return _of_file(places.expanded(name), where)
     found = list(places.look(where))

@@ -127,6 +127,7 @@ def test_a_file_is_a_model_too(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_builtin_resolves() -> None:
+    assert models.find("builtin").path == models.resolve("builtin")
     assert models.resolve("builtin").name == "pointsman-toy.gguf"
 
 
