@@ -26,6 +26,7 @@ EXAMPLES = """examples:
   python -m benchmarks.overhead --soak --peers pointsman
   python -m benchmarks.overhead --policies --quiet 60  what choosing costs: weighted, kv_aware, routers' cache_aware over 8 replicas
 """
+AGAIN_SECONDS = 2.0  # after a signal, should it have been lost
 SOAK_PEERS = ("nginx", "pointsman")
 
 
@@ -223,7 +224,11 @@ def list_peers(a: argparse.Namespace) -> int:
 
 
 def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt  # so that what was started is ended on SIGTERM too
+    """So that what was started is ended on SIGTERM too. Comes again until that begins: an exception that is raised while an object is being
+    collected is lost."""
+    signal.signal(signal.SIGALRM, _interrupt)
+    signal.setitimer(signal.ITIMER_REAL, AGAIN_SECONDS)
+    raise KeyboardInterrupt
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -246,5 +251,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         say(str(e))
         return 2
     except KeyboardInterrupt:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         say("interrupted; what this run started was ended")
         return 130

@@ -86,6 +86,7 @@ def spawn(
 
 def stop(process: subprocess.Popen[bytes], term_seconds: float = 5.0, kill_seconds: float = 5.0) -> None:
     """Ends a process that `spawn` started and everything under it, by pid: SIGTERM, then SIGKILL."""
+    signal.setitimer(signal.ITIMER_REAL, 0)  # an interrupt that comes again (see `cli`) must not stop this
     pids = tree(process.pid)
     for sig, seconds in ((signal.SIGTERM, term_seconds), (signal.SIGKILL, kill_seconds)):
         for pid in pids:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from gateway.experiments.running import Running
 from gateway.experiments.wired import Wired, file_of
 from gateway.experiments.words import State
 from gateway.server import SocketError
+from routing.experiments.words import Result
 from tests.fakes.engine import Engine
 from tests.gateway.experiments.recorded import DESIGN, made, opened, write
-from tests.gateway.serving import serving
+from tests.gateway.serving import Process, eventually, serving
 from tests.harness import chat
 from tests.harness import running as gateway_of
 
@@ -193,6 +195,13 @@ def test_a_gateway_whose_file_cannot_be_used_does_not_start(tmp_path: Path) -> N
             pass
 
 
+def told(process: Process, requests: int) -> Result | None:
+    """What the API tells of the experiment, once it is of so many requests and of all feedback."""
+    answer = httpx.get(process.admin + "/api/experiments/e", timeout=60)
+    result = msgspec.json.decode(answer.content, type=Result) if answer.status_code == 200 else None
+    return result if result is not None and (result.requests, result.feedback) == (requests, requests // 10) else None
+
+
 def test_what_was_served_is_in_the_result(tmp_path: Path) -> None:
     """Through real processes: requests and feedback, first with one process, then on the same file with two workers."""
     path = tmp_path / "e.db"
@@ -206,11 +215,11 @@ def test_what_was_served_is_in_the_result(tmp_path: Path) -> None:
                 said = {"request": answer.headers["x-request-id"], "name": "liked", "value": True, "comment": f"start {start}"}
                 answer = httpx.post(process.base + "/v1/feedback", json=said, timeout=60)
                 assert answer.status_code == 200, answer.text
+                result = eventually(partial(told, process, 20 * (start + 1)), "a result of everything")
     with opened(path) as tables:
         seen = [one for chunk in tables.chunks(0, 10_000) for one in chunk.seen]
-        result = tables.result("e")
     assert len(seen) == 40 and len({(one.unit, one.arm) for one in seen}) == 20  # the same arms again
-    assert result is not None and result.requests == 40 and result.units == 20 and result.feedback == 4  # values and comments
+    assert (result.requests, result.units, result.feedback) == (40, 20, 4)  # values and comments
     again = analyse_file(str(path), design("e", parsed(config).experiments["e"]))
     assert (again.requests, again.units, again.comments) == (40, 20, ["start 1", "start 0"])
 
