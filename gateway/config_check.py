@@ -234,7 +234,9 @@ def _engine(path: str, backend: BackendConfig) -> Iterator[Problem]:
 
 def _beside(path: str, backend: BackendConfig) -> Iterator[Problem]:
     """The files beside a model, of llama.cpp's engines only."""
-    said = {"lora": backend.lora, "projector": isinstance(backend.projector, str), "draft": backend.draft, "draft_tokens": backend.draft_tokens}
+    said = {
+        "lora": backend.lora, "projector": isinstance(backend.projector, str), "draft": backend.draft, "draft_tokens": backend.draft_tokens,
+    }  # fmt: skip
     if backend.engine not in LLAMA_CPP:
         for field in (field for field, value in said.items() if value):
             yield join(path, field), f"is not used by `engine: {backend.engine}`, but by llamacpp and llama-server"
