@@ -32,8 +32,8 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Profile(msgspec.Struct, frozen=True):
-    """How load comes. `value`: connections (concurrent), requests a second (rate); `shape`: of the gamma distribution of the gaps (1: Poisson,
-    infinity: even gaps); `source`: a trace's or a capture's file; `speed`: a trace is replayed so many times as fast."""
+    """How load comes. `value`: connections (concurrent), requests a second (rate); `shape`: of the gamma distribution of the gaps (1:
+    Poisson, infinity: even gaps); `source`: a trace's or a capture's file; `speed`: a trace is replayed so many times as fast."""
 
     name: ProfileName
     value: float = 0.0
@@ -43,7 +43,8 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 class Slo(msgspec.Struct, frozen=True):
-    """A service level: what a good request keeps, in seconds; None: not asked. `share`: of requests that must keep it for the level to hold."""
+    """A service level: what a good request keeps, in seconds; None: not asked. `share`: of requests that must keep it for the level to
+    hold."""
 
     name: str
     ttft: float | None = None
@@ -69,10 +70,10 @@ class Ask(msgspec.Struct, frozen=True):
 class Timed(msgspec.Struct):
     """What the client saw of one request. Stamps are taken when the socket was read, before anything is parsed.
 
-    `sent`: when its last byte was given to the kernel; `head`: status line read; `stamps`: when chunks with content were read (text, reasoning,
-    tool calls; several in one read share a stamp), `counts`: the completion tokens known after each (0 where the server does not tell as it
-    goes); `done`: the answer's last byte. `status` 0 and `error`: it failed before or without a status. `error` also for error events in a
-    200 stream, and for a stream that ended early. Token counts are the server's `usage`; None: not told.
+    `sent`: when its last byte was given to the kernel; `head`: status line read; `stamps`: when chunks with content were read (text,
+    reasoning, tool calls; several in one read share a stamp), `counts`: the completion tokens known after each (0 where the server does
+    not tell as it goes); `done`: the answer's last byte. `status` 0 and `error`: it failed before or without a status. `error` also for
+    error events in a 200 stream, and for a stream that ended early. Token counts are the server's `usage`; None: not told.
     """
 
     index: int
@@ -112,9 +113,10 @@ class Timed(msgspec.Struct):
 
 
 class Health(msgspec.Struct):
-    """Whether the client was up to it. `lag`: how late requests were sent (open loop) or the event loop woke (closed loop): p50, p99, greatest;
-    `cpu`: the share of one core that the client used; `null`: p50 and p99 of the same client against an empty server that answers at once,
-    over TCP on loopback: what of a latency may be the client's own. `trouble`: a sentence when the stage measures the client, else empty."""
+    """Whether the client was up to it. `lag`: how late requests were sent (open loop) or the event loop woke (closed loop): p50, p99,
+    greatest; `cpu`: the share of one core that the client used; `null`: p50 and p99 of the same client against an empty server that
+    answers at once, over TCP on loopback: what of a latency may be the client's own. `trouble`: a sentence when the stage measures the
+    client, else empty."""
 
     lag_p50: float = 0.0
     lag_p99: float = 0.0
@@ -163,7 +165,8 @@ class Spread(msgspec.Struct, frozen=True):
 
 
 class Goodput(msgspec.Struct, frozen=True):
-    """Requests a second that keep a service level whole; `share`: of all that were sent, failed ones included; `held`: it reaches the level's."""
+    """Requests a second that keep a service level whole; `share`: of all that were sent, failed ones included; `held`: it reaches the
+    level's."""
 
     slo: Slo
     rate: float
@@ -172,8 +175,8 @@ class Goodput(msgspec.Struct, frozen=True):
 
 
 class Figures(msgspec.Struct):
-    """What one stage comes to. `*_due`: latencies from when the schedule wanted the request sent. Rates are per second of the stage. `itl` is by
-    token. `errors`: texts, shortened, with how often; at most 20 kinds."""
+    """What one stage comes to. `*_due`: latencies from when the schedule wanted the request sent. Rates are per second of the stage.
+    `itl` is by token. `errors`: texts, shortened, with how often; at most 20 kinds."""
 
     profile: Profile
     repeat: int
