@@ -95,6 +95,7 @@ class Timed(msgspec.Struct):
     bytes_in: int = 0
     connection: int = 0  # which of the client's connections
     warm: bool = False  # part of the warm-up: kept, counted nowhere
+    timings: dict[str, float] = {}  # llama.cpp's own, as it told them at the end (prompt_per_second, predicted_per_second, ...)
 
     @property
     def good(self) -> bool:
@@ -128,11 +129,16 @@ class Health(msgspec.Struct):
 
 
 class Sample(msgspec.Struct):
-    """The load generator's view at a moment: `at`, requests under way, memory in bytes of watched processes (name -> RSS)."""
+    """The load generator's view at a moment: `at`, requests under way, memory in bytes of watched processes (name -> RSS). `done` and
+    `failed` so far (warm ones too; failed are in `done`); `first`: the median time to first content of those that ended since the sample
+    before, None: none did."""
 
     at: float
     under_way: int
     memory: dict[str, int] = {}
+    done: int = 0
+    failed: int = 0
+    first: float | None = None
 
 
 class Stage(msgspec.Struct):
@@ -145,6 +151,8 @@ class Stage(msgspec.Struct):
     health: Health
     samples: list[Sample] = []
     cut: str = ""  # why it ended before its time: "saturated", "interrupted", else empty
+    cut_off: int = 0  # requests that were under way then: ended by us, not in `timed`, in no figure
+    held: int = 0  # open loop: requests that waited for a free connection when due, because of a limit on concurrency
 
 
 class Spread(msgspec.Struct, frozen=True):
