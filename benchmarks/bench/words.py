@@ -207,7 +207,7 @@ class Figures(msgspec.Struct):
     output_share: float | None  # completion tokens by those asked for
     goodput: list[Goodput] = []
     errors: dict[str, int] = {}
-    health: Health = Health()
+    health: Health = msgspec.field(default_factory=Health)
     saturated: bool = False
     warnings: list[str] = []
     memory_most: dict[str, int] = {}
