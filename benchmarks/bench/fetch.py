@@ -5,6 +5,7 @@ The standard library's client, so that nothing of what is measured goes through 
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import ssl
 import threading
@@ -55,10 +56,8 @@ def fetch(url: str, *, body: bytes | None = None, headers: dict[str, str] | None
         connection.close()
 
 
-async def ask(url: str, *, body: bytes | None = None, headers: dict[str, str] | None = None, timeout: float = 30.0) -> Reply:
+async def ask(url: str, *, body: bytes | None = None, headers: dict[str, str] | None = None, patience: float = 30.0) -> Reply:
     """`fetch` in a daemon thread, so that neither the loop waits for it nor the end of the process. Raises FetchError."""
-    import asyncio
-
     loop = asyncio.get_running_loop()
     done: asyncio.Future[Reply] = loop.create_future()
 
@@ -73,7 +72,7 @@ async def ask(url: str, *, body: bytes | None = None, headers: dict[str, str] | 
     def work() -> None:
         reply, problem = None, None
         try:
-            reply = fetch(url, body=body, headers=headers, timeout=timeout)
+            reply = fetch(url, body=body, headers=headers, timeout=patience)
         except FetchError as error:
             problem = error
         if not loop.is_closed():

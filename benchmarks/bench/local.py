@@ -175,8 +175,8 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
     told = reply.json()
     if reply.status == 200 and isinstance(told, dict):
         return told
-    error = told.get("error") if isinstance(told, dict) else None
-    text = error.get("message") if isinstance(error, dict) else None
+    problem = told.get("error") if isinstance(told, dict) else None
+    text = problem.get("message") if isinstance(problem, dict) else None
     raise BenchError(f"the model's server answered status {reply.status}: {str(text or 'no reason given')[:300]}")
 
 

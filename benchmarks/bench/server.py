@@ -39,12 +39,12 @@ class Abilities(msgspec.Struct, frozen=True):
     usage: bool
 
 
-async def find(url: str, model: str, headers: dict[str, str], timeout: float = 30.0) -> Found:
+async def find(url: str, model: str, headers: dict[str, str]) -> Found:
     """Asks for /models where the API may begin. Raises BenchError: nothing answers, the key is refused, or a model has to be named."""
     problems, candidates, refused = [], base(url), None
     for candidate in candidates:
         try:
-            reply = await ask(f"{candidate}/models", headers=headers, timeout=timeout)
+            reply = await ask(f"{candidate}/models", headers=headers)
         except FetchError as error:
             problems.append(f"{candidate}: {error}")
             continue
@@ -99,7 +99,7 @@ async def _facts(url: str, reply: Reply, headers: dict[str, str]) -> dict[str, s
         facts["server"] = server
     parts = urlsplit(url)
     try:
-        told = await ask(f"{parts.scheme}://{parts.netloc}/version", headers=headers, timeout=10.0)
+        told = await ask(f"{parts.scheme}://{parts.netloc}/version", headers=headers, patience=10.0)
     except FetchError:
         return facts
     document = told.json() if told.status == 200 else None
@@ -113,7 +113,8 @@ Build = Callable[[bool, bool], Ask]  # exact, continuous -> a request of TOKENS 
 
 
 async def abilities(send: Send, build: Build) -> Abilities:
-    """Sends up to four short requests, each with fewer of the fields that not every server takes. Raises BenchError where none is answered."""
+    """Sends up to four short requests, each with fewer of the fields that not every server takes. Raises BenchError where none is
+    answered."""
     last = None
     for exact, continuous in _ways():
         request = build(exact, continuous)
