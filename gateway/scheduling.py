@@ -286,3 +286,12 @@ def gauges(figures: Metrics, scheduling: Scheduling) -> None:
         "pointsman_cache_error_tokens", "Size of the error of predicted cached tokens, 95th percentile of the last answers.",
         lambda: scheduling.truths("p95"), merge="max",
     )  # fmt: skip
+    together = scheduling.together
+    figures.callback(
+        "pointsman_peers", "Other gateways and workers that this process schedules together with.",
+        lambda: together.peers if together is not None else 0, merge="max",
+    )  # fmt: skip
+    figures.callback(
+        "pointsman_redis_connected", "1: the way to gateways on other hosts is open. Only with server.redis.",
+        lambda: () if together is None or together.connected is None else float(together.connected), merge="max",
+    )  # fmt: skip
