@@ -68,6 +68,8 @@ class WorkerProcess:
         await self.channel.call("start", config, cluster.asgi, [*fleet.states.values()], fleet.found, seconds=30.0)
         self.ready.set()
         self.tell("follow", [*fleet.states.values()], fleet.found)  # what changed while it started
+        if cluster.core.leaving:
+            self.tell("leave")
 
     def tell(self, name: str, *args: Any) -> None:
         """Says something to the worker if it is there."""
@@ -170,7 +172,8 @@ class Cluster(Control):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for worker in self.workers:
-            worker.tell("stop")
+            worker.sock.close()  # or the kernel would go on queueing what no worker accepts
+            worker.tell("stop", self.hurried)
         await asyncio.gather(*(self._ended(w) for w in self.workers))
         await self._stop_control()
         await self.wired.stop()
@@ -179,6 +182,11 @@ class Cluster(Control):
         self.region.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+    def announce(self) -> None:
+        self.core.leaving = True
+        for worker in self.workers:
+            worker.tell("leave")
 
     async def wanted(self, worker: int, wants: Mapping[str, Wants]) -> None:
         """A worker says what its calls want of engines."""
@@ -210,7 +218,6 @@ class Cluster(Control):
                     await process.wait()
             except TimeoutError:
                 _kill(process)
-        worker.sock.close()
 
     # --- what changes
     def _tell_all(self) -> None:

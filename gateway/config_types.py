@@ -125,6 +125,7 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     wait_seconds: Seconds = 60.0
     head_commit_seconds: Seconds = 10.0
     drain_seconds: Seconds = 30.0
+    drain_notice_seconds: Weight = 0.0  # after SIGTERM: not ready, and served on, until balancers have seen it
     log: LogConfig = LogConfig()
     responses: ResponsesConfig = ResponsesConfig()
     experiments: ExperimentsConfig = ExperimentsConfig()

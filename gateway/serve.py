@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import re
@@ -80,7 +81,9 @@ class Core:
         self.shadows: Shadows | None = None  # where requests are mirrored
         self.trials: Trials | None = None  # where experiments are configured
         self.residency: Demand | None = None  # who hears what engines are wanted, where some come and go
-        self.draining = False
+        self.leaving = False  # told to stop: not ready, and every answer says that its connection closes
+        self.draining = False  # no time is left: nothing more is begun
+        self.idle = math.inf  # seconds that a connection may idle, where that is less than what is configured; 0: none may
         self.draw = (draw or random.Random()).random  # [0, 1)
         self.ids = itertools.count(1)
         self.id_prefix = f"req-{os.urandom(6).hex()}-".encode()

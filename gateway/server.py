@@ -11,6 +11,7 @@ import uvicorn
 from gateway.config import ServerConfig
 
 BACKLOG = 4096
+CLOSE = (b"connection", b"close")
 
 
 class SocketError(OSError):
@@ -61,6 +62,13 @@ class Server:
         server.lifespan = server.config.lifespan_class(server.config)
         await server.startup(sockets=[self.sock])
         self._loop = asyncio.create_task(server.main_loop())
+
+    def leave(self) -> None:
+        """From now on every answer of the ASGI application says that its connection closes. Idempotent."""
+        server = self.uvicorn
+        if CLOSE not in server.config.encoded_headers:
+            server.config.encoded_headers.append(CLOSE)  # what the tick of each second takes
+            server.server_state.default_headers = [*server.server_state.default_headers, CLOSE]
 
     async def stop(self, seconds: float) -> bool:
         """Stops accepting, waits at most `seconds` for what is under way. True when nothing was left."""

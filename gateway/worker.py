@@ -31,7 +31,7 @@ class Worker:
         self.stop, self.began = asyncio.Event(), asyncio.Event()
         self.channel = Channel({
             "start": self.start, "adopt": self.adopt, "follow": self.follow, "report": self.report, "stop": self.ask_stop,
-            "busy": self.busy,
+            "busy": self.busy, "leave": self.leave,
         })  # fmt: skip
 
     async def start(self, config: Config, asgi: bool, states: list[EngineState], found: dict[str, tuple[Found, ...]]) -> bool:
@@ -81,7 +81,13 @@ class Worker:
             "window": gateway.recorder.window(),
         }  # fmt: skip
 
-    async def ask_stop(self) -> None:
+    async def leave(self) -> None:
+        if self.gateway is not None:
+            self.gateway.announce()
+
+    async def ask_stop(self, hurried: bool) -> None:
+        if self.gateway is not None:
+            self.gateway.hurried = hurried
         self.stop.set()
 
     async def run(self, line: socket.socket) -> None:
