@@ -19,6 +19,10 @@ def register(figures: Metrics, core: Core, fleet: Fleet) -> None:
         "pointsman_replica_up", "1: the replica can be sent calls.",
         lambda: [({"replica": r.name}, float(r.health == "ready")) for r in fleet.every()], merge="max",
     )  # fmt: skip
+    figures.callback(
+        "pointsman_replica_asleep", "1: its model is not in memory, and a call loads it.",
+        lambda: [({"replica": r.name}, float(r.asleep)) for r in fleet.every()], merge="max",
+    )  # fmt: skip
     for name, help, field in (
         ("pointsman_upstream_connections_opened_total", "Connections opened to backends.", "opened"),
         ("pointsman_upstream_pool_hits_total", "Calls that found an open connection.", "hits"),
