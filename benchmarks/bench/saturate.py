@@ -1,0 +1,133 @@
+"""When a server is saturated, and up to which rate it keeps up. Pure: no clock, no state.
+
+Under more load than a server can answer, requests pile up: those under way grow, and so does the time to the first token, for as long as
+the load lasts. Both slopes must be positive beyond chance, as GuideLLM has it. Requests that follow one another are not independent, so
+that a plain regression sees slopes in any queue's ups and downs. Here means over equal blocks of time are fitted (batch means: Law 2015,
+Simulation Modeling and Analysis, 9.5.3), and the slope's variance is widened by what autocorrelation is left between the blocks' residuals
+((1 + r) / (1 - r), Wilks 2019, Statistical Methods in the Atmospheric Sciences, 5.2.4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from benchmarks.bench.student import quantile
+from benchmarks.bench.times import start
+from benchmarks.bench.words import Figures, Timed
+
+BLOCKS = 10
+LEAST_SECONDS = 30.0
+LEAST_REQUESTS = 100
+KEPT = 0.95  # of the offered rate that must be answered for the rate to be kept
+_CERTAIN = 0.95
+_FEWEST = 6  # blocks with something in them
+_GROWTH = 0.01  # of the requests that came: a pile that grows by less than that is none
+_FIRST = 0.1  # of the requests, whose answers end the ramp
+
+
+def saturated(timed: Sequence[Timed], seconds: float) -> bool:
+    """Whether requests pile up. `timed`: all that have begun, answered or not, by the stage's clock; `seconds`: now, by the same clock.
+    False while there are under 30 s and under 100 requests. Those of the warm-up are load, but not looked at. Costs a sort."""
+    began = [one for one in timed if 0 < start(one) <= seconds]
+    counted = sorted((one for one in began if not one.warm), key=start)
+    if len(counted) < 2:
+        return False
+    low, high = start(counted[0]), start(counted[-1])
+    if high - low < LEAST_SECONDS and len(counted) < LEAST_REQUESTS:
+        return False
+    low = _ramped(counted)
+    if high <= low:
+        return False
+    edges = [low + (high - low) * i / BLOCKS for i in range(BLOCKS + 1)]
+    pile = _pile(began, edges)
+    came = sum(start(one) > low for one in counted)
+    if _slope(pile)[0] * BLOCKS < _GROWTH * came or not grows(pile):
+        return False
+    return grows(_waits(counted, low, high))
+
+
+def _ramped(counted: Sequence[Timed]) -> float:
+    """When the first tenth of the requests was answered, or as many as were: before, requests under way rise whatever the load is."""
+    first = counted[: max(1, int(len(counted) * _FIRST))]
+    return max([start(counted[0]), *(one.done for one in first)])
+
+
+def _pile(began: Sequence[Timed], edges: Sequence[float]) -> list[tuple[float, float]]:
+    """Requests under way, on average over each block: exact, by the overlap of each request with each block."""
+    width, blocks = edges[1] - edges[0], len(edges) - 1
+    whole = [0.0] * (blocks + 1)  # differences: blocks that a request fills
+    part = [0.0] * blocks
+    for one in began:
+        since = max(start(one), edges[0])
+        until = min(one.done if one.done > 0 else edges[-1], edges[-1])
+        if until <= since:
+            continue
+        i, j = (min(int((at - edges[0]) / width), blocks - 1) for at in (since, until))
+        if i == j:
+            part[i] += (until - since) / width
+            continue
+        part[i] += (edges[i + 1] - since) / width
+        part[j] += (until - edges[j]) / width
+        whole[i + 1] += 1
+        whole[j] -= 1
+    out, running = [], 0.0
+    for i in range(blocks):
+        running += whole[i]
+        out.append((i + 0.5, running + part[i]))
+    return out
+
+
+def _waits(counted: Sequence[Timed], low: float, high: float) -> list[tuple[float, float]]:
+    """Mean times to the first token of the requests that came in each block; blocks without any are left out."""
+    found: list[list[float]] = [[] for _ in range(BLOCKS)]
+    for one in counted:
+        began, first = start(one), one.first
+        if began >= low and first is not None:
+            found[min(int((began - low) / (high - low) * BLOCKS), BLOCKS - 1)].append(first - began)
+    return [(i + 0.5, math.fsum(values) / len(values)) for i, values in enumerate(found) if values]
+
+
+def _slope(points: Sequence[tuple[float, float]]) -> tuple[float, float, list[float]]:
+    """Least squares: slope, the spread of x that it rests on, residuals."""
+    x_mean = math.fsum(x for x, _ in points) / len(points)
+    y_mean = math.fsum(y for _, y in points) / len(points)
+    spread = math.fsum((x - x_mean) ** 2 for x, _ in points)
+    slope = math.fsum((x - x_mean) * (y - y_mean) for x, y in points) / spread if spread > 0 else 0.0
+    return slope, spread, [y - y_mean - slope * (x - x_mean) for x, y in points]
+
+
+def grows(points: Sequence[tuple[float, float]], certain: float = _CERTAIN) -> bool:
+    """Whether the slope through the blocks' means is positive with this certainty, one-sided. False: fewer than 6 blocks."""
+    if len(points) < _FEWEST:
+        return False
+    slope, spread, left = _slope(points)
+    squares = math.fsum(r * r for r in left)
+    degrees = len(points) - 2
+    if slope <= 0 or spread <= 0:
+        return False
+    together = math.fsum(a * b for a, b in pairwise(left)) / squares if squares > 0 else 0.0
+    # A fitted line takes about 2 / n out of its residuals' correlation (Marriott & Pope 1954 have it for a mean: 1 / n).
+    correlation = min(0.9, max(0.0, together + 2 / len(points)))
+    wide = (1 + correlation) / (1 - correlation)
+    return slope > quantile(certain, degrees) * math.sqrt(squares / degrees / spread * wide)
+
+
+def kept(figures: Figures) -> bool:
+    """Whether a level's rate was answered: 95 % of what was offered or more, nothing piling up, the client up to it."""
+    return (
+        figures.good > 0 and figures.answered_rate >= KEPT * figures.offered_rate and not figures.saturated and not figures.health.trouble
+    )
+
+
+def verdicts(levels: Sequence[Figures]) -> dict[float, bool]:
+    """By offered rate, ascending: whether it was kept in more than half of its repeats. Other profiles than `rate` are left out."""
+    rates = sorted({one.profile.value for one in levels if one.profile.name == "rate"})
+    repeats = {rate: [kept(one) for one in levels if one.profile.name == "rate" and one.profile.value == rate] for rate in rates}
+    return {rate: 2 * sum(found) > len(found) for rate, found in repeats.items()}
+
+
+def knee(levels: Sequence[Figures]) -> float | None:
+    """The highest offered rate that was kept, in requests a second. None: none was, or none was tried."""
+    return max((rate for rate, good in verdicts(levels).items() if good), default=None)
