@@ -16,6 +16,7 @@ import math
 import random
 from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Iterable
+from functools import lru_cache
 from hashlib import shake_128
 from itertools import accumulate
 from struct import unpack
@@ -113,6 +114,7 @@ class Texts:
         return " ".join(words), spent
 
 
+@lru_cache(4)
 def _pool(seed: int) -> list[tuple[str, int]]:
     """Sentences with their words' number. Every word comes equally often."""
     rng = random.Random(f"sentences {seed}")
