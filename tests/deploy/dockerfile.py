@@ -64,7 +64,8 @@ class Stage:
 
 def steps(text: str) -> Iterator[Step]:
     """The instructions in order. ValueError: one that is not known, with its line."""
-    begun, parts = 0, []
+    begun = 0
+    parts: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.lstrip().startswith("#") or not (line.strip() or parts):
             continue

@@ -2,10 +2,13 @@
 
     python -m tests.deploy.steps --base FOLDER --work FOLDER [--extras "redis kv"] [--bind PATH ...]
 
-`--base` is a Debian root with Python (debootstrap --variant=minbase --include=python3,python3-venv,python3-pip,ca-certificates trixie FOLDER),
-which stands for the official image. `--bind`: folders of this machine that pip needs inside. Needs root. What comes out is then served as the
-image says: its user, its environment, its command, root file system read-only, no capability, `/tmp` and the volumes alone writable; its own
-health check must pass, a request and a stream that is under way at SIGTERM must be answered, and it must end with code 0.
+`--base` is a Debian root with Python, which stands for the official image: debootstrap --variant=minbase
+--include=python3,python3-venv,python3-pip,ca-certificates trixie FOLDER. `--bind`: folders of this machine that pip needs inside.
+Needs root.
+
+What comes out is then served as the image says: its user, its environment, its command, root file system read-only, no capability, `/tmp`
+and the volumes alone writable; its own health check must pass, a request and a stream that is under way at SIGTERM must be answered, and it
+must end with code 0.
 """
 
 from __future__ import annotations
@@ -71,8 +74,8 @@ class Builder:
         *sources, target = step.words
         to = root / os.path.join(place, target).lstrip("/")
         if "from" in step.flags:
-            source = self.work / f"stage-{step.flags['from']}" / sources[0].lstrip("/")
-            subprocess.run(["cp", "-a", str(source), str(to)], check=True)
+            made = self.work / f"stage-{step.flags['from']}" / sources[0].lstrip("/")
+            subprocess.run(["cp", "-a", str(made), str(to)], check=True)
             return
         for source in sources:
             names = [name for name in self.files if name == source or name.startswith(source.rstrip("/") + "/")]
@@ -122,7 +125,15 @@ class Container:
             mounts.append(f"mount --bind {kept} {root}{volume}")
         mounts += [f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp", f"mount -t tmpfs -o mode=1777 tmpfs {root}/dev/shm"]
         mounts += [f"mount -o remount,bind,ro {root}"]
-        as_user = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs", "--bounding-set=-all", "--inh-caps=-all"]
+        as_user = [
+            "setpriv",
+            f"--reuid={uid}",
+            f"--regid={gid}",
+            "--clear-groups",
+            "--no-new-privs",
+            "--bounding-set=-all",
+            "--inh-caps=-all",
+        ]
         self.enter = ["env", "-i", *(f"{name}={value}" for name, value in self.env.items())]
         inside = shlex.join(["chroot", str(root), *as_user, *self.enter])
         self.script = "; ".join(["set -e", *mounts, f'exec {inside} "$@"'])
@@ -178,7 +189,9 @@ def ask(port: int, **more: object) -> http.client.HTTPResponse:
     model = json.loads(get(port, "/v1/models")[1])["data"][0]["id"]
     body = {"model": model, "messages": [{"role": "user", "content": "Hello"}], **more}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
-    connection.request("POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {KEY}", "content-type": "application/json"})
+    connection.request(
+        "POST", "/v1/chat/completions", json.dumps(body), {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
+    )
     return connection.getresponse()
 
 
@@ -213,13 +226,11 @@ def main() -> None:
     for stage in made:
         say(f"stage {stage.name} (for {stage.base})")
         builder.build(stage)
-    size = subprocess.run(["du", "-sm", f"{builder.folder(made[-1])}/opt/pointsman"], capture_output=True, text=True, check=True).stdout.split()
-    say(f"/opt/pointsman: {size[0]} MiB")
-    found = subprocess.run(
-        ["chroot", str(builder.folder(made[-1])), "sh", "-c", "! command -v cc gcc g++ clang make"], capture_output=True, text=True, check=False
-    )
-    assert found.returncode == 0, f"a compiler is in the last stage: {found.stdout}"
-    box = Container(made[-1], builder.folder(made[-1]), args.work.resolve())
+    last = builder.folder(made[-1])
+    say(f"/opt/pointsman: {sum(p.lstat().st_size for p in (last / 'opt/pointsman').rglob('*')) >> 20} MiB")
+    compilers = ["chroot", str(last), "sh", "-c", "! command -v cc gcc g++ clang make"]
+    assert subprocess.run(compilers, check=False).returncode == 0, "a compiler is in the last stage"
+    box = Container(made[-1], last, args.work.resolve())
     try:
         check(box)
     finally:
