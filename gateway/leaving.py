@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pointsman")
 GRACE_SECONDS = 1.0  # that an unannounced connection idles before it is closed
-HANDSHAKE_SECONDS = 0.1  # for handshakes under way when the port goes deaf: a round trip
+HANDSHAKE_SECONDS = 0.05  # for handshakes under way when the port goes deaf: a round trip
 ACCEPT_TURNS = 1000  # of the loop at most, a millisecond each, for what the kernel holds
 LOOK_SECONDS = 0.1
 BATCH = 16  # connections between two turns of the loop: what has come on others is seen before they are closed
@@ -79,7 +79,7 @@ def announce(connections: Iterable[Any]) -> None:
 
 async def quiet(sock: socket.socket) -> None:
     """Lets the listening socket take what the kernel has connected and nothing more; then it may be closed without a reset for anybody.
-    Takes 0.1 s, at most 1.1 s. Needs a server of the running loop that accepts on `sock`. Linux only: elsewhere it merely waits."""
+    Takes 0.05 s, seldom longer, at most some seconds. Needs a server of the running loop that accepts on `sock`. Linux only: elsewhere it merely waits."""
     deafen(sock)
     await asyncio.sleep(HANDSHAKE_SECONDS)
     for _ in range(ACCEPT_TURNS):
