@@ -1,0 +1,193 @@
+"""Numbers, times and levels of load as people read them. Pure: a value in, a text out; a dash for what is not known.
+
+Three significant digits: no latency is known better than that, and repeats differ before the fourth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import PurePath
+
+from benchmarks.bench.words import Figures, Level, Profile, Result, Slo, Spread
+
+NONE = "–"
+MOST = 1e15  # what is greater is no measurement
+FEW = "p99 needs 1,000 answers, p95 200, p90 100, p50 5"
+UPPER = ("p99", "p95", "p90")
+_UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+_CLOSED = ("sync", "concurrent")
+
+
+def sane(value: float | None) -> float | None:
+    """`value`, or None where it is no number that can be drawn."""
+    return value if value is not None and math.isfinite(value) and abs(value) <= MOST else None
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """To `digits` significant digits with thousands separators; whole numbers keep all theirs; tiny ones by powers of ten."""
+    value = sane(value)
+    if value is None:
+        return NONE
+    if not value:
+        return "0"
+    if abs(value) < 1e-4:
+        return f"{value:.{digits - 1}e}"
+    rounded = float(f"{value:.{digits - 1}e}")  # 9.996 is 10.0, not 10.00
+    after = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return f"{value:,.{after}f}"
+
+
+def brief(value: float | None) -> str:
+    """Like `number`, without zeros at its end that say nothing: for ticks and names."""
+    text = number(value)
+    return text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
+
+
+def count(value: float | None) -> str:
+    """A whole number."""
+    value = sane(value)
+    return NONE if value is None else f"{value:,.0f}"
+
+
+def ms(seconds: float | None) -> str:
+    """A time in milliseconds, without its unit: for tables whose heads name it."""
+    value = sane(seconds)
+    return NONE if value is None else number(value * 1e3)
+
+
+def duration(seconds: float | None, short: bool = False) -> str:
+    """A time with the unit that suits it. `short`: without zeros at its end."""
+    value = sane(seconds)
+    if value is None:
+        return NONE
+    say = brief if short else number
+    size = abs(value)
+    if size >= 7200:
+        return f"{say(value / 3600)} h"
+    if size >= 120:
+        return f"{say(value / 60)} min"
+    if size >= 1 or not size:
+        return f"{say(value)} s"
+    return f"{say(value * 1e3)} ms" if size >= 1e-3 else f"{say(value * 1e6)} µs"
+
+
+def percent(share: float | None) -> str:
+    """A share of 1 in per cent. What is not all is never written as 100 %, what is not nothing never as 0 %."""
+    value = sane(share)
+    if value is None:
+        return NONE
+    if value in (0.0, 1.0):
+        return f"{value:.0%}".replace("%", " %")
+    places = 1
+    while places < 6 and float(f"{100 * value:.{places}f}") in (0.0, 100.0):
+        places += 1
+    return f"{100 * value:,.{places}f} %"
+
+
+def size(octets: float | None) -> str:
+    """Bytes, in MiB or GiB."""
+    value = sane(octets)
+    if value is None:
+        return NONE
+    return f"{number(value / 2**30)} GiB" if value >= 2**30 else f"{number(value / 2**20)} MiB"
+
+
+def compact(value: float) -> str:
+    """A count in few characters: 1.2k, 34M."""
+    for unit, letter in _UNITS:
+        if abs(value) >= unit:
+            return f"{brief(value / unit)}{letter}"
+    return brief(value)
+
+
+def is_closed(profile: Profile) -> bool:
+    """Whether the server sets the pace: a closed loop has no offered rate."""
+    return profile.name in _CLOSED
+
+
+def option(profile: Profile) -> str:
+    """A level as the command line writes it: `sync`, `concurrent=8`, `rate=12`, `trace=FILE`."""
+    if profile.name in ("concurrent", "rate"):
+        return f"{profile.name}={brief(profile.value)}"
+    if profile.source:
+        faster = f"x{brief(profile.speed)}" if profile.speed != 1 else ""
+        return f"{profile.name}={PurePath(profile.source).name}{faster}"
+    return profile.name
+
+
+def in_words(profile: Profile) -> str:
+    """A level in words: "one request at a time", "8 at once", "12 requests/s"."""
+    if profile.name == "sync":
+        return "one at a time"
+    if profile.name == "concurrent":
+        return f"{brief(profile.value)} at once"
+    if profile.name == "rate":
+        return f"{brief(profile.value)} requests/s"
+    name = PurePath(profile.source).name
+    faster = f", {brief(profile.speed)} times as fast" if profile.speed != 1 else ""
+    return f"{profile.name} {name}{faster}".strip()
+
+
+def slo_words(slo: Slo) -> str:
+    """What a service level asks, in words."""
+    limits = (("first token", slo.ttft), ("per token", slo.tpot), ("any gap", slo.itl), ("whole answer", slo.e2e))
+    asked = ", ".join(f"{what} ≤ {duration(value, short=True)}" for what, value in limits if value is not None)
+    return f"{asked or 'any answer'}, for {percent(slo.share)} of requests"
+
+
+def error_share(f: Figures) -> float | None:
+    """Failed requests by those sent; None: none was sent."""
+    return f.failed / f.sent if f.sent else None
+
+
+def offered(f: Figures) -> float | None:
+    """The rate at which requests came, where the schedule set it and not the server."""
+    return None if is_closed(f.profile) else sane(f.offered_rate) or sane(f.profile.value) or None
+
+
+def merged(notes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """(where, what) by what, in order of first sight: the same warning of several levels is one."""
+    out: dict[str, list[str]] = {}
+    for where, what in notes:
+        if what and where not in out.setdefault(what, []):
+            out[what].append(where)
+    return out
+
+
+def troubles(levels: Iterable[Level]) -> dict[str, list[str]]:
+    """Where the client measured itself: sentences, and the levels that they are of."""
+    return merged((option(one.profile), f.health.trouble) for one in levels for f in (one.median, *one.repeats))
+
+
+def warnings(result: Result) -> dict[str, list[str]]:
+    """All other warnings of a run: sentences, and the levels that they are of (none: of the whole run)."""
+    client = troubles(result.levels)
+    found = merged((option(one.profile), w) for one in result.levels for f in _all_told(one) for w in f.warnings)
+    whole: dict[str, list[str]] = {w: [] for w in result.warnings}
+    return {what: where for what, where in {**found, **whole}.items() if what not in client}
+
+
+def _all_told(level: Level) -> list[Figures]:
+    """Where a level's warnings stand: merged beside its medians, or at its repeats where nobody merged them."""
+    return [level.median] if level.median.warnings else level.repeats
+
+
+def errors(levels: Iterable[Level]) -> dict[str, int]:
+    """Error texts of all levels with how often, the most frequent first."""
+    out: dict[str, int] = {}
+    for one in levels:
+        for text, n in one.median.errors.items():
+            out[text] = out.get(text, 0) + n
+    return dict(sorted(out.items(), key=lambda item: (-item[1], item[0])))
+
+
+def upper(spreads: Iterable[Spread]) -> str | None:
+    """The highest percentile that one of these has samples for. None: none."""
+    found = list(spreads)
+    return next((name for name in UPPER if any(sane(getattr(s, name)) is not None for s in found)), None)
+
+
+def visible(text: str) -> str:
+    """A text of which nothing moves a terminal's cursor or changes its colours: what is not printed is U+FFFD; white space is one space."""
+    return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
