@@ -95,7 +95,7 @@ def _warnings(repeats: Sequence[Figures], spread: dict[str, float]) -> list[str]
     often: Counter[str] = Counter()
     for one in repeats:
         kinds = {re.sub(r"\d[\d.,]*", "#", text): text for text in one.warnings}
-        often.update(kinds)
+        often.update(kinds.keys())  # a mapping would be added up
         first = {**kinds, **first}
     out = [text if len(repeats) < 2 else f"{text} ({often[kind]} of {len(repeats)} repeats)" for kind, text in first.items()]
     name, widest = max(spread.items(), key=lambda item: item[1], default=("", 0.0))
