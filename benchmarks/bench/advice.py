@@ -42,11 +42,11 @@ def _failures(figures: Figures) -> str:
 def _load(figures: Figures, stage: Stage) -> list[str]:
     found = []
     if stage.cut_off:
-        found.append(
-            f"{stage.cut_off:,} requests were under way when the stage was ended; they count nowhere, and were likely the longest."
-        )
+        found.append(f"Requests under way when the stage was ended: {stage.cut_off:,}; they count nowhere, and were likely the longest.")
     if stage.held:
-        found.append(f"{stage.held:,} requests waited for a free connection, by the limit on concurrency: see latencies from the schedule.")
+        found.append(
+            f"Requests that waited for a free connection: {stage.held:,} (a limit on concurrency); see latencies from the schedule."
+        )
     if stage.cut:
         found.append(f"The stage ended before its time: {stage.cut}.")
     if figures.saturated:

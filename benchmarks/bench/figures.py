@@ -22,6 +22,7 @@ from benchmarks.bench.words import Figures, Goodput, Slo, Stage, Timed
 OPEN = ("rate", "trace", "capture")  # profiles whose schedule does not wait for answers
 _KINDS = 20  # of errors
 _LONG = 160  # characters of one
+_END = 20  # the part of a stage that counts as one of its ends
 
 DEFINITIONS: dict[str, str] = {
     "sent": "Requests that were sent, warm-up left out, and those that the run itself cut off at its end.",
@@ -37,7 +38,7 @@ DEFINITIONS: dict[str, str] = {
     "seconds": "From the first request sent to the last answer's last byte, warm-up left out.",
     "request_rate": "Good answers a second of the stage, its ends included.",
     "offered_rate": "Requests a second that the schedule wanted; without a schedule, those that were sent.",
-    "answered_rate": "Good answers a second between the first and the last of them: what was kept up, without the stage's ends.",
+    "answered_rate": "Good answers a second without the stage's ends (a twentieth each), for the schedule's mean rate: what was kept up.",
     "input_rate": "Prompt tokens of good answers a second of the stage, by the server's usage, cached ones included.",
     "output_rate": "Completion tokens of good answers a second of the stage, by the server's usage, reasoning included.",
     "concurrency": "Requests under way on average: the sum of (answer's last byte - sent) over the stage's seconds (Little's law).",
@@ -46,7 +47,7 @@ DEFINITIONS: dict[str, str] = {
     "goodput": "Good answers a second that keep the service level, from the schedule where there is one; the share is of all sent.",
     "saturated": "Requests under way and TTFT both grew throughout, significantly at 5 %: latencies then say how long the stage lasted.",
     "spread": "How far repeats differ: (highest - lowest) / median.",
-    "percentiles": "Interpolated between samples; left out with fewer than 10 beyond (p99 takes 1,000, p95 200, p90 100), the median below 5.",
+    "percentiles": "Interpolated; left out with fewer than 10 samples beyond (p99 takes 1,000, p95 200, p90 100), the median below 5.",
 }  # fmt: skip
 
 
@@ -83,7 +84,7 @@ def figures(stage: Stage, slos: Sequence[Slo]) -> Figures:
         health=stage.health,
         saturated=opened and saturated(stage.timed, max((timed.done for timed in sent), default=0.0)),
         memory_most=_memory(stage),
-        answered_rate=_between([timed.done for timed in good], seconds),
+        answered_rate=_answered(sent, good, seconds, opened),
     )
     return msgspec.structs.replace(out, warnings=warnings(out, stage, good))
 
@@ -106,6 +107,20 @@ def _between(moments: Sequence[float], seconds: float) -> float:
 
 def _offered(sent: Sequence[Timed], seconds: float, opened: bool) -> float:
     return _between([timed.due for timed in sent], seconds) if opened else _per(len(sent), seconds)
+
+
+def _answered(sent: Sequence[Timed], good: Sequence[Timed], seconds: float, opened: bool) -> float:
+    """Good answers a second without the stage's ends, where the server fills up and empties. In an open loop it is the offered rate times
+    the ratio of both in the middle, so that the schedule's own ups and downs fall out (a ratio estimate: Cochran 1977, 6)."""
+    middle = _between(_middle([timed.done for timed in good]), seconds)
+    offered = _between(_middle([timed.due for timed in sent]), seconds) if opened else 0.0
+    return _offered(sent, seconds, opened) * middle / offered if offered > 0 else middle
+
+
+def _middle(moments: Sequence[float]) -> list[float]:
+    """All but the first and the last twentieth."""
+    ranked = sorted(moments)
+    return ranked[len(ranked) // _END : len(ranked) - len(ranked) // _END]
 
 
 def _cached(good: Sequence[Timed]) -> float | None:

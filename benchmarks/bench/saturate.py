@@ -45,7 +45,7 @@ def saturated(timed: Sequence[Timed], seconds: float) -> bool:
     came = sum(start(one) > low for one in counted)
     if _slope(pile)[0] * BLOCKS < _GROWTH * came or not grows(pile):
         return False
-    return grows(_waits(counted, low, high))
+    return grows(_waits(counted, low))
 
 
 def _ramped(counted: Sequence[Timed]) -> float:
@@ -79,13 +79,14 @@ def _pile(began: Sequence[Timed], edges: Sequence[float]) -> list[tuple[float, f
     return out
 
 
-def _waits(counted: Sequence[Timed], low: float, high: float) -> list[tuple[float, float]]:
-    """Mean times to the first token of the requests that came in each block; blocks without any are left out."""
+def _waits(counted: Sequence[Timed], low: float) -> list[tuple[float, float]]:
+    """Mean times to the first token of the requests that came in each block, up to the last one that has its own by now; blocks without
+    any are left out."""
+    seen = [(start(one), one.first - start(one)) for one in counted if start(one) >= low and one.first is not None]
+    width = (max(began for began, _ in seen) - low) / BLOCKS if seen else 0.0
     found: list[list[float]] = [[] for _ in range(BLOCKS)]
-    for one in counted:
-        began, first = start(one), one.first
-        if began >= low and first is not None:
-            found[min(int((began - low) / (high - low) * BLOCKS), BLOCKS - 1)].append(first - began)
+    for began, wait in seen if width > 0 else ():
+        found[min(int((began - low) / width), BLOCKS - 1)].append(wait)
     return [(i + 0.5, math.fsum(values) / len(values)) for i, values in enumerate(found) if values]
 
 

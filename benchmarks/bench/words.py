@@ -211,7 +211,7 @@ class Figures(msgspec.Struct):
     saturated: bool = False
     warnings: list[str] = []
     memory_most: dict[str, int] = {}
-    answered_rate: float = 0.0  # good answers a second between the first and the last of them: what the server kept up, without the ends
+    answered_rate: float = 0.0  # good answers a second, without the stage's ends where the server fills up and empties
 
 
 class Level(msgspec.Struct):
