@@ -65,7 +65,7 @@ def _what(level: Level) -> str:
 def _load(f: Figures) -> str:
     rate = offered(f)
     if rate is not None:
-        return f"At {brief(rate)} requests/s"
+        return f"At {brief(f.profile.value if f.profile.name == 'rate' else rate)} requests/s"
     return "One request at a time," if f.profile.name == "sync" else f"With {in_words(f.profile)}"
 
 

@@ -164,16 +164,11 @@ def _name(level: Level) -> str:
 
 
 def _doubts(result: Result, width: int) -> list[str]:
-    client, others = troubles(result.levels), warnings(result)
-    lines = [f"The client was at its limit. {what}{_where(where)}" for what, where in client.items()]
-    lines += [f"{what}{_where(where)}" for what, where in others.items()]
+    lines = [f"The client was at its limit. {note}" for note in troubles(result.levels)]
+    lines += [str(note) for note in warnings(result)]
     if len(lines) > _WARNINGS:
         lines = [*lines[: _WARNINGS - 1], f"{len(lines) - _WARNINGS + 1} more: see the report (--out FILE.html)."]
     return [wrapped(text, width, "! ", "  ") for text in lines]
-
-
-def _where(levels: Sequence[str]) -> str:
-    return f" ({', '.join(levels)})" if levels else ""
 
 
 def _feet(result: Result, rows: Sequence[Sequence[str]], shown: Sequence[Column], width: int, definitions: Mapping[str, str]) -> list[str]:

@@ -6,8 +6,11 @@ Three significant digits: no latency is known better than that, and repeats diff
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
+
+import msgspec
 
 from benchmarks.bench.words import Figures, Level, Profile, Result, Slo, Spread
 
@@ -15,6 +18,8 @@ NONE = "–"
 MOST = 1e15  # what is greater is no measurement
 FEW = "p99 needs 1,000 answers, p95 200, p90 100, p50 5"
 UPPER = ("p99", "p95", "p90")
+_LISTED = 8  # levels named in one line
+_NUMBERS = re.compile(r"\d[\d.,]*")
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 _CLOSED = ("sync", "concurrent")
 
@@ -133,7 +138,7 @@ def slo_words(slo: Slo) -> str:
     """What a service level asks, in words."""
     limits = (("first token", slo.ttft), ("per token", slo.tpot), ("any gap", slo.itl), ("whole answer", slo.e2e))
     asked = ", ".join(f"{what} ≤ {duration(value, short=True)}" for what, value in limits if value is not None)
-    return f"{asked or 'any answer'}, for {percent(slo.share)} of requests"
+    return f"{asked or 'any answer'}, for {brief(100 * slo.share)} % of requests"
 
 
 def error_share(f: Figures) -> float | None:
@@ -146,26 +151,49 @@ def offered(f: Figures) -> float | None:
     return None if is_closed(f.profile) else sane(f.offered_rate) or sane(f.profile.value) or None
 
 
-def merged(notes: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
-    """(where, what) by what, in order of first sight: the same warning of several levels is one."""
-    out: dict[str, list[str]] = {}
-    for where, what in notes:
-        if what and where not in out.setdefault(what, []):
-            out[what].append(where)
-    return out
+class Note(msgspec.Struct, frozen=True):
+    """A sentence about some levels. `alike`: at these it is the same but for its numbers."""
+
+    text: str
+    levels: tuple[str, ...] = ()
+    alike: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        where = [_listed(self.levels), f"alike: {_listed(self.alike)}" if self.alike else ""]
+        said = "; ".join(w for w in where if w)
+        return f"{self.text} [{said}]" if said else self.text
 
 
-def troubles(levels: Iterable[Level]) -> dict[str, list[str]]:
-    """Where the client measured itself: sentences, and the levels that they are of."""
+def _listed(levels: Sequence[str]) -> str:
+    more = f" and {len(levels) - _LISTED} more" if len(levels) > _LISTED else ""
+    return ", ".join(levels[:_LISTED]) + more
+
+
+def merged(notes: Iterable[tuple[str, str]]) -> list[Note]:
+    """(level, sentence) by sentence, in order of first sight: what several levels say is said once."""
+    kinds: dict[str, Note] = {}
+    for level, text in notes:
+        if not text:
+            continue
+        kind = _NUMBERS.sub("#", text)
+        known = kinds.setdefault(kind, Note(text))
+        if level and level not in known.levels + known.alike:
+            same = text == known.text
+            kinds[kind] = Note(text=known.text, levels=known.levels + (level,) * same, alike=known.alike + (level,) * (not same))
+    return list(kinds.values())
+
+
+def troubles(levels: Iterable[Level]) -> list[Note]:
+    """Where the client measured itself."""
     return merged((option(one.profile), f.health.trouble) for one in levels for f in (one.median, *one.repeats))
 
 
-def warnings(result: Result) -> dict[str, list[str]]:
-    """All other warnings of a run: sentences, and the levels that they are of (none: of the whole run)."""
-    client = troubles(result.levels)
-    found = merged((option(one.profile), w) for one in result.levels for f in _all_told(one) for w in f.warnings)
-    whole: dict[str, list[str]] = {w: [] for w in result.warnings}
-    return {what: where for what, where in {**found, **whole}.items() if what not in client}
+def warnings(result: Result) -> list[Note]:
+    """All other warnings of a run, those of the whole run first."""
+    client = {f.health.trouble for one in result.levels for f in (one.median, *one.repeats)}
+    whole = (("", text) for text in result.warnings)
+    told = ((option(one.profile), text) for one in result.levels for f in _all_told(one) for text in f.warnings)
+    return merged((level, text) for level, text in (*whole, *told) if not any(t and text.startswith(t) for t in client))
 
 
 def _all_told(level: Level) -> list[Figures]:

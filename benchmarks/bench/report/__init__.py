@@ -61,32 +61,14 @@ def document(title: str, body: Markup, data: msgspec.Raw) -> bytes:
 
 
 def _curves(result: Result, found: Sequence[Shown]) -> Markup:
-    saturation = result.saturation
     return join(
-        [
-            section("latency", "How long answers take", cdf.latencies(found)),
-            section(
-                "load",
-                "Under load",
-                tag(
-                    "div",
-                    load.against_rate(found, saturation, "TTFT against offered rate", "ttft"),
-                    load.against_rate(found, saturation, "Whole answers against offered rate", "e2e"),
-                    load.throughput(found, "Throughput against TTFT", "ttft"),
-                    load.throughput(found, "Throughput against TPOT", "tpot"),
-                    load.users(found),
-                    load.goodput(result, found),
-                    class_="panels",
-                ),
-            ),
-        ]
+        [section("latency", "How long answers take", cdf.latencies(found)), section("load", "Under load", load.plots(result, found))]
     )
 
 
 def _times(found: Sequence[Shown], stages: Sequence[Stage]) -> Markup:
-    memory = timeline.memory(stages)
-    pair = tag("div", timeline.concurrency(found), memory, class_="panels" if memory else "panels one")
-    return section("time", "Over time", pair, timeline.timelines(found), levels.peaks(found))
+    parts = [timeline.concurrency(found), timeline.timelines(found), timeline.memory(stages), levels.peaks(found)]
+    return section("time", "Over time", *parts)
 
 
 def body(result: Result, stages: Sequence[Stage]) -> Markup:

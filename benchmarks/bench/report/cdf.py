@@ -65,7 +65,7 @@ def distribution(levels: Sequence[Shown], name: str, title: str, of: Value) -> M
         Axis(0.0, 1.0),
         lambda v: duration(v, short=True),
         lambda v: f"{100 * v:.0f} %",
-        "seconds, logarithmic; left is faster →",
+        "time, logarithmic; left is faster",
         "share of answers within ↑",
     )
     drawn, dots = [], []

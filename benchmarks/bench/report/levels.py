@@ -7,7 +7,22 @@ from dataclasses import dataclass
 
 from benchmarks.bench.report.markup import Child, Markup, join, tag
 from benchmarks.bench.report.seen import Shown
-from benchmarks.bench.texts import FEW, NONE, count, duration, error_share, is_closed, ms, number, offered, option, percent, size
+from benchmarks.bench.texts import (
+    FEW,
+    NONE,
+    count,
+    duration,
+    error_share,
+    is_closed,
+    ms,
+    number,
+    offered,
+    option,
+    percent,
+    sane,
+    size,
+    upper,
+)
 from benchmarks.bench.words import Figures, Spread
 
 OWN = {  # what only this table shows
@@ -17,7 +32,9 @@ OWN = {  # what only this table shows
 }
 TITLES = {
     "ttft": "TTFT", "ttft_due": "TTFT from schedule", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E", "e2e_due": "E2E from schedule",
-    "lag": "client's lag", "cpu": "client's CPU",
+    "error_rate": "failed (error rate)", "request_rate": "requests per second", "offered_rate": "offered requests per second",
+    "concurrency": "requests under way", "input_rate": "tokens/s in", "output_rate": "tokens/s out", "cached_share": "tokens from cache",
+    "output_share": "tokens out, of asked", "lag": "client's lag", "cpu": "client's CPU",
 }  # fmt: skip
 Cell = tuple[str, str]  # what stands there, and smaller below it
 
@@ -59,33 +76,37 @@ def _failed(f: Figures) -> Cell:
     return percent(error_share(f)), f"{count(f.failed)} of {count(f.sent)}"
 
 
-COLUMNS = (
-    Column("Requests", "failed", "error_rate", _failed),
-    Column("Requests", "per second", "request_rate", _rate),
-    Column("Requests", "under way", "concurrency", lambda f: (number(f.concurrency), "")),
-    Column("TTFT, ms", "p50", "ttft", _times("ttft", "p50")),
-    Column("TTFT, ms", "p99", "ttft", _times("ttft", "p99")),
-    Column("TTFT from schedule, ms", "p50", "ttft_due", _scheduled("ttft_due", "p50")),
-    Column("TTFT from schedule, ms", "p99", "ttft_due", _scheduled("ttft_due", "p99")),
-    Column("TPOT, ms", "p50", "tpot", _times("tpot", "p50")),
-    Column("TPOT, ms", "p99", "tpot", _times("tpot", "p99")),
-    Column("ITL, ms", "p50", "itl", _times("itl", "p50")),
-    Column("ITL, ms", "p99", "itl", _times("itl", "p99")),
-    Column("E2E, ms", "p50", "e2e", _times("e2e", "p50")),
-    Column("E2E, ms", "p99", "e2e", _times("e2e", "p99")),
-    Column("E2E from schedule, ms", "p50", "e2e_due", _scheduled("e2e_due", "p50")),
-    Column("E2E from schedule, ms", "p99", "e2e_due", _scheduled("e2e_due", "p99")),
-    Column("Tokens/s", "in", "input_rate", lambda f: (number(f.input_rate), "")),
-    Column("Tokens/s", "out", "output_rate", lambda f: (number(f.output_rate), "")),
-    Column("Tokens", "from cache", "cached_share", lambda f: (percent(f.cached_share), "")),
-    Column("Tokens", "out, of asked", "output_share", lambda f: (percent(f.output_share), "")),
-)
+def columns(levels: Sequence[Shown]) -> list[Column]:
+    """Rates, then of each latency the median and the highest percentile that any level has answers enough for, then tokens."""
+    out = [
+        Column("Requests", "failed", "error_rate", _failed),
+        Column("Requests", "per second", "request_rate", _rate),
+        Column("Requests", "under way", "concurrency", lambda f: (number(f.concurrency), "")),
+    ]
+    for name, cell in (
+        ("ttft", _times),
+        ("ttft_due", _scheduled),
+        ("tpot", _times),
+        ("itl", _times),
+        ("e2e", _times),
+        ("e2e_due", _scheduled),
+    ):
+        high = upper(getattr(one.figures, name) for one in levels) or "p99"
+        out += [Column(f"{TITLES[name]}, ms", p, name, cell(name, p)) for p in ("p50", high)]
+    return [
+        *out,
+        Column("Tokens/s", "in", "input_rate", lambda f: (number(sane(f.input_rate) or None), "")),
+        Column("Tokens/s", "out", "output_rate", lambda f: (number(sane(f.output_rate) or None), "")),
+        Column("Tokens", "from cache", "cached_share", lambda f: (percent(f.cached_share), "")),
+        Column("Tokens", "out, of asked", "output_share", lambda f: (percent(f.output_share), "")),
+    ]
 
 
 def levels_table(levels: Sequence[Shown], definitions: Mapping[str, str]) -> Markup:
     """All levels, a row each: medians of the repeats, with how far these spread and how the client was."""
+    shown = columns(levels)
     groups: dict[str, int] = {}
-    for c in COLUMNS:
+    for c in shown:
         groups[c.group] = groups.get(c.group, 0) + 1
     over = tag(
         "tr",
@@ -94,7 +115,7 @@ def levels_table(levels: Sequence[Shown], definitions: Mapping[str, str]) -> Mar
         tag("th", "Repeats", colspan=2, scope="colgroup"),
         tag("th", "Client", colspan=2, scope="colgroup"),
     )
-    named = [_head(c.title, c.term, definitions) for c in COLUMNS]
+    named = [_head(c.title, c.term, definitions) for c in shown]
     last = [
         _head("n", "repeats", definitions),
         _head("spread", "spread", definitions),
@@ -102,7 +123,7 @@ def levels_table(levels: Sequence[Shown], definitions: Mapping[str, str]) -> Mar
         _head("CPU", "cpu", definitions),
     ]
     head = tag("thead", over, tag("tr", tag("th", "Level", scope="col"), *named, *last))
-    table = tag("table", head, tag("tbody", *(_row(one) for one in levels)))
+    table = tag("table", head, tag("tbody", *(_row(one, shown) for one in levels)))
     box = tag("div", table, class_="scroll", tabindex=0, role="region", aria_label="All levels")
     note = (
         "Medians of the repeats; below a median latency its 95 % interval. Failed requests are in no latency. "
@@ -117,11 +138,11 @@ def _head(title: str, term: str, definitions: Mapping[str, str]) -> Markup:
     return tag("th", inner, scope="col", title=said or None)
 
 
-def _row(one: Shown) -> Markup:
+def _row(one: Shown, columns: Sequence[Column]) -> Markup:
     f, health = one.figures, one.figures.health
     state = tag("span", "saturated", class_="chip bad") if f.saturated else None
     name = tag("th", tag("span", f"{one.number} · {one.name}"), state, scope="row", title=option(one.profile))
-    cells = [_cell(*c.cell(f), hot=c.term == "error_rate" and f.failed > 0) for c in COLUMNS]
+    cells = [_cell(*c.cell(f), hot=c.term == "error_rate" and f.failed > 0) for c in columns]
     widest = max(one.level.spread.items(), key=lambda item: item[1], default=None)
     spread = _cell(NONE, "") if widest is None else _cell(percent(widest[1]), widest[0].replace("_", " "))
     lag = _cell(duration(health.lag_p99), f"most {duration(health.lag_most)}", hot=bool(health.trouble))

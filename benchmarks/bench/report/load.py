@@ -7,22 +7,26 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from benchmarks.bench.report.axes import around, from_zero
-from benchmarks.bench.report.markup import Markup, tag
+from benchmarks.bench.report.markup import Markup, join, tag
 from benchmarks.bench.report.plot import Plot, Point, empty, legend, panel
 from benchmarks.bench.report.seen import Shown, at
-from benchmarks.bench.texts import brief, compact, duration, number, offered, percent, sane, slo_words, upper
+from benchmarks.bench.texts import brief, compact, duration, error_share, is_closed, number, offered, percent, sane, slo_words, upper
 from benchmarks.bench.words import Figures, Result, Spread
 
-ONE_LEVEL = "One level was measured. A sweep (--profile sweep) draws a line here."
+ONE_LEVEL = "One level was measured: a sweep (--profile sweep) draws a line here."
+LOW = "latency, logarithmic; lower is better ↓"
+_SLOS = 6  # drawn in one plot
+
+Value = Callable[[Shown], float | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One line: its name, its look, and its points with what each tells."""
+    """One line: its name, its look (shape None: no marks), and its points with what each tells."""
 
     name: str
     style: str
-    shape: int
+    shape: int | None
     points: Sequence[tuple[float, float, str]]
 
     @property
@@ -33,98 +37,105 @@ class Series:
 
 def _drawn(plot: Plot, series: Sequence[Series], said: str, *more: Markup) -> Markup:
     lines = plot.inner(*(plot.line(s.places, s.style) for s in series if len(s.points) > 1))
-    marks = [plot.mark(x, y, words, s.style, s.shape) for s in series for x, y, words in s.points]
-    return plot.draw(said, lines, *more, *marks)
+    marks = [plot.mark(x, y, words, s.style, s.shape) for s in series if s.shape is not None for x, y, words in s.points]
+    told = "; ".join(words for s in series for _, _, words in s.points[:20])
+    return plot.draw(f"{said}. {told}", lines, *more, *marks)
 
 
 def _legend(series: Iterable[Series]) -> Markup:
     return legend((s.name, s.style, s.shape) for s in series)
 
 
-def _told(series: Sequence[Series]) -> str:
-    return "; ".join(words for s in series for _, _, words in s.points[:20])
-
-
 def _strain(one: Shown) -> str:
-    words = " (saturated)" if one.figures.saturated else ""
-    return f"{words}, {percent(one.figures.failed / one.figures.sent)} failed" if one.figures.failed and one.figures.sent else words
+    """What to know of a level beside its latency."""
+    failed = error_share(one.figures)
+    return f"{' (saturated)' if one.figures.saturated else ''}{f', {percent(failed)} failed' if failed else ''}"
 
 
-def _line(
-    levels: Sequence[Shown], name: str, style: str, shape: int, x: Callable[[Shown], float | None], y: Callable[[Shown], float | None]
-) -> Series:
-    """By level, where both are known. What is told: the level, both values."""
+def _line(levels: Sequence[Shown], name: str, look: tuple[str, int | None], x: Value, y: Value, unit: str = "requests/s") -> Series:
+    """By level, where both are known. What is told: the level and both values."""
     points = []
-    for one in levels:
+    for one in sorted(levels, key=lambda one: sane(x(one)) or 0.0):
         a, b = sane(x(one)), sane(y(one))
         if a is not None and b is not None and b > 0:
-            points.append((a, b, f"{one.name}{_strain(one)}: {name} {duration(b)} at {number(a)}"))
-    return Series(name, style, shape, points)
+            points.append((a, b, f"{one.name}{_strain(one)}: {name} {duration(b)} at {number(a)} {unit}"))
+    return Series(name, *look, points)
 
 
-def _spread(get: Callable[[Figures], Spread], name: str) -> Callable[[Shown], float | None]:
+def _spread(get: Callable[[Figures], Spread], name: str) -> Value:
     return lambda one: at(get(one.figures), name)
 
 
 def against_rate(levels: Sequence[Shown], saturation: float | None, title: str, short: str) -> Markup:
     """Latency by offered rate, from the schedule and from sending, with the saturation marked. `short`: ttft or e2e."""
-    open_ = sorted((one for one in levels if offered(one.figures) is not None), key=lambda one: one.rate or 0.0)
+    open_ = [one for one in levels if offered(one.figures) is not None]
     if not open_:
         return panel(title, empty("Only closed loops were measured: the server set their pace. --profile rate=R or sweep offers a rate."))
-    return panel(title, _against(open_, saturation, title, attrgetter(f"{short}_due"), attrgetter(short)))
-
-
-def _against(
-    levels: Sequence[Shown], saturation: float | None, title: str, due: Callable[[Figures], Spread], sent: Callable[[Figures], Spread]
-) -> Markup:
-    high = upper(due(one.figures) for one in levels)
-    wanted = [("p50 from schedule", "s0", 0, _spread(due, "p50"))]
+    due, sent, rate = attrgetter(f"{short}_due"), attrgetter(short), attrgetter("rate")
+    high = upper(due(one.figures) for one in open_)
+    wanted = [_line(open_, "p50", ("s0", 0), rate, _spread(due, "p50"))]
     if high is not None:
-        wanted += [(f"{high} from schedule", "s1", 1, _spread(due, high)), (f"{high} from sending", "s2 dashed", 2, _spread(sent, high))]
-    series = [s for n, c, i, y in wanted if (s := _line(levels, n, c, i, attrgetter("rate"), y)).points]
-    x, y = from_zero([*(p[0] for s in series for p in s.points), saturation]), around(p[1] for s in series for p in s.points)
-    if x is None or y is None:
-        return empty("No level has enough answers for a median.")
-    plot = Plot(x, y, brief, lambda v: duration(v, short=True), "offered requests a second →", "latency, logarithmic; lower is better ↓")
+        wanted.insert(0, _line(open_, f"{high} from sending", ("s2 under", None), rate, _spread(sent, high)))
+        wanted.append(_line(open_, high, ("s1", 1), rate, _spread(due, high)))
+    series = [s for s in wanted if s.points]
     found = sane(saturation)
-    flag = [] if found is None else [plot.tick_mark(found, f"saturates at {brief(found)}/s")]
-    return Markup(_legend(series) + _drawn(plot, series, f"{title}. {_told(series)}", *flag))
+    x, y = from_zero([*(p[0] for s in series for p in s.points), found]), around(p[1] for s in series for p in s.points)
+    if x is None or y is None:
+        return panel(title, empty("No level has enough answers for a median."))
+    plot = Plot(x, y, brief, lambda v: duration(v, short=True), "offered requests a second →", LOW)
+    flag = [] if found is None else [plot.flag(found, f"saturates at {brief(found)}/s")]
+    note = "From the schedule: where that is far from sending, requests waited in the client, as users would."
+    return panel(title, _legend(series), _drawn(plot, series, title, *flag), note=note)
+
+
+def _both(levels: Sequence[Shown], name: str, place: int, x: Value, y: Value) -> list[Series]:
+    """Open and closed loops as lines of their own: one that joined them would turn back."""
+    open_, closed = ([one for one in levels if is_closed(one.profile) is kind] for kind in (False, True))
+    found = [_line(open_, name, (f"s{place}", place), x, y, "tokens/s")]
+    alone = f"{name}, closed loops" if open_ else name
+    found.append(_line(closed, alone, (f"s{place} dashed" if open_ else f"s{place}", place + 2 if open_ else place), x, y, "tokens/s"))
+    return [s for s in found if s.points]
 
 
 def throughput(levels: Sequence[Shown], title: str, short: str) -> Markup:
     """Tokens a second of the system against a latency: what speed for all costs each. `short`: ttft or tpot."""
     get = attrgetter(short)
     tokens = any(sane(one.figures.output_rate) for one in levels)
-    x_of: Callable[[Shown], float | None] = attrgetter("figures.output_rate" if tokens else "figures.request_rate")
-    ordered = sorted(levels, key=lambda one: x_of(one) or 0.0)
+    x_of: Value = attrgetter("figures.output_rate" if tokens else "figures.request_rate")
     high = upper(get(one.figures) for one in levels)
-    names = ["p50"] if high is None else ["p50", high]
-    series = [s for i, n in enumerate(names) if (s := _line(ordered, n, f"s{i}", i, x_of, _spread(get, n))).points]
+    series = [s for i, n in enumerate(["p50", *([high] if high else [])]) for s in _both(levels, n, i, x_of, _spread(get, n))]
     x, y = from_zero(p[0] for s in series for p in s.points), around(p[1] for s in series for p in s.points)
     if x is None or y is None:
         return panel(title, empty("No level has enough answers for a median, or the server does not tell its tokens."))
     what = "output tokens a second, all users together →" if tokens else "requests a second (the server tells no tokens) →"
-    plot = Plot(x, y, compact, lambda v: duration(v, short=True), what, "latency, logarithmic; lower is better ↓")
-    note = ONE_LEVEL if len(levels) == 1 else ""
-    return panel(title, _legend(series), _drawn(plot, series, f"{title}. {_told(series)}"), note=note)
+    plot = Plot(x, y, compact, lambda v: duration(v, short=True), what, LOW)
+    return panel(title, _legend(series), _drawn(plot, series, title), note=_alone(levels))
 
 
-def users(levels: Sequence[Shown]) -> Markup:
-    """What one user gets against what all get: tokens a second, up and right is better."""
-    title = "A user's speed against the system's"
+def _alone(levels: Sequence[Shown]) -> str:
+    return ONE_LEVEL if len(levels) == 1 else ""
+
+
+def _each(levels: Sequence[Shown], name: str, look: tuple[str, int]) -> Series:
     points = []
     for one in sorted(levels, key=lambda one: one.figures.output_rate):
         each, all_ = at(one.figures.tpot, "p50"), sane(one.figures.output_rate)
         if each and all_:
             points.append((all_, 1 / each, f"{one.name}{_strain(one)}: {number(1 / each)} tokens/s for each, {number(all_)} for all"))
-    series = Series("tokens a second for each (1 / TPOT p50)", "s0", 0, points)
-    x, y = from_zero(p[0] for p in points), from_zero(p[1] for p in points)
+    return Series(name, *look, points)
+
+
+def users(levels: Sequence[Shown]) -> Markup:
+    """What one user gets against what all get: tokens a second, up and right is better."""
+    title = "A user's speed against the system's"
+    open_, closed = ([one for one in levels if is_closed(one.profile) is kind] for kind in (False, True))
+    found = [_each(open_, "offered rates", ("s0", 0)), _each(closed, "closed loops", ("s1", 1))]
+    series = [s for s in found if s.points]
+    x, y = from_zero(p[0] for s in series for p in s.points), from_zero(p[1] for s in series for p in s.points)
     if x is None or y is None:
         return panel(title, empty("Needs token counts from the server (usage) and five answers of two tokens or more."))
-    plot = Plot(x, y, compact, brief, "output tokens a second, all users together →", "tokens a second for each user; up is better ↑")
-    return panel(
-        title, _legend([series]), _drawn(plot, [series], f"{title}. {_told([series])}"), note=ONE_LEVEL if len(levels) == 1 else ""
-    )
+    plot = Plot(x, y, compact, brief, "output tokens a second, all users together →", "tokens a second for each user (1 / TPOT p50) ↑")
+    return panel(title, _legend(series), _drawn(plot, series, title), note=_alone(levels))
 
 
 def goodput(result: Result, levels: Sequence[Shown]) -> Markup:
@@ -133,16 +144,17 @@ def goodput(result: Result, levels: Sequence[Shown]) -> Markup:
     names = list(dict.fromkeys([s.name for s in result.slos] + [g.slo.name for one in levels for g in one.figures.goodput]))
     if not names:
         return panel(title, empty("No service level was asked for: --slo ttft:500,tpot:30 or the name of a preset."))
-    ordered = sorted((one for one in levels if one.rate), key=lambda one: one.rate or 0.0)
-    series = [s for i, name in enumerate(names[:6]) if (s := _kept(ordered, name, i)).points]
+    open_ = [one for one in levels if offered(one.figures) is not None]
+    used = sorted((one for one in open_ or levels if one.rate), key=lambda one: one.rate or 0.0)
+    series = [s for i, name in enumerate(names[:_SLOS]) if (s := _kept(used, name, i)).points]
     x = from_zero(p[0] for s in series for p in s.points)
-    asked = tag("ul", *(tag("li", tag("b", s.name), f": {slo_words(s)}. ", _holds(ordered, s.name)) for s in result.slos), class_="asked")
+    asked = tag("ul", *(tag("li", tag("b", s.name), f": {slo_words(s)}. ", _holds(used, s.name)) for s in result.slos), class_="asked")
     if x is None:
         return panel(title, empty("No request was sent at a known rate."), asked)
-    plot = Plot(x, x, brief, brief, "requests a second as they came →", "requests a second that keep the level ↑")
+    plot = Plot(x, x, brief, brief, f"{'offered ' if open_ else ''}requests a second →", "requests a second that keep the level ↑")
     ideal = plot.inner(plot.line([(0.0, 0.0), (x.hi, x.hi)], "ideal"))
     note = "On the dashed line every request keeps its service level; a failed one keeps none."
-    return panel(title, _legend(series), _drawn(plot, series, f"{title}. {_told(series)}", ideal), asked, note=note)
+    return panel(title, _legend(series), _drawn(plot, series, title, ideal), asked, note=note)
 
 
 def _kept(levels: Sequence[Shown], name: str, place: int) -> Series:
@@ -158,3 +170,21 @@ def _kept(levels: Sequence[Shown], name: str, place: int) -> Series:
 def _holds(levels: Sequence[Shown], name: str) -> str:
     rates = [one.rate for one in levels for g in one.figures.goodput if g.slo.name == name and g.held and one.rate]
     return f"Held up to {number(max(rates))} requests/s." if rates else "Held at no level."
+
+
+def plots(result: Result, levels: Sequence[Shown]) -> Markup:
+    """All of them."""
+    return tag(
+        "div",
+        join(
+            [
+                against_rate(levels, result.saturation, "TTFT against offered rate", "ttft"),
+                against_rate(levels, result.saturation, "Whole answers against offered rate", "e2e"),
+                throughput(levels, "Throughput against TTFT", "ttft"),
+                throughput(levels, "Throughput against TPOT", "tpot"),
+                users(levels),
+                goodput(result, levels),
+            ]
+        ),
+        class_="panels",
+    )

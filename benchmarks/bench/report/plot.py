@@ -38,6 +38,11 @@ class Plot:
     y_name: str
     height: float = 220.0
 
+    @property
+    def rows(self) -> int:
+        """How many ticks of y have room."""
+        return max(2, round(self.height / 44))
+
     def top(self, value: float) -> float:
         """px from the top of a value of y."""
         return self.height * (1 - self.y.at(value) / 100)
@@ -67,15 +72,15 @@ class Plot:
         """A point that is not drawn, but found by the pointer and by keys."""
         return spot("circle", said=said, class_="spot", cx=pc(self.x.at(x)), cy=self.top(y), r=4)
 
-    def tick_mark(self, x: float, text: str, class_: str = "flag") -> Markup:
+    def flag(self, x: float, text: str) -> Markup:
         """A vertical line at `x` with a text at its top, on the side where there is room."""
         where = self.x.at(x)
         left = where > 60
         label = tag("text", text, x=pc(where), dx=-5 if left else 5, y=10, text_anchor="end" if left else "start", class_="flagged")
-        return join([tag("line", x1=pc(where), x2=pc(where), y1=0, y2=self.height, class_=class_), label])
+        return join([tag("line", x1=pc(where), x2=pc(where), y1=0, y2=self.height, class_="flag"), label])
 
     def _grid(self) -> list[Markup]:
-        out = [tag("line", class_="grid", x1=0, x2="100%", y1=self.top(v), y2=self.top(v)) for v in self.y.ticks()]
+        out = [tag("line", class_="grid", x1=0, x2="100%", y1=self.top(v), y2=self.top(v)) for v in self.y.ticks(self.rows)]
         for i, value in enumerate(self.x.apart(6, 14.0)):
             x = self.x.at(value)
             anchor = "start" if x < 4 else "end" if x > 96 else "middle"
@@ -88,15 +93,15 @@ class Plot:
         """The whole plot with the names of its axes. `said`: what it shows, for who cannot see it."""
         texts = [
             tag("text", self.y_text(v), x="100%", y=min(self.height - 1, max(9.0, self.top(v) + 4)), text_anchor="end", class_="axis")
-            for v in self.y.ticks()
+            for v in self.y.ticks(self.rows)
         ]
         side = tag("svg", *texts, width="100%", height=self.height + FOOT, aria_hidden="true")
         room = tag("div", tag("svg", *self._grid(), *children, width="100%", height=self.height + FOOT, focusable="false"), class_="room")
         return join(
             [
-                tag("p", self.y_name, class_="axis-name"),
+                tag("p", self.y_name, class_="axis-name") if self.y_name else None,
                 tag("div", side, room, class_="plot", role="img", aria_label=said),
-                tag("p", self.x_name, class_="axis-name right"),
+                tag("p", self.x_name, class_="axis-name right") if self.x_name else None,
             ]
         )
 

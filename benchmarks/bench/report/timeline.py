@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import accumulate, pairwise
 
-from benchmarks.bench.report.axes import Axis, from_zero
-from benchmarks.bench.report.markup import Child, Markup, join, pc, spot, tag
+from benchmarks.bench.report.axes import LEAST, Axis, from_zero
+from benchmarks.bench.report.markup import Markup, join, pc, spot, tag
 from benchmarks.bench.report.plot import FOOT, Plot, empty, legend, panel
-from benchmarks.bench.report.seen import Shown, chosen, colour
+from benchmarks.bench.report.seen import Shown, chosen
 from benchmarks.bench.texts import brief, compact, count, duration, percent, sane, size
 from benchmarks.bench.words import Stage, Timed
 
 MOST = 300  # requests drawn of a stage
+MINIS = 12  # plots of what was under way
+PROCESSES = 6  # whose memory is drawn
 STAGES = 6  # timelines on a page; each is some 50 kB
-BINS = 240  # of a line over time
+FEW = 40  # that are drawn at least
+LENGTHS = 25  # lengths of an answer that a drawn window is wide
+BINS = 160  # of a line over time
 PARTS = (
     ("wait", "waiting to be sent"),
     ("prefill", "until the first content"),
@@ -25,11 +29,18 @@ PARTS = (
 NO_STAGES = "The single requests were not kept with this summary: the JSONL file has them."
 
 
-def spread_out(found: Sequence[Timed], most: int = MOST) -> list[Timed]:
-    """At most `most` requests in the order in which they were due, every n-th of a longer stage."""
+def window(found: Sequence[Timed], busiest: float) -> list[Timed]:
+    """The requests that are drawn, in the order in which they came: as many neighbours as show how they overlap, `MOST` at most, around the
+    moment when most were under way. A bar in a whole stage would be too short to be seen."""
     ordered = sorted(found, key=lambda t: (start(t), t.index))
-    every = -(-len(ordered) // most) or 1
-    return ordered[::every]
+    if len(ordered) <= FEW:
+        return ordered
+    took = sorted(end(t) - start(t) for t in ordered)[len(ordered) // 2]
+    whole = max(end(t) for t in ordered) - start(ordered[0])
+    most = min(MOST, len(ordered), max(FEW, round(LENGTHS * took * len(ordered) / whole) if whole > 0 else MOST))
+    middle = bisect_right([start(t) for t in ordered], busiest)
+    first = max(0, min(len(ordered) - most, middle - most // 2))
+    return ordered[first : first + most]
 
 
 def start(t: Timed) -> float:
@@ -62,32 +73,43 @@ def told(t: Timed) -> str:
 
 
 def bars(stage: Stage) -> Markup:
-    """One stage's requests, a line each, from top to bottom as they were due."""
+    """One stage's requests, a line each, from top to bottom as they came."""
     seen = [t for t in stage.timed if sane(end(t)) is not None and end(t) > 0]
-    rows = spread_out(seen)
+    moments, counts = under_way(stage)
+    busiest = moments[max(range(len(counts)), key=counts.__getitem__)] if counts else 0.0
+    rows = window(seen, busiest)
     if not rows:
         return empty("No request was sent.")
-    x = Axis(0.0, max(end(t) for t in rows) * 1.01)
-    height = min(14.0, max(2.0, 460.0 / len(rows)))
+    begun, ended = start(rows[0]), max(end(t) for t in rows)
+    x = Axis(begun, begun + max((ended - begun) * 1.01, LEAST))
+    height = min(12.0, max(2.4, 520.0 / len(rows)))
     drawn = [_row(t, i * height, height, x) for i, t in enumerate(rows)]
     deep = height * len(rows)
-    ticks = [tag("line", class_="grid", x1=pc(x.at(v)), x2=pc(x.at(v)), y1=0, y2=deep) for v in x.apart(6, 14.0)]
-    texts = [
-        tag("text", duration(v, short=True), x=pc(x.at(v)), y=deep + 16, text_anchor="start" if x.at(v) < 4 else "middle", class_="axis")
-        for v in x.apart(6, 14.0)
-    ]
+    grid = [_second(x, v, deep) for v in x.apart(6, 14.0)]
+    drawing = tag("svg", *grid, *drawn, width="100%", height=deep + FOOT, focusable="false")
     failed = sum(not t.good for t in seen)
-    said = f"{len(seen)} requests over {duration(x.hi)}, {failed} failed."
-    drawing = tag("svg", *ticks, *texts, *drawn, width="100%", height=deep + FOOT, focusable="false")
-    every = -(-len(seen) // MOST)
-    less = f"{len(rows)} of {len(seen):,} requests are drawn, every {_nth(every)} as they were due. " if len(rows) < len(seen) else ""
+    said = f"{len(rows)} requests over {duration(ended - begun)}."
+    return join(
+        [
+            _note(stage, len(rows), len(seen), failed, busiest),
+            tag("div", tag("div", drawing, class_="room"), class_="plot bars", role="img", aria_label=said),
+        ]
+    )
+
+
+def _note(stage: Stage, drawn: int, seen: int, failed: int, busiest: float) -> Markup:
+    when = duration(busiest, short=True)
+    less = f"{drawn:,} of {seen:,} requests are drawn: those around the busiest moment, {when} after the stage's start. "
     lost = f" {stage.cut_off:,} more were under way when the stage was ended, and are not drawn." if stage.cut_off else ""
-    note = tag("p", f"{less}Seconds from the stage's start; {failed:,} failed.{lost}", class_="note")
-    return join([note, tag("div", tag("div", drawing, class_="room"), class_="plot bars", role="img", aria_label=said)])
+    held = f" {stage.held:,} waited for a free connection (--max-concurrency)." if stage.held else ""
+    return tag("p", f"{less if drawn < seen else ''}{failed:,} of {seen:,} failed.{lost}{held}", class_="note")
 
 
-def _nth(n: int) -> str:
-    return "second" if n == 2 else "third" if n == 3 else f"{n}th"
+def _second(x: Axis, value: float, deep: float) -> Markup:
+    where = x.at(value)
+    anchor = "start" if where < 4 else "end" if where > 96 else "middle"
+    line = tag("line", class_="grid", x1=pc(where), x2=pc(where), y1=0, y2=deep)
+    return join([line, tag("text", duration(value, short=True), x=pc(where), y=deep + 16, text_anchor=anchor, class_="axis")])
 
 
 def _row(t: Timed, y: float, height: float, x: Axis) -> Markup:
@@ -143,30 +165,34 @@ def binned(moments: Sequence[float], counts: Sequence[int], span: float) -> list
 
 
 def concurrency(levels: Sequence[Shown]) -> Markup:
-    """Requests under way over time, a line for each level."""
+    """Requests under way over time, a small plot for each level, all of one height."""
     title = "Requests under way"
-    found = [(one, *under_way(one.stages[0])) for one in chosen([one for one in levels if one.stages])]
+    found = [(one, *under_way(one.stages[0])) for one in chosen([one for one in levels if one.stages], MINIS)]
     found = [(one, moments, counts) for one, moments, counts in found if moments]
     if not found:
-        return panel(title, empty(NO_STAGES))
-    x, y = from_zero(moments[-1] for _, moments, _ in found), from_zero(float(max(counts)) for _, _, counts in found)
-    if x is None or y is None:
-        return panel(title, empty("No request took any time."))
-    plot = Plot(x, y, lambda v: duration(v, short=True), compact, "from the stage's start →", "requests under way")
-    drawn: list[Child] = []
-    dots: list[Child] = []
-    for i, (one, moments, counts) in enumerate(found):
-        pieces = binned(moments, counts, moments[-1])
-        style = colour(i, len(found))
-        drawn.append(plot.band([(at, float(lo), float(hi)) for at, lo, _, hi in pieces], style))
-        drawn.append(plot.line([(at, mean) for at, _, mean, _ in pieces], style))
-        dots += [
-            plot.dot(at, mean, f"{one.name}, {duration(at)}: {brief(mean)} under way, {lo} to {hi}") for at, lo, mean, hi in pieces[4::10]
-        ]
-    entries = [(f"{one.number} · {one.name}", colour(i, len(found)), None) for i, (one, _, _) in enumerate(found)]
-    said = f"{title}. " + "; ".join(f"{one.name}: {max(counts)} at most" for one, _, counts in found)
-    note = "A line that keeps climbing is a queue that never empties: the level is beyond what the server can do."
-    return panel(title, legend(entries), plot.draw(said, plot.inner(*drawn), *dots), note=note)
+        return panel(title, empty(NO_STAGES), wide=True)
+    y = from_zero(float(max(counts)) for _, _, counts in found)
+    minis = [_mini(one, moments, counts, y) for one, moments, counts in found if y is not None]
+    less = f" {len(found)} of {len(levels)} levels are drawn." if len(found) < len(levels) else ""
+    note = f"First repeats; the band goes from least to most. A line that keeps climbing is a queue: more than the server can do.{less}"
+    return panel(title, tag("div", *minis, class_="minis"), note=note, wide=True)
+
+
+def _mini(one: Shown, moments: Sequence[float], counts: Sequence[int], y: Axis) -> Markup:
+    unit, text = clock(moments[-1])
+    plot = Plot(Axis(0.0, moments[-1] / unit), y, text, compact, "", "", height=90.0)
+    pieces = binned(moments, counts, moments[-1])
+    band = plot.band([(when / unit, float(lo), float(hi)) for when, lo, _, hi in pieces], "s0")
+    line = plot.line([(when / unit, mean) for when, _, mean, _ in pieces], "s0")
+    dots = [plot.dot(when / unit, mean, f"{duration(when)}: {brief(mean)} under way, {lo} to {hi}") for when, lo, mean, hi in pieces[3::8]]
+    said = f"{one.name}: {max(counts)} at most"
+    return tag("div", tag("h4", f"{one.number} · {one.name}"), plot.draw(said, plot.inner(band, line), *dots))
+
+
+def clock(span: float) -> tuple[float, Callable[[float], str]]:
+    """The unit in which an axis of `span` seconds has round ticks, in seconds, and how a value in it is written."""
+    size, name = next(((s, n) for s, n in ((3600.0, "h"), (60.0, "min")) if span >= 2 * s), (1.0, "s"))
+    return size, lambda v: f"{brief(v)} {name}"
 
 
 def memory(stages: Sequence[Stage]) -> Markup | None:
@@ -177,25 +203,30 @@ def memory(stages: Sequence[Stage]) -> Markup | None:
         for sample in stage.samples:
             for name, held in sample.memory.items():
                 series.setdefault(name, []).append((begun + sample.at, float(held)))
-    names = sorted(series, key=lambda n: -max(v for _, v in series[n]))[:6]
-    x, y = from_zero([starts[-1], *(t for n in names for t, _ in series[n])]), from_zero(v for n in names for _, v in series[n])
+    names = sorted(series, key=lambda n: -max(v for _, v in series[n]))[:PROCESSES]
+    most = max((v for n in names for _, v in series[n]), default=0.0)
+    octets, unit = (2.0**30, "GiB") if most >= 2.0**30 else (2.0**20, "MiB")
+    seconds, text = clock(starts[-1])
+    x, y = from_zero([starts[-1] / seconds]), from_zero([most / octets])
     if x is None or y is None:
         return None
-    plot = Plot(x, y, lambda v: duration(v, short=True), size, "over all stages, one after the other →", "resident memory (RSS)")
-    edges = [tag("line", class_="edge", x1=pc(x.at(t)), x2=pc(x.at(t)), y1=0, y2=plot.height) for t in starts[1:-1][:60]]
-    lines = [plot.line(_thinned(series[n]), f"s{i}") for i, n in enumerate(names)]
-    dots = [plot.dot(t, v, f"{n}, {duration(t)}: {size(v)}") for n in names for t, v in _thinned(series[n], 40)]
+    plot = Plot(x, y, text, lambda v: f"{brief(v)} {unit}", "over all stages, one after the other →", "resident memory (RSS)", height=180.0)
+    edges = [
+        tag("line", class_="edge", x1=pc(x.at(t / seconds)), x2=pc(x.at(t / seconds)), y1=0, y2=plot.height) for t in starts[1:-1][:60]
+    ]
+    lines = [plot.line([(t / seconds, v / octets) for t, v in _thinned(series[n])], f"s{i}") for i, n in enumerate(names)]
+    dots = [plot.dot(t / seconds, v / octets, f"{n}, {duration(t)}: {size(v)}") for n in names for t, v in _thinned(series[n], 40)]
     said = "Memory over time. " + "; ".join(f"{n}: {size(max(v for _, v in series[n]))} at most" for n in names)
-    grown = [f"{n}: {size(max(v for _, v in series[n]))} at most, {_growth(series[n])}" for n in names]
-    list_ = tag("ul", *(tag("li", g) for g in grown), class_="asked")
+    grown = tag("ul", *(tag("li", tag("b", n), f": {_growth(series[n])}") for n in names), class_="asked")
     drawing = plot.draw(said, plot.inner(*lines), *edges, *dots)
-    return panel("Memory", legend((n, f"s{i}", None) for i, n in enumerate(names)), drawing, list_)
+    return panel("Memory", legend((n, f"s{i}", None) for i, n in enumerate(names)), drawing, grown, wide=True)
 
 
 def _growth(points: Sequence[tuple[float, float]]) -> str:
-    change = points[-1][1] - points[0][1]
-    share = f"{percent(abs(change) / points[0][1])}" if points[0][1] else "from 0"
-    return f"{size(abs(change))} {'more' if change >= 0 else 'less'} at the end ({share})"
+    first, last = points[0][1], points[-1][1]
+    share = f" ({percent(abs(last - first) / first)})" if first else ""
+    change = f"{size(abs(last - first))} {'more' if last >= first else 'less'} at the end than at first{share}"
+    return f"{size(max(v for _, v in points))} at most, {change}"
 
 
 def _thinned(points: Sequence[tuple[float, float]], most: int = BINS) -> Sequence[tuple[float, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import msgspec
 
@@ -24,7 +24,6 @@ from benchmarks.bench.texts import (
 )
 from benchmarks.bench.words import Figures, Result, Spread
 
-_LONG = 8  # levels or errors named in one line
 _SEEN = 8  # warnings that are not folded
 
 
@@ -40,27 +39,21 @@ def heading(result: Result) -> Markup:
     crumb = tag(
         "p",
         tag("b", result.model or "a model"),
-        f" at {result.target or 'a server'} · {many} · {result.provenance.started}",
+        f" at {result.target or 'a server'} · {many} · {_when(result.provenance.started)}",
         class_="crumb",
     )
     bad = bool(troubles(result.levels))
     return tag("header", crumb, tag("h1", headline(result)), class_="top bad" if bad else "top")
 
 
-def _where(levels: Sequence[str]) -> str:
-    if not levels:
-        return ""
-    more = f" and {len(levels) - _LONG} more" if len(levels) > _LONG else ""
-    return f" ({', '.join(levels[:_LONG])}{more})"
+def _when(started: str) -> str:
+    return started.replace("T", " ", 1).replace("+00:00", " UTC").removesuffix("Z")
 
 
 def notices(result: Result) -> Markup | None:
     """All that makes these numbers doubtful, the client's own trouble first, the rest folded when it is long. None: nothing does."""
-    client, others = troubles(result.levels), warnings(result)
-    lines = [
-        tag("li", tag("b", "The client was at its limit. "), f"{what}{_where(where)}", class_="grave") for what, where in client.items()
-    ]
-    lines += [tag("li", f"{what}{_where(where)}") for what, where in others.items()]
+    lines = [tag("li", tag("b", "The client was at its limit. "), str(note), class_="grave") for note in troubles(result.levels)]
+    lines += [tag("li", str(note)) for note in warnings(result)]
     if not lines:
         return None
     rest = tag("details", tag("summary", f"{len(lines) - _SEEN} more"), tag("ul", *lines[_SEEN:])) if len(lines) > _SEEN + 1 else None
