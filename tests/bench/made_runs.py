@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from benchmarks.bench import levels
 from benchmarks.bench.figures import figures
-from benchmarks.bench.words import Health, Level, Profile, Provenance, Result, Sample, Slo, Stage, Timed
+from benchmarks.bench.words import Health, Level, Profile, Provenance, Result, Sample, Slo, Spread, Stage, Timed
 
 NASTY = "<script>alert(\"x\")</script><img src=x onerror=alert(1)> & 'quoted' \x1b[31m\u2028 ]]> --> {{7*7}}"
 SLOS = [Slo("chat", ttft=0.5, tpot=0.03), Slo("quick", ttft=0.2, e2e=1.2, share=0.9)]
@@ -109,3 +109,73 @@ def nasty() -> tuple[Result, list[Stage]]:
     found.provenance.options[NASTY] = [NASTY, {"x": math.inf}]
     found.warnings.append(NASTY)
     return found, stages
+
+
+def one_request() -> tuple[Result, list[Stage]]:
+    """The least that can be measured."""
+    stages = [stage(Profile("sync"), 1, memory=False)]
+    return run([stages]), stages
+
+
+def refused() -> tuple[Result, list[Stage]]:
+    """A server that answers nothing."""
+    stages = [stage(Profile("rate", 5.0), 30, fail=1.0), stage(Profile("concurrent", 4.0), 10, fail=1.0)]
+    return run([[s] for s in stages], SLOS), stages
+
+
+def untold() -> tuple[Result, list[Stage]]:
+    """A server without usage, and without streams."""
+    streamed, whole = stage(Profile("concurrent", 4.0), 300), stage(Profile("rate", 4.0, shape=math.inf), 40)
+    for t in (*streamed.timed, *whole.timed):
+        t.prompt_tokens = t.completion_tokens = t.cached_tokens = None
+        t.counts = [0] * len(t.stamps)
+    for t in whole.timed:
+        t.stamps, t.counts = t.stamps[-1:], t.counts[-1:]
+    return run([[streamed], [whole]], SLOS), [streamed, whole]
+
+
+def nothing() -> tuple[Result, list[Stage]]:
+    """A run that was interrupted before its first level."""
+    return run([]), []
+
+
+def unsent() -> tuple[Result, list[Stage]]:
+    """A level of which no request was ever sent."""
+    stages = [Stage(Profile("rate", 2.0), 0, 0.0, [], Health())]
+    return run([stages], SLOS), stages
+
+
+def starved() -> tuple[Result, list[Stage]]:
+    """A client that could not keep up, a stage that was cut, many levels."""
+    stages = [stage(Profile("rate", float(r)), 30, memory=False) for r in range(1, 21)]
+    stages[3].health.trouble = "The client was late by 31 ms (p99): it measures itself. Use fewer requests a second."
+    stages[4].cut, stages[4].cut_off, stages[5].held = "interrupted", 7, 12
+    return run([[s] for s in stages]), stages
+
+
+def broken() -> tuple[Result, list[Stage]]:
+    """Numbers that no clock gives."""
+    made, stages = one_request()
+    for f in (made.levels[0].median, *made.levels[0].repeats):
+        f.request_rate, f.output_rate, f.input_rate, f.concurrency = math.nan, math.inf, -1.0, 1e300
+        f.cached_share, f.output_share = math.nan, -math.inf
+        f.health = Health(math.nan, math.inf, -1.0, 7.0, math.nan, 1e-300, "")
+        f.ttft = Spread(1, p50=0.0, p99=math.inf, low=math.nan, high=0.0, most=math.inf)
+    made.saturation = math.nan
+    stages[0].timed[0].stamps = [math.nan, 0.0, -5.0, math.inf]
+    stages[0].timed[0].counts = [1, 2, 3, 4]
+    stages[0].samples = [Sample(math.nan, 1, {"server": -5}), Sample(1.0, 1, {"server": 0})]
+    return made, stages
+
+
+KINDS: dict[str, Callable[[], tuple[Result, list[Stage]]]] = {
+    "sweep": lambda: sweep(120),
+    "nasty": nasty,
+    "one_request": one_request,
+    "refused": refused,
+    "untold": untold,
+    "nothing": nothing,
+    "unsent": unsent,
+    "starved": starved,
+    "broken": broken,
+}

@@ -84,8 +84,8 @@ def against_rate(levels: Sequence[Shown], saturation: float | None, title: str, 
         return panel(title, empty("No level has enough answers for a median."))
     plot = Plot(x, y, brief, lambda v: duration(v, short=True), "offered requests a second →", LOW)
     flag = [] if found is None else [plot.flag(found, f"saturates at {brief(found)}/s")]
-    note = "From the schedule: where that is far from sending, requests waited in the client, as users would."
-    return panel(title, _legend(series), _drawn(plot, series, title, *flag), note=note)
+    note = "Times are from the schedule, as users wait. Where those from sending differ, requests were held back before they were sent."
+    return panel(title, _legend([*series[1:], series[0]] if high else series), _drawn(plot, series, title, *flag), note=note)
 
 
 def _both(levels: Sequence[Shown], name: str, place: int, x: Value, y: Value) -> list[Series]:

@@ -81,11 +81,12 @@ class Plot:
 
     def _grid(self) -> list[Markup]:
         out = [tag("line", class_="grid", x1=0, x2="100%", y1=self.top(v), y2=self.top(v)) for v in self.y.ticks(self.rows)]
-        for i, value in enumerate(self.x.apart(6, 14.0)):
+        ticks = self.x.apart(6, 14.0)
+        for i, value in enumerate(ticks):
             x = self.x.at(value)
             anchor = "start" if x < 4 else "end" if x > 96 else "middle"
             out.append(tag("line", class_="grid", x1=pc(x), x2=pc(x), y1=0, y2=self.height))
-            spare = " spare" if i % 2 else ""
+            spare = " spare" if i % 2 and len(ticks) > 3 else ""
             out.append(tag("text", self.x_text(value), x=pc(x), y=self.height + 16, text_anchor=anchor, class_=f"axis{spare}"))
         return out
 
