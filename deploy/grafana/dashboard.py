@@ -52,6 +52,12 @@ def share(part: str, whole: str) -> str:
     return f"{part} / ({whole} > 0)"
 
 
+def failing(more: str, by: str = "") -> str:
+    """The share of requests that failed so: 0 where none did, absent where there were no requests."""
+    whole = rate(REQUESTS, by=by)
+    return f"({rate(ERRORS, by=by, more=more)} or 0 * {whole}) / ({whole} > 0)"
+
+
 def quantiles(metric: str, by: str = "") -> list[tuple[str, str]]:
     """The 50th, 90th and 99th percentile of a histogram; with `by`, the 99th of each."""
     if by:
@@ -73,7 +79,7 @@ def stat(title: str, unit: str, query: str) -> Panel:
 ROWS: tuple[tuple[str, Sequence[Panel]], ...] = (
     ("Now", (
         stat("Requests", "reqps", rate(REQUESTS)),
-        stat("Failing, not by clients", "percentunit", share(rate(ERRORS, more=OURS), rate(REQUESTS)) + " or vector(0)"),
+        stat("Failing, not by clients", "percentunit", failing(OURS)),
         stat("First token, p99", "s", quantiles(TTFT)[2][0]),
         stat("Output", "tokps", rate(TOKENS, more='type=~"output|reasoning"')),
         stat("In flight", "short", total("pointsman_requests_in_flight")),
@@ -87,10 +93,10 @@ ROWS: tuple[tuple[str, Sequence[Panel]], ...] = (
         Panel("Failures by whose they are", "reqps", [(rate(ERRORS, by="origin, kind"), "{{origin}}: {{kind}}")],
               "Origin: the client's own, the gateway's, a backend's.", stack=True),
         Panel("Share failing by route", "percentunit",
-              [(share(rate(ERRORS, by="route", more=OURS), rate(REQUESTS, by="route")), "{{route}}")],
+              [(failing(OURS, "route"), "{{route}}")],
               "Without failures that are the client's own."),
         Panel("Share failing by backend", "percentunit",
-              [(share(rate(ERRORS, by="backend", more='origin="backend"'), rate(REQUESTS, by="backend")), "{{backend}}")]),
+              [(failing('origin="backend"', "backend"), "{{backend}}")]),
         Panel("Attempts after a request's first", "reqps", [(rate("pointsman_retries_total", by="route"), "{{route}}")]),
     )),
     ("Latency", (

@@ -129,10 +129,9 @@ def test_runs_from_its_folder(tmp_path: Path) -> None:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, tmp_path / name)
     env = {**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gateway", "check", "--schema"], env=env, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    program = "import gateway.cli, sys; sys.stderr.write(gateway.__file__); sys.exit(gateway.cli.main(['check', '--schema']))"
+    done = subprocess.run([sys.executable, "-P", "-c", program], env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and done.stderr.startswith(str(tmp_path)), done.stderr
     assert not list(tmp_path.rglob("*.pyc"))
 
 
