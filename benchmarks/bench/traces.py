@@ -42,12 +42,13 @@ _Parse = Callable[[bytes], Line | None]  # None: cannot be replayed
 class Cut(msgspec.Struct, frozen=True):
     """Which lines are taken. `start`, `stop`: seconds from the first line, the latter not included, where
     lines have times; `limit`: lines in all; `max_input`:
-    tokens that the model takes, longer prompts are left out, or with `clip` made as short."""
+    tokens that a prompt may have; `context`: prompt and answer together. What is longer is left out, or its prompt is cut with `clip`."""
 
     start: float = 0.0
     stop: float | None = None
     limit: int | None = None
     max_input: int | None = None
+    context: int | None = None
     clip: bool = False
 
 
@@ -96,13 +97,16 @@ def lines(path: Path, cut: Cut | None = None, counts: Counts | None = None) -> I
 
 def _within(line: Line, cut: Cut, counts: Counts) -> Line | None:
     """The line as the model can take it."""
-    if cut.max_input is None or line.input_tokens <= cut.max_input:
+    most = MOST if cut.max_input is None else cut.max_input
+    if cut.context is not None:
+        most = min(most, cut.context - max(1, line.output_tokens))
+    if line.input_tokens <= most:
         return line
-    if not cut.clip or line.body is not None:
+    if not cut.clip or line.body is not None or most < 1:
         counts.too_long += 1
         return None
     counts.clipped += 1
-    return msgspec.structs.replace(line, input_tokens=cut.max_input, blocks=line.blocks[: -(-cut.max_input // BLOCK)])
+    return msgspec.structs.replace(line, input_tokens=most, blocks=line.blocks[: -(-most // BLOCK)])
 
 
 def _ordered(found: Iterable[Line], name: str) -> Iterator[Line]:

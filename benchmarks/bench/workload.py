@@ -63,7 +63,8 @@ def parse_length(text: str) -> Length:
 
 class Lengths(msgspec.Struct, frozen=True):
     """Tokens of prompts (`input`, with the chat template's) and of answers. `prefix`: so many more at the start of each prompt, the same
-    for all of its group, of `groups`. `most`: prompts are cut to it, prefix included."""
+    for all of its group, of `groups`. `most`: of prompt (prefix included) and answer together, prompts are cut to
+    it: what a model's context holds."""
 
     input: Length
     output: Length
@@ -110,8 +111,8 @@ class Workload:
         prefixes = lru_cache(64)(lambda group: texts.text(shape.prefix, key=("prefix", group)))
         for index, due in enumerate(dues):
             size, output, group = shape.input.draw(rng), shape.output.draw(rng), rng.randrange(shape.groups)
-            if shape.most is not None and shape.prefix + size > shape.most:
-                size = max(1, shape.most - shape.prefix)
+            if shape.most is not None and shape.prefix + size + output > shape.most:
+                size = max(1, shape.most - shape.prefix - output)
                 self.counts.clipped += 1
             self.counts.taken += 1
             own = texts.text(max(1, size - texts.offset), key=("prompt", index))

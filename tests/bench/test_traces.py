@@ -112,6 +112,10 @@ def test_what_is_taken(tmp_path: Path) -> None:
     list(lines(path, Cut(max_input=1001), counts))
     assert counts == Counts(taken=2, too_long=8)
     assert len(counts.notes()) == 1
+    assert taken(context=1001) == [(0.0, 1)]
+    assert taken(context=1002) == [(0.0, 1), (1.0, 1001)]
+    assert taken(context=1002, clip=True)[2:4] == [(2.0, 1001), (3.0, 1001)]
+    assert taken(context=1, clip=True) == []
     assert Counts().notes() == []
 
 

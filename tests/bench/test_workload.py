@@ -100,8 +100,8 @@ def test_the_most_that_the_model_takes() -> None:
     shape = Lengths(Length("uniform", 10, 100), Length("fixed", 1), prefix=20, most=60)
     workload = Workload(TARGET, shape, Texts(1, "s", 1.0), exact=False, continuous=False)
     sizes = [ask.prompt_tokens for ask in workload.asks(SYNC, 200, random.Random(1))]
-    assert max(sizes) == 60
-    assert 0 < workload.counts.clipped <= sum(size == 60 for size in sizes)
+    assert max(sizes) == 59  # and a token of the answer
+    assert 0 < workload.counts.clipped <= sum(size == 59 for size in sizes)
     assert workload.counts.taken == 200
 
 
