@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import statistics
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from benchmarks.bench.child import Gateway
 from benchmarks.bench.errors import BenchError
 from benchmarks.bench.fetch import FetchError, fetch
 from benchmarks.bench.options import masked
+from benchmarks.bench.provenance import machine
 
 _NAME = "local"
 _SPARE = 16  # tokens of context beyond what is asked for
@@ -68,6 +70,22 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
 
 
+def main(wanted: Wanted, command: list[str], *, as_json: bool) -> int:
+    """Measures and tells; the exit code. Blocks for as long as the model takes. Raises BenchError."""
+
+    def say(text: str) -> None:
+        sys.stderr.write(f"{text}\n")
+
+    say(f"starting {wanted.model}")
+    try:
+        rows, server = measure(wanted, say)
+    except KeyboardInterrupt:
+        raise BenchError("interrupted; the model was stopped") from None
+    found = Local(wanted.model, wanted.threads, rows, server, machine(), wanted.seed, command)
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n" if as_json else table(found))
+    return 0
+
+
 def measure(wanted: Wanted, say: Callable[[str], None]) -> tuple[list[Row], dict[str, str]]:
     """The rows, and what the server says of itself. Blocks: starts the model, sends, ends it. Raises BenchError."""
     with Gateway(configuration(wanted)) as gateway:
@@ -104,7 +122,8 @@ def row(kind: str, depth: int, tokens: int, rates: Sequence[float], note: str = 
 
 
 def _tokens(base: str, wanted: Wanted) -> list[int]:
-    """Enough tokens of seeded words, by the model's own tokenizer."""
+    """Enough tokens of seeded words, by the model's own tokenizer. A first call before is held by the gateway until the model is loaded."""
+    _complete(base, "Once upon a time", 1)
     rng = random.Random(wanted.seed)
     count = max(wanted.depths) + wanted.prompt + _SPARE
     text = " ".join(rng.choice(_WORDS) for _ in range(count))
@@ -156,7 +175,7 @@ def _shuffled(ids: list[int], key: str) -> list[int]:
     return found
 
 
-def _complete(base: str, prompt: list[int], output: int) -> dict[str, Any]:
+def _complete(base: str, prompt: list[int] | str, output: int) -> dict[str, Any]:
     body = {"model": _NAME, "prompt": prompt, "max_tokens": output, "ignore_eos": True, "temperature": 0, "cache_prompt": True}
     timings = _post(f"{base}/completions", body).get("timings")
     if not isinstance(timings, dict) or not all(isinstance(timings.get(name), (int, float)) for name in _TOLD):

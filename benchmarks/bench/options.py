@@ -144,7 +144,15 @@ def base(text: str) -> list[str]:
         raise BenchError(f"{text[:200]!r} is no URL; write one as {DEFAULT_URL}", usage=True) from None
     if parts.username or parts.password:
         raise BenchError("a URL must hold no key or password: it is written into reports; put it into $POINTSMAN_KEY", usage=True)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment or port == 0 or not url.isprintable():
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.query
+        or parts.fragment
+        or port == 0
+        or not _line(url)
+        or " " in url
+    ):
         raise BenchError(f"{text[:200]!r} is no URL of a server; write one as {DEFAULT_URL}", usage=True)
     url = url.rstrip("/").removesuffix("/chat/completions").removesuffix("/completions").rstrip("/")
     if urlsplit(url).path in ("", "/"):

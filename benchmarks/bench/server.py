@@ -69,9 +69,9 @@ async def _chosen(url: str, model: str, names: list[str], reply: Reply, headers:
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         raise BenchError(f"{url} has {len(names)} models: {shown or 'none'}. Name one with --model", usage=True)
     facts = await _facts(url, reply, headers)
-    if model and names and model not in names:
-        return Found(url, model, facts, [f"{url}/models does not list {model!r}."])
     found = model or names[0]
+    if found not in names:
+        return Found(url, found, facts, [f"{url}/models does not list {found!r}."])
     return Found(url, found, {**facts, **_of_model(reply, found)})
 
 
