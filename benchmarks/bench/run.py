@@ -135,7 +135,7 @@ async def _calibrated(session: Session, connections: int, watcher: Watcher) -> N
 
 
 def concurrency(profile: Profile) -> int:
-    """Connections that the client is measured with for a level: as many in a closed loop, one for an open loop, whose client should wait."""
+    """Connections that the client is measured with for a level: its own in a closed loop, one for an open loop (its client waits)."""
     return int(profile.value) if profile.name == "concurrent" else 1
 
 

@@ -107,8 +107,8 @@ def test_masking_keeps_the_shape(value: Any) -> None:
 
 
 def test_a_whole_command_line() -> None:
-    argv = ["http://h:1", "--model", "m", "--profile", "rate=2,4", "--arrivals", "constant", "--requests", "50",
-            "--slo", "ttft:500,tpot:30", "--prefix", "64:2", "--no-stream", "--max-concurrency", "9", "--watch-pid", "7", "--salt", "s"]  # fmt: skip
+    line = "http://h:1 --model m --profile rate=2,4 --arrivals constant --requests 50 --slo ttft:500,tpot:30 --prefix 64:2 --no-stream"
+    argv = [*line.split(), "--max-concurrency", "9", "--watch-pid", "7", "--salt", "s"]
     chosen, args = parse(argv, "1.2")
     assert [p.value for p in chosen.profiles] == [2, 4] and all(math.isinf(p.shape) for p in chosen.profiles)
     assert (chosen.requests, chosen.seconds, chosen.stream, chosen.prefix, chosen.watch) == (50, None, False, (64, 2), (7,))
