@@ -44,9 +44,7 @@ def _load(figures: Figures, stage: Stage) -> list[str]:
     if stage.cut_off:
         found.append(f"Requests under way when the stage was ended: {stage.cut_off:,}; they count nowhere, and were likely the longest.")
     if stage.held:
-        found.append(
-            f"Requests that waited for a free connection: {stage.held:,} (a limit on concurrency); see latencies from the schedule."
-        )
+        found.append(f"Requests that waited for a free connection: {stage.held:,} (a limit on concurrency): see latencies by schedule.")
     if stage.cut:
         found.append(f"The stage ended before its time: {stage.cut}.")
     if figures.saturated:

@@ -136,5 +136,11 @@ def _resamples(columns: Sequence[Sequence[float]], seed: int) -> Iterator[list[l
     rng = random.Random(seed)
     joined = [[*column, *column[: block - 1]] for column in columns]
     for _ in range(max(_FEWEST_RESAMPLES, min(_RESAMPLES, _WORK // count))):
-        starts = [rng.randrange(count) for _ in range(-(-count // block))]
-        yield [[value for at in starts for value in column[at : at + block]][:count] for column in joined]
+        starts = [int(rng.random() * count) for _ in range(-(-count // block))]
+        drawn = []
+        for column in joined:
+            sample: list[float] = []
+            for at in starts:
+                sample += column[at : at + block]
+            drawn.append(sample[:count])
+        yield drawn

@@ -14,7 +14,7 @@ from benchmarks.bench.words import Figures, Health, Profile, Timed
 from tests.bench.seen import answer, closed, queue, stage
 
 
-def share(load: float, servers: int, count: int, rounds: int = 40) -> float:
+def share(load: float, servers: int, count: int, rounds: int = 25) -> float:
     """How often a queue under this load is called saturated."""
     seen = [queue(random.Random(f"{load} {servers} {seed}"), load * servers, servers, count) for seed in range(rounds)]
     return sum(saturated(timed, max(one.done for one in timed)) for timed in seen) / rounds
