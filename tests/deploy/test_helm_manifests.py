@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +24,7 @@ def profile(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def docs(profile: str) -> list[Doc]:
-    return charts.read(charts.manifest(profile).read_text(encoding="utf-8"))
+    return charts.shipped(profile)
 
 
 def test_is_made_from_the_chart_as_it_is(profile: str) -> None:
@@ -135,12 +134,12 @@ def _unsafe(path: str, value: Any) -> Callable[[Doc], None]:
     (_unsafe("metadata/labels", {}), "selects no pod"),
 ])  # fmt: skip
 def test_what_breaks_a_rule_is_found(change: Callable[[Doc], None], words: str) -> None:
-    docs = copy.deepcopy(charts.read(charts.manifest("pointsman").read_text(encoding="utf-8")))
+    docs = charts.shipped("pointsman")
     change(charts.gateway(docs)["spec"]["template"])
     assert any(words in found for found in policy.problems(docs)), policy.problems(docs)
 
 
 def test_rights_that_are_too_wide_are_found() -> None:
-    docs = charts.read(charts.manifest("gpu-vllm").read_text(encoding="utf-8"))
+    docs = charts.shipped("gpu-vllm")
     charts.of_kind(docs, "Role")[0]["rules"][0]["resources"].append("secrets")
     assert policy.problems(docs) == ["Role/pointsman: may more than look for endpoints"]
