@@ -162,20 +162,25 @@ async def words_per_token(ask_usage: AskUsage, tokenize: AskUsage | None = None)
     """
     short = _probe(1)
     if tokenize is not None and (first := await tokenize(short[0])):
-        found = await _fitted(tokenize, first, short, _probe(len(WORDS)), "tokenize")
+        found = await _fitted(tokenize, first, short, (len(WORDS), 256), "tokenize")
         if found is not None:
             whole = await ask_usage(short[0])
             return msgspec.structs.replace(found, offset=max(0, whole - first) if whole is not None else 0)
     if first := await ask_usage(short[0]):
-        found = await _fitted(ask_usage, first, short, _probe(256), "usage")
+        found = await _fitted(ask_usage, first, short, (256, 64), "usage")
         if found is not None:
             return found
     return Calibration()
 
 
-async def _fitted(ask: AskUsage, first: int, short: tuple[str, int], long: tuple[str, int], source: str) -> Calibration | None:
-    """The plane through three counts. `first`: of the short text. None where what is told cannot be a count."""
-    count = await ask(long[0])
+async def _fitted(ask: AskUsage, first: int, short: tuple[str, int], sizes: Iterable[int], source: str) -> Calibration | None:
+    """The plane through three counts. `first`: of the short text; `sizes`: words of the longer one, the next where one is too long for the
+    model. None where what is told cannot be a count."""
+    count = None
+    for size in sizes:
+        long = _probe(size)
+        if (count := await ask(long[0])) is not None:
+            break
     wide = _wide()
     words, letters = long[1] - short[1], len(long[0]) - len(short[0])
     if count is None or not 0.05 <= (count - first) / words <= 20:

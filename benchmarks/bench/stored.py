@@ -61,11 +61,12 @@ def _conversation(table: sqlite3.Connection, tenant: str, name: object) -> tuple
     """What the model read for one response, and that response's object. Raises ValueError where some of it is gone or it is too much."""
     parts: list[list[object]] = []
     told: dict[str, Any] | None = None
-    size = 0
+    size, seen = 0, set()
     while name is not None:
         row = table.execute(_ONE, (tenant, name)).fetchone()
-        if row is None or len(parts) > _DEEPEST:
+        if row is None or name in seen or len(parts) >= _DEEPEST:
             raise ValueError
+        seen.add(name)
         items, answer, name = row
         size += len(items) + len(answer)
         if size > _LARGEST:

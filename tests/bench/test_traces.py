@@ -18,7 +18,7 @@ from benchmarks.bench.traces import Counts, Cut, lines
 
 PUBLIC = Path(__file__).parents[3] / "shared" / "traces"
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
-SETTINGS = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def written(path: Path, text: str | bytes, *, packed: bool = False) -> Path:
