@@ -154,3 +154,13 @@ def test_extras_fit_together() -> None:
             assert found.setdefault(name, version) == version, f"{name} in {lock.name}"
     named = re.search(r"# Any of ([\w ]+), separated", TEXT)
     assert named is not None and named[1].split() == sorted(lock.stem for lock in (DOCKER / "extras").glob("*.lock"))
+
+
+# --- by other tools, where they are
+def test_hadolint() -> None:
+    tool = Path(sys.executable).with_name("hadolint")
+    found = str(tool) if tool.exists() else shutil.which("hadolint")
+    if found is None:
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([found, "--no-color", str(DOCKER / "Dockerfile")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
