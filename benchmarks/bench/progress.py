@@ -47,7 +47,7 @@ class Progress:
             self._draw(f"{self._name}: begins")
 
     def sample(self, sample: Sample) -> None:
-        """Once a second of a stage: elapsed, done, under way, failed, the current rate, the median TTFT of the last second that had one."""
+        """Once a second of a stage: elapsed, done, under way, failed, the current rate, the last second's median TTFT."""
         self._recent.append(sample)
         self._first = sample.first if sane(sample.first) is not None else self._first
         if self._live:
@@ -62,7 +62,7 @@ class Progress:
             f"{count(sample.under_way)} under way",
             f"{count(sample.failed)} failed",
             f"{brief(rate)}/s",
-            f"TTFT p50 {duration(self._first)}",
+            f"TTFT {duration(self._first)}",
         ]
         return ", ".join(parts)
 
