@@ -23,7 +23,7 @@ import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-from gateway.cold import at_boundary
+from gateway.cold import at_boundary, closes
 from gateway.front import BUSY, COLD, IDLE, Front
 from gateway.server import Server
 
@@ -75,11 +75,13 @@ def announce(connections: Iterable[Any]) -> None:
             connection.known = None  # the next head is parsed, which asks `core.leaving`
             if connection.state == BUSY and connection.exchange is not None and not connection.exchange.begun:
                 connection.keep = False
+        closes(getattr(connection, "inner", connection))
 
 
 async def quiet(sock: socket.socket) -> None:
     """Lets the listening socket take what the kernel has connected and nothing more; then it may be closed without a reset for anybody.
-    Takes 0.05 s, seldom longer, at most some seconds. Needs a server of the running loop that accepts on `sock`. Linux only: elsewhere it merely waits."""
+    Takes 0.05 s, seldom longer, at most some seconds. Needs a server of the running loop that accepts on `sock`. Whole on Linux only:
+    elsewhere new connections are not kept out meanwhile."""
     deafen(sock)
     await asyncio.sleep(HANDSHAKE_SECONDS)
     for _ in range(ACCEPT_TURNS):

@@ -45,28 +45,30 @@ def roll(site: Site, pause: float, over: threading.Event, told: Told) -> None:
 
 
 def lose(site: Site, seconds: float, over: threading.Event, told: Told) -> None:
-    """Kills Redis after a third of the load's time, starts it again after two, and looks that the gateways know each other, do not, and do
-    again. Blocks."""
+    """Kills Redis after a third of the load's time, starts it again after two, and looks that the gateways know each other, decide alone,
+    and know each other again. A gateway that is not heard for 15 s is forgotten, not before: what it said is believed that long. Blocks."""
     redis = site.redis
     assert redis is not None
 
-    def know(peers: float, what: str) -> None:
+    def become(figure: str, value: float, what: str) -> None:
         begun = time.monotonic()
-        until(lambda: all(g.figure("pointsman_peers") == peers for g in site.gateways), what)
+        until(lambda: all(g.figure(figure) == value for g in site.gateways), what)
         told.redis.append(f"{what} after {time.monotonic() - begun:.1f} s")
 
-    know(1, "joined")
+    become("pointsman_peers", 1, "joined")
     if over.wait(seconds / 3):
         raise RuntimeError("the load was over before Redis was killed")
     begun = time.monotonic()
     redis.kill()
     told.redis.append("Redis killed")
-    know(0, "each alone")
+    become("pointsman_redis_connected", 0, "each decides alone")
     over.wait(max(0.0, seconds / 3 - (time.monotonic() - begun)))
+    known = ", ".join(f"{g.figure('pointsman_peers'):g}" for g in site.gateways)
+    told.redis.append(f"Redis back after {time.monotonic() - begun:.1f} s; others still known by then: {known}")
     redis.start()
-    told.redis.append("Redis back")
     told.windows.append((begun, time.monotonic()))
-    know(1, "joined again")
+    become("pointsman_redis_connected", 1, "connected again")
+    become("pointsman_peers", 1, "joined again")
 
 
 def measure(site: Site, plan: Plan, pause: float) -> tuple[Seen, Told]:

@@ -12,6 +12,10 @@ HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: 
 WORD = "word"  # what the scripted upstream says again and again
 
 
+# EOFError: asyncio.IncompleteReadError; then JSON that is none, or not of a chat.
+FAULTS = (OSError, EOFError, asyncio.LimitOverrunError, ValueError, LookupError, TypeError, AttributeError)
+
+
 class Broken(Exception):
     """An answer that is not what was asked for, in a few words."""
 
@@ -35,14 +39,14 @@ class Client:
                 return  # it was broken already
 
     async def call(self, tokens: int, stream: bool) -> None:
-        """One chat of `tokens` words. Raises Broken, with the connection closed, when anything of its answer is missing, wrong or too much."""
+        """One chat of `tokens` words. Raises Broken, the connection closed, when anything of its answer is missing, wrong or too much."""
         try:
             async with asyncio.timeout(SECONDS):
                 keep = await self._call(tokens, stream)
         except Broken:
             await self.close()
             raise
-        except (OSError, EOFError, ValueError, TimeoutError) as e:  # EOFError: IncompleteReadError; ValueError: LimitOverrunError's, JSON's
+        except FAULTS as e:
             await self.close()
             raise Broken(f"{type(e).__name__}: {e}" if str(e) else type(e).__name__) from None
         if not keep:
