@@ -3,8 +3,8 @@
 Read line by line, plain or gzip; how a file is written is seen by its first line. Blocks on the disk for one line at a time.
 
 - Mooncake (Qin et al., FAST '25): JSONL with `timestamp` in milliseconds, `input_length`, `output_length` and `hash_ids`: one id for each
-  block of 512 tokens of the prompt, which stands for the whole prefix up to it; the last block may be partial. Its times lie on a grid of
-  three seconds in some files: they are replayed as they are.
+  block of 512 tokens of the prompt, which stands for the whole prefix up to it; the last block may be partial. In some files times lie on a
+  grid of three seconds, with up to 28 requests at one: they are replayed so, unless `Cut.jitter` spreads them.
 - Azure (Splitwise, ISCA '24; DynamoLLM, HPCA '25): CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens.
 - Captures: JSONL, a line a request: `{"at": seconds, "body": {...}, "headers": {...}}`, or the body or its messages alone, without a
   time, as `pointsman quant evaluate --prompts` takes them.
@@ -16,6 +16,7 @@ from __future__ import annotations
 import gzip
 import heapq
 import io
+import random
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
@@ -34,6 +35,7 @@ MAX_LINE = 8 << 20  # bytes
 MAX_LINES = 10_000_000
 _WINDOW = 256  # lines that may be out of order: captures are written when answers end
 _WINDOW_BYTES = 64 << 20
+_MOST_JITTER = 10.0
 _LONGEST = 3650 * 86400.0  # seconds
 _AZURE = ("timestamp", "contexttokens", "generatedtokens")
 _Parse = Callable[[bytes], Line | None]  # None: cannot be replayed
@@ -42,7 +44,8 @@ _Parse = Callable[[bytes], Line | None]  # None: cannot be replayed
 class Cut(msgspec.Struct, frozen=True):
     """Which lines are taken. `start`, `stop`: seconds from the first line, the latter not included, where
     lines have times; `limit`: lines in all; `max_input`:
-    tokens that a prompt may have; `context`: prompt and answer together. What is longer is left out, or its prompt is cut with `clip`."""
+    tokens that a prompt may have; `context`: prompt and answer together. What is longer is left out, or its prompt is cut with `clip`.
+    `jitter`: each line comes so many seconds later at most, by chance, the same for the same line; at most 10."""
 
     start: float = 0.0
     stop: float | None = None
@@ -50,6 +53,7 @@ class Cut(msgspec.Struct, frozen=True):
     max_input: int | None = None
     context: int | None = None
     clip: bool = False
+    jitter: float = 0.0
 
 
 class Counts(msgspec.Struct):
@@ -79,8 +83,10 @@ def lines(path: Path, cut: Cut | None = None, counts: Counts | None = None) -> I
     Blocks on the disk. Raises `BenchError`, with the number of the line that is at fault.
     """
     cut, counts = cut or Cut(), counts or Counts()
+    if not 0 <= cut.jitter <= _MOST_JITTER:
+        raise BenchError(f"a jitter of {cut.jitter:g} seconds is none; write 0 to {_MOST_JITTER:g}", usage=True)
     first = None
-    for line in _ordered(_parsed(path, counts), path.name):
+    for line in _ordered(_spread(_parsed(path, counts), cut.jitter), path.name):
         first = line.at if first is None else first
         at = line.at - first
         if at > _LONGEST:
@@ -109,6 +115,12 @@ def _within(line: Line, cut: Cut, counts: Counts) -> Line | None:
     return msgspec.structs.replace(line, input_tokens=most, blocks=line.blocks[: -(-most // BLOCK)])
 
 
+def _spread(found: Iterable[Line], jitter: float) -> Iterator[Line]:
+    for line in found:
+        late = jitter * random.Random(line.number).random() if jitter and line.timed else 0.0
+        yield msgspec.structs.replace(line, at=line.at + late) if late else line
+
+
 def _ordered(found: Iterable[Line], name: str) -> Iterator[Line]:
     """By time, as far as a window reaches. Raises `BenchError` beyond it."""
     waiting: list[tuple[float, int, Line]] = []
@@ -119,12 +131,12 @@ def _ordered(found: Iterable[Line], name: str) -> Iterator[Line]:
         while len(waiting) > _WINDOW or size > _WINDOW_BYTES:
             at, number, out = heapq.heappop(waiting)
             if at < reached:
-                raise BenchError(f"line {number} of {name} is earlier than lines far before it; sort the file by time")
+                raise BenchError(f"line {number} of {name} is earlier than lines far before it; sort it by time, and use little jitter")
             size, reached = size - len(out.body or b""), at
             yield out
     for at, number, out in sorted(waiting, key=lambda each: each[:2]):
         if at < reached:
-            raise BenchError(f"line {number} of {name} is earlier than lines far before it; sort the file by time")
+            raise BenchError(f"line {number} of {name} is earlier than lines far before it; sort it by time, and use little jitter")
         yield out
 
 

@@ -80,7 +80,22 @@ def test_lines_slightly_out_of_order_are_put_right(tmp_path: Path) -> None:
 
 def test_lines_far_out_of_order_are_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "t", "".join(mooncake(at * 1000, 1, 1) for at in [*range(400), 0]))
-    assert refusal(path) == "line 401 of t is earlier than lines far before it; sort the file by time"
+    assert refusal(path) == "line 401 of t is earlier than lines far before it; sort it by time, and use little jitter"
+
+
+def test_times_on_a_grid_are_spread_when_asked(tmp_path: Path) -> None:
+    path = written(tmp_path / "t", "".join(mooncake(at // 20 * 3000, at + 1, 1) for at in range(600)))
+    plain, spread = list(lines(path)), list(lines(path, Cut(jitter=3.0)))
+    assert spread == list(lines(path, Cut(jitter=3.0)))
+    assert len({line.at for line in plain}) == 30 and len({line.at for line in spread}) == 600
+    assert [line.at for line in spread] == sorted(line.at for line in spread)
+    late = {line.number: line.at for line in spread}
+    first = min(late.values())
+    moved = [late[line.number] - first - line.at for line in plain]
+    assert all(-3.0 < each < 3.0 for each in moved) and max(moved) - min(moved) > 2.5
+    for wrong in (-1.0, 11.0, float("nan")):
+        with pytest.raises(BenchError, match="jitter"):
+            list(lines(path, Cut(jitter=wrong)))
 
 
 def test_the_window_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
