@@ -14,6 +14,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from gateway.cli import _parser
 from gateway.config import load
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
@@ -77,6 +78,12 @@ def test_volumes_are_the_images() -> None:
     for mount in FILE["services"]["gateway"]["volumes"]:
         source, target = mount.split(":")[:2]
         assert source not in FILE["volumes"] or f'"{target}"' in text
+
+
+def test_the_command_is_ours() -> None:
+    asked = _parser().parse_args(FILE["services"]["gateway"]["command"])
+    mounts = [mount.split(":")[1] for mount in FILE["services"]["gateway"]["volumes"]]
+    assert asked.command == "serve" and asked.host == "0.0.0.0" and str(asked.config) in mounts
 
 
 def test_the_gateway_may_drain() -> None:
