@@ -17,7 +17,8 @@ from benchmarks.bench.words import Ask, Target, Timed
 
 _SHOWN = 20  # models that are named where one has to be chosen
 TOKENS = 24  # that the questions ask for: more than a model says by itself to most, few enough to cost nothing
-_REFUSED = (400, 404, 405, 415, 422, 501)  # statuses that say: not like this
+_HOPELESS = (0, 401, 403, 404)  # statuses that fewer fields do not mend; 0: no connection
+_AGAIN = 2  # times that the same is asked once more where the server failed rather than refused
 
 
 class Found(msgspec.Struct):
@@ -113,17 +114,19 @@ Build = Callable[[bool, bool], Ask]  # exact, continuous -> a request of TOKENS 
 
 
 async def abilities(send: Send, build: Build) -> Abilities:
-    """Sends up to four short requests, each with fewer of the fields that not every server takes. Raises BenchError where none is
+    """Sends short requests, each with fewer of the fields that not every server takes. Raises BenchError where none is
     answered."""
     last = None
     for exact, continuous in _ways():
-        request = build(exact, continuous)
-        timed = Timed(index=request.index, due=0.0, asked_output=request.output_tokens)
-        await send(request, timed)
-        if timed.good:
-            return _judged(timed, exact)
-        last = timed
-        if timed.status not in _REFUSED:
+        for _ in range(1 + _AGAIN):
+            request = build(exact, continuous)
+            last = Timed(index=request.index, due=0.0, asked_output=request.output_tokens)
+            await send(request, last)
+            if last.good:
+                return _judged(last, exact)
+            if last.status < 429:
+                break
+        if last.status in _HOPELESS:
             break
     raise BenchError(f"the server does not answer a first request: {_error(last)}")
 
