@@ -116,7 +116,7 @@ Build = Callable[[bool, bool], Ask]  # exact, continuous -> a request of TOKENS 
 async def abilities(send: Send, build: Build) -> Abilities:
     """Sends short requests, each with fewer of the fields that not every server takes. Raises BenchError where none is
     answered."""
-    last = None
+    last = Timed(index=0, due=0.0)
     for exact, continuous in _ways():
         for _ in range(1 + _AGAIN):
             request = build(exact, continuous)
@@ -128,7 +128,7 @@ async def abilities(send: Send, build: Build) -> Abilities:
                 break
         if last.status in _HOPELESS:
             break
-    raise BenchError(f"the server does not answer a first request: {_error(last)}")
+    raise BenchError(f"the server does not answer a first request: {last.error or f'status {last.status}'}")
 
 
 def _ways() -> Iterator[tuple[bool, bool]]:
@@ -142,12 +142,6 @@ def _judged(timed: Timed, exact: bool) -> Abilities:
         continuous=any(timed.counts),
         usage=timed.completion_tokens is not None,
     )
-
-
-def _error(timed: Timed | None) -> str:
-    if timed is None:
-        return "nothing was sent"
-    return timed.error or f"status {timed.status}"
 
 
 def remarks(can: Abilities, target: Target) -> list[str]:
