@@ -82,7 +82,7 @@ def figures(stage: Stage, slos: Sequence[Slo]) -> Figures:
         goodput=[_goodput(slo, sent, seconds) for slo in slos],
         errors=_errors(timed for timed in sent if not timed.good),
         health=stage.health,
-        saturated=opened and saturated(stage.timed, max((timed.done for timed in sent), default=0.0)),
+        saturated=opened and (stage.cut == "saturated" or saturated(stage.timed, max((timed.done for timed in sent), default=0.0))),
         memory_most=_memory(stage),
         answered_rate=_answered(sent, good, seconds, opened),
     )

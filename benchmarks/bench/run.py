@@ -22,7 +22,7 @@ from benchmarks.bench.levels import level
 from benchmarks.bench.options import Options
 from benchmarks.bench.prompts import on_target
 from benchmarks.bench.provenance import provenance
-from benchmarks.bench.saturate import knee, saturated
+from benchmarks.bench.saturate import hopeless, knee
 from benchmarks.bench.session import Interrupted, Session, or_stop, prepare
 from benchmarks.bench.sweep import next_rate
 from benchmarks.bench.words import Figures, Profile, Result, Sample, Stage
@@ -110,7 +110,7 @@ async def _stage(
     watcher.begin(profile, repeat)
     stage = await run_stage(
         session.client, profile, session.asks(profile, repeat, number), limits(options), repeat=repeat, watch=watcher.sample, stop=stop,
-        saturated=saturated if profile.name == "rate" else None, memory=memory_of(watched(options.watch)) if options.watch else None,
+        saturated=hopeless if profile.name == "rate" else None, memory=memory_of(watched(options.watch)) if options.watch else None,
     )  # fmt: skip
     stage.health.null_p50, stage.health.null_p99 = session.null.get(concurrency(profile), (0.0, 0.0))
     if not any(not each.warm for each in stage.timed):

@@ -125,6 +125,8 @@ def test_what_is_known_of_the_stage_is_said() -> None:
     assert found.memory_most == {"server": 9, "other": 1}
     for text in ("ended: 3", "connection: 2", "before its time: interrupted", "late by 20.0 ms", "1 good answers are too few"):
         assert any(text in warning for warning in found.warnings), text
+    assert not found.saturated  # a closed loop
+    assert figures(stage([answer(due=0.5)], RATE, cut="saturated"), []).saturated
     trouble = figures(stage([answer()], health=Health(lag_p99=0.02, trouble="the client was busy")), [])
     assert trouble.warnings[0] == "the client was busy"
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import random
-from functools import partial
 
 import msgspec
 import pytest
 
 from benchmarks.bench.figures import figures
-from benchmarks.bench.saturate import _pile, grows, kept, knee, saturated, verdicts
+from benchmarks.bench.saturate import _pile, grows, hopeless, kept, knee, saturated, verdicts
 from benchmarks.bench.words import Figures, Health, Profile, Timed
 from tests.bench.seen import answer, closed, queue, stage
 
@@ -60,6 +60,28 @@ def test_it_is_seen_while_requests_still_wait() -> None:
     assert not saturated(seen, 5.0)
 
 
+def asked_each_second(load: float, servers: int, seconds: float, seed: int) -> float | None:
+    """When a stage would be ended, by who knows at each second only what has happened until then."""
+    whole = queue(random.Random(f"{load} {servers} {seed}"), load * servers, servers, int(load * servers * seconds))
+    for now in range(30, int(seconds), 3):
+        seen = [
+            Timed(
+                one.index, one.due, sent=one.sent, stamps=[at for at in one.stamps if at <= now], done=one.done if one.done <= now else 0.0
+            )
+            for one in whole
+            if one.due <= now
+        ]
+        if hopeless(seen, float(now)):
+            return float(now)
+    return None
+
+
+def test_who_asks_often_ends_only_what_is_hopeless() -> None:
+    assert sum(asked_each_second(0.8, 8, 60.0, seed) is not None for seed in range(12)) == 0
+    assert sum(asked_each_second(1.6, 8, 60.0, seed) is not None for seed in range(6)) == 6
+    assert not hopeless([], 10.0)
+
+
 def test_a_pile_before_the_connections_counts_as_one() -> None:
     """A limit on concurrency keeps requests from being sent: they wait all the same."""
     timed = [answer(i, i / 2 + 1, (i / 2 + 1.2, i / 2 + 1.5), due=i / 4 + 1) for i in range(200)]
@@ -86,10 +108,12 @@ def test_little_and_odd_input() -> None:
 
 
 def test_requests_under_way_are_counted_exactly() -> None:
-    edges = [0.0, 1.0, 2.0, 3.0, 4.0]
-    one = partial(answer, tokens=None)
-    timed = [one(0, 0.5, (2.5,)), one(1, 1.0, (2.0,)), one(2, 3.5, (9.0,)), one(3, 1.25, (1.75,)), Timed(4, 0.0, sent=3.0)]
-    assert [under_way for _, under_way in _pile(timed, edges)] == pytest.approx([0.5, 2.5, 0.5, 1.5])
+    """Over ten blocks of a second: each block has the part of it that each request fills."""
+    rng = random.Random(4)
+    seen = [(0.5, 2.5), (1.0, 2.0), (3.5, 19.0), (1.25, 1.75), (-5.0, 0.25), (9.0, math.inf), (-2.0, -1.0), (11.0, 12.0), (4.0, 10.0)]
+    seen += [(since := rng.uniform(-2, 9), since + rng.expovariate(0.5)) for _ in range(200)]
+    expected = [sum(max(0.0, min(done, i + 1) - max(since, i)) for since, done in seen) for i in range(10)]
+    assert [under_way for _, under_way in _pile([(*one, 0.0) for one in seen], 0.0, 10.0)] == pytest.approx(expected)
 
 
 def test_slopes() -> None:
