@@ -24,7 +24,7 @@ from benchmarks.bench.provenance import provenance
 from benchmarks.bench.run import exit_code_of
 from benchmarks.bench.running import json_of, measured
 from benchmarks.bench.session import Interrupted, Session, or_stop, prepare
-from benchmarks.bench.table import compare_table, table
+from benchmarks.bench.table import compare_table, table, wrapped
 from benchmarks.bench.words import Profile, Result, Stage
 
 
@@ -82,7 +82,7 @@ async def measure(a: Options, b: Options, say: Callable[[str], None], stop: asyn
     profile = a.profiles[0]
     stages = (_stage(profile, sides[0]), _stage(profile, sides[1]))
     results = [_result(session, stage) for session, stage in zip((first, second), stages, strict=True)]
-    found = Comparison(results[0], results[1], paired(timed[0], timed[1], names=_names(results[0], results[1]), seed=a.seed))
+    found = Comparison(results[0], results[1], paired(timed[0], timed[1], seed=a.seed))
     return Outcome(found, stages, stop.is_set())
 
 
@@ -119,7 +119,8 @@ def _names(a: Result, b: Result) -> tuple[str, str]:
 def text(found: Comparison) -> str:
     """For a terminal: the differences, then each server by itself."""
     names = _names(found.a, found.b)
-    return "\n".join([compare_table(found.differences, names), "", table(found.a), "", table(found.b)]) + "\n"
+    alone = [wrapped("A by itself:"), table(found.a, definitions={}), "", wrapped("B by itself:"), table(found.b)]
+    return "\n".join([compare_table(found.differences, names), "", *alone]) + "\n"
 
 
 def _content(path: Path, outcome: Outcome) -> list[bytes]:

@@ -44,7 +44,7 @@ def page(found: Comparison, names: tuple[str, str], stages: Sequence[Stage] = ()
     """A comparison as UTF-8 HTML; what stands in names and errors is shown as text. `stages`: A's and B's raw requests, where at hand."""
     raw = [[stage] for stage in stages] if stages else [[], []]
     called = [f"{letter}: {name}" for letter, name in zip("AB", names, strict=True)]
-    sides = [_Side(i + 1, result.levels[0], raw[i], called[i]) for i, result in enumerate((found.a, found.b))]
+    sides = [_Side(i + 1, result.levels[0], raw[i], "AB"[i]) for i, result in enumerate((found.a, found.b))]
     terms = {**DEFINITIONS, **levels.OWN, **_TERMS}
     body = join(
         [
@@ -63,10 +63,11 @@ def page(found: Comparison, names: tuple[str, str], stages: Sequence[Stage] = ()
 
 
 def _heading(found: Comparison, called: Sequence[str]) -> Markup:
-    crumb = tag("p", f"{called[0]} ({found.a.model}), {called[1]} ({found.b.model}) · {found.a.provenance.started}", class_="crumb")
+    sides = f"{called[0]} ({found.a.model or 'a model'}) · {called[1]} ({found.b.model or 'a model'})"
+    crumb = tag("p", f"{sides} · {found.a.provenance.started}", class_="crumb")
     sentences = [each.sentence for each in found.differences.values()]
     headline = sentences[0] if sentences else "Nothing could be compared."
-    return tag("header", crumb, tag("h1", headline), *(tag("p", sentence) for sentence in sentences[1:]), class_="top")
+    return tag("header", crumb, tag("h1", headline), *(tag("p", sentence, class_="note") for sentence in sentences[1:]), class_="top")
 
 
 def _notices(name: str, result: Result) -> Markup | None:
