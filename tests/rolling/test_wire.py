@@ -128,6 +128,8 @@ def test_a_load_counts_what_fails_and_goes_on() -> None:
     async def work(port: int) -> None:
         seen = await Load(port, Plan(40, 3, 4000.0, 2)).run()
         assert (len(seen.calls), seen.failed.total(), len(seen.streams), seen.broken.total()) == (40, 4, 3, 3)
+        seen = await Load(port, Plan(1, 0, 4000.0, 2), lambda: answered < 50).run()
+        assert len(seen.calls) >= 10 and not seen.streams
         assert all(ended > begun for begun, ended in seen.calls) and next(iter(seen.failed)).startswith("status 500")
 
     asyncio.run(against(answer, work))
