@@ -152,6 +152,8 @@ def test_extras_fit_together() -> None:
     for lock in sorted((DOCKER / "extras").glob("*.lock")):
         for name, version in pins(lock).items():
             assert found.setdefault(name, version) == version, f"{name} in {lock.name}"
+    tested = pins(ROOT / "requirements-test.lock")  # what the tests ran with is what is installed
+    assert {name for name, version in found.items() if tested.get(name, version) != version} == set()
     named = re.search(r"# Any of ([\w ]+), separated", TEXT)
     assert named is not None and named[1].split() == sorted(lock.stem for lock in (DOCKER / "extras").glob("*.lock"))
 
