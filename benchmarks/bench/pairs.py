@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
@@ -20,6 +21,8 @@ from benchmarks.bench.options import Options
 from benchmarks.bench.words import Ask, Health, Timed
 
 Asks = Iterator[Ask]
+AHEAD = 1000  # pairs that are built before the first is sent
+AHEAD_BYTES = 64 << 20  # ... and their bodies
 WARM = 10  # pairs, where a share of an unknown number is asked for
 
 
@@ -41,36 +44,60 @@ class Bounds(msgspec.Struct, frozen=True):
     warm: int
 
 
+class _Feed:
+    """Requests of all sides, pair by pair, built ahead: what building costs shall not delay what is being timed."""
+
+    def __init__(self, sides: Sequence[Side], most: int | None) -> None:
+        self._sides, self._left = sides, most
+        self._ready: deque[list[Ask]] = deque()
+        size = 0
+        while len(self._ready) < AHEAD and size < AHEAD_BYTES and (pair := self._built()) is not None:
+            self._ready.append(pair)
+            size += sum(len(ask.body) for ask in pair)
+
+    def _built(self) -> list[Ask] | None:
+        if self._left == 0:
+            return None
+        pair = [ask for side in self._sides if (ask := next(side.asks, None)) is not None]
+        if len(pair) < len(self._sides):
+            self._left = 0
+            return None
+        self._left = None if self._left is None else self._left - 1
+        return pair
+
+    def take(self) -> list[Ask] | None:
+        """The next pair; None: there is none."""
+        return self._ready.popleft() if self._ready else self._built()
+
+
 class _Run:
     """The state of one run: which pair is next, and which are done."""
 
     def __init__(self, sides: Sequence[Side], bounds: Bounds, rng: random.Random, stop: asyncio.Event) -> None:
         self._sides, self._bounds, self._rng, self._stop = sides, bounds, rng, stop
+        self._feed = _Feed(sides, bounds.pairs + bounds.warm if bounds.pairs is not None else None)
         self._next = 0
         self._ends: float | None = None  # by the monotonic clock, once the first counted pair is begun
         self._done: dict[int, list[Timed]] = {}
         self.origin = time.monotonic()
 
-    def _take(self) -> int | None:
-        """The number of the next pair; None: no more."""
+    def _take(self) -> tuple[int, list[Ask]] | None:
+        """The next pair and its number; None: no more."""
         bounds = self._bounds
-        if self._stop.is_set() or (bounds.pairs is not None and self._next >= bounds.pairs + bounds.warm):
+        if self._stop.is_set():
             return None
         if self._next >= bounds.warm and bounds.seconds is not None:
             now = time.monotonic()
             self._ends = now + bounds.seconds if self._ends is None else self._ends
             if now >= self._ends:
                 return None
+        asks = self._feed.take()
         self._next += 1
-        return self._next - 1
+        return (self._next - 1, asks) if asks is not None else None
 
     async def _work(self, tell: Callable[[int], None]) -> None:
-        while (number := self._take()) is not None:
-            asks = [
-                ask for side in self._sides if (ask := next(side.asks, None)) is not None
-            ]  # all now: pairs stay pairs, whoever is first
-            if len(asks) < len(self._sides):
-                return
+        while (taken := self._take()) is not None:
+            number, asks = taken
             timed = [Timed(index=number, due=0.0, warm=number < self._bounds.warm) for _ in asks]
             for which in self._rng.sample(range(len(asks)), len(asks)):
                 timed[which].due = time.monotonic() - self.origin
