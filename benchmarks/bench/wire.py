@@ -89,8 +89,8 @@ class Connection(asyncio.Protocol):
     # What the transport calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is there, TLS and all. Buffers have no room, so that `pause_writing` says whether the kernel took all. (TLS transports pause at
-        their limit, plain ones above it.)"""
+        """It is there, TLS and all. Buffers have no room, so that `pause_writing` says whether the kernel took all. (TLS transports pause
+        at their limit, plain ones above it.)"""
         self._transport = transport
         self._transport.set_write_buffer_limits(high=0 if transport.get_extra_info("sslcontext") is None else 1)
         self.usable = True

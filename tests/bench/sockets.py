@@ -42,7 +42,7 @@ class Peer:
         first, *lines = head.rstrip("\r\n").split("\r\n")
         pairs = [line.split(": ", 1) for line in lines]
         assert len({name for name, _ in pairs}) == len(pairs), lines
-        headers = dict(map(tuple, pairs))
+        headers = {name: value for name, value in pairs}
         self.requests.append((first, headers, await self.reader.readexactly(int(headers["content-length"]))))
         return True
 
