@@ -58,8 +58,8 @@ def _few(figures: Figures) -> str:
     missing = [name for name in ("p50", "p90", "p95", "p99") if figures.good < NEEDED[name]]
     if not figures.good or not missing:
         return ""
-    needed = ", ".join(f"{name}: {NEEDED[name]:,}" for name in missing)
-    return f"{figures.good:,} good answers are too few for some percentiles, which are left out ({needed})."
+    needed = ", ".join(f"{name} takes {NEEDED[name]:,}" for name in missing)
+    return f"Good answers: {figures.good:,}, too few for some percentiles, which are left out ({needed})."
 
 
 def _tokens(figures: Figures, good: Sequence[Timed]) -> list[str]:

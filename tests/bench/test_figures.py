@@ -123,7 +123,7 @@ def test_what_is_known_of_the_stage_is_said() -> None:
     made.samples = [Sample(0.0, 1, {"server": 5}), Sample(1.0, 1, {"server": 9, "other": 1}), Sample(2.0, 1, {"server": 7})]
     found = figures(made, [])
     assert found.memory_most == {"server": 9, "other": 1}
-    for text in ("ended: 3", "connection: 2", "before its time: interrupted", "late by 20.0 ms", "1 good answers are too few"):
+    for text in ("ended: 3", "connection: 2", "before its time: interrupted", "late by 20.0 ms", "Good answers: 1, too few"):
         assert any(text in warning for warning in found.warnings), text
     assert not found.saturated  # a closed loop
     assert figures(stage([answer(due=0.5)], RATE, cut="saturated"), []).saturated
