@@ -23,12 +23,13 @@ from benchmarks.bench.texts import (
     option,
     percent,
     sane,
+    slo_words,
     troubles,
     upper,
     visible,
     warnings,
 )
-from benchmarks.bench.words import Level, Result, Spread
+from benchmarks.bench.words import Level, Result, Slo, Spread
 
 __all__ = ["Progress", "compare_table", "grid", "table"]
 
@@ -43,6 +44,8 @@ LATENCIES = (
     ("e2e", "E2E", True),
     ("e2e_due", "E2E due", False),
 )
+_SLOS = 6  # service levels that are shown
+_SHORT = 12  # cells of a service level's name
 _NAME = 26  # characters of a level's name
 _WARNINGS = 12  # that are told; the report has all
 
@@ -124,13 +127,19 @@ def columns(result: Result) -> list[Column]:
             high = upper(getattr(f, name) for f in found) or "p99"
             out += [Column(over, p, name, _latency(name, p)) for p in (["p50", high] if middle else [high])]
     out.append(Column("tokens/s", "out", "output_rate", lambda one: number(sane(one.median.output_rate) or None)))
-    out += [Column("goodput/s", cut(visible(slo.name), 12), "goodput", _good(slo.name)) for slo in result.slos[:6]]
+    out += [Column("goodput/s", name, "goodput", _good(slo.name)) for name, slo in slos(result)]
     if any(f.cached_share is not None for f in found):
         out.append(Column("from", "cache", "cached_share", lambda one: percent(one.median.cached_share)))
     out.append(Column("under", "way", "concurrency", lambda one: number(one.median.concurrency)))
     if any(one.spread for one in result.levels):
         out.append(Column("", "spread", "spread", lambda one: percent(max(one.spread.values(), default=None))))
     return out
+
+
+def slos(result: Result) -> list[tuple[str, Slo]]:
+    """The service levels that are shown, by names that fit a column."""
+    shown = [(visible(slo.name), slo) for slo in result.slos[:_SLOS]]
+    return [(name if wide(name) <= _SHORT else f"SLO {i}", slo) for i, (name, slo) in enumerate(shown, 1)]
 
 
 def _good(name: str) -> Callable[[Level], str]:
@@ -164,8 +173,7 @@ def _name(level: Level) -> str:
 
 
 def _doubts(result: Result, width: int) -> list[str]:
-    lines = [f"The client was at its limit. {note}" for note in troubles(result.levels)]
-    lines += [str(note) for note in warnings(result)]
+    lines = [str(note) for note in (*troubles(result.levels), *warnings(result))]
     if len(lines) > _WARNINGS:
         lines = [*lines[: _WARNINGS - 1], f"{len(lines) - _WARNINGS + 1} more: see the report (--out FILE.html)."]
     return [wrapped(text, width, "! ", "  ") for text in lines]
@@ -179,8 +187,14 @@ def _feet(result: Result, rows: Sequence[Sequence[str]], shown: Sequence[Column]
         feet.append(wrapped("saturated: latencies say how long the stage lasted, not how fast the server is", width, "*  ", "   "))
     if any(cell.endswith("!") for row in rows for cell in row[1:]):
         feet.append(wrapped("less than the share of requests that the service level asks for kept it", width, "!  ", "   "))
+    feet += [
+        wrapped(f"{name}: {'' if name == visible(slo.name) else f'{slo.name}: '}{slo_words(slo)}.", width) for name, slo in slos(result)
+    ]
     feet.append(wrapped(_client(result), width))
-    named = {c.term: c.over if c.term in {name for name, _, _ in LATENCIES} else f"{c.over} {c.head}".strip() for c in shown}
+    named = {
+        c.term: c.over if c.term == "goodput" or c.term in {name for name, _, _ in LATENCIES} else f"{c.over} {c.head}".strip()
+        for c in shown
+    }
     terms = [wrapped(f"{what}: {definitions[term]}", width, "", "   ") for term, what in named.items() if term in definitions]
     return [*feet, "", *terms] if terms else feet
 
@@ -196,10 +210,9 @@ def _client(result: Result) -> str:
 
 def compare_table(differences: Mapping[str, Difference], names: tuple[str, str] = ("A", "B"), width: int = WIDTH) -> str:
     """Two targets by pairs: medians in ms, the median of the pairs' differences and ratios with 95 % intervals, and what they mean."""
-    a, b = (cut(visible(name), 16) for name in names)
     heads = [
-        ["", "", f"{a}", f"{b}", "B - A ms", "", "B / A", "", "faster"],
-        ["", "pairs", "p50 ms", "p50 ms", "median", "95 % interval", "median", "95 % interval", "in A"],
+        ["", "", "A", "B", "B-A ms", "95 %", "B/A", "95 %", "faster"],
+        ["", "pairs", "p50 ms", "p50 ms", "median", "interval", "median", "interval", "in A"],
     ]
     rows = [
         [
@@ -218,4 +231,4 @@ def _interval(found: Interval | None, scale: float) -> tuple[str, str]:
         return NONE, NONE
     if found.low is None or found.high is None:
         return number(found.value * scale), NONE
-    return number(found.value * scale), f"{number(found.low * scale)} .. {number(found.high * scale)}"
+    return number(found.value * scale), f"{number(found.low * scale)}..{number(found.high * scale)}"

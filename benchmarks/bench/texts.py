@@ -210,10 +210,12 @@ def errors(levels: Iterable[Level]) -> dict[str, int]:
     return dict(sorted(out.items(), key=lambda item: (-item[1], item[0])))
 
 
-def upper(spreads: Iterable[Spread]) -> str | None:
-    """The highest percentile that one of these has samples for. None: none."""
+def upper(spreads: Iterable[Spread], share: float = 0.0) -> str | None:
+    """The highest percentile that more than a `share` of these have samples for, else that any has. None: none."""
     found = list(spreads)
-    return next((name for name in UPPER if any(sane(getattr(s, name)) is not None for s in found)), None)
+    known = {name: sum(sane(getattr(s, name)) is not None for s in found) for name in UPPER}
+    most = max(known.values(), default=0)
+    return next((name for name, n in known.items() if n > min(share * len(found), most - 1)), None)
 
 
 def visible(text: str) -> str:

@@ -118,7 +118,7 @@ def test_without_requests_percentiles_are_drawn_and_the_rest_says_why() -> None:
 def test_the_clients_trouble_comes_first() -> None:
     result, stages = KINDS["starved"]()
     text = page(result, stages).decode()
-    assert text.index("The client was at its limit.") < text.index('id="levels"')
+    assert text.index("The client was late by 31 ms") < text.index('id="levels"')
     assert 'class="top bad"' in text
 
 

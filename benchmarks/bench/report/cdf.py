@@ -67,6 +67,7 @@ def distribution(levels: Sequence[Shown], name: str, title: str, of: Value) -> M
         lambda v: f"{100 * v:.0f} %",
         "time, logarithmic; left is faster",
         "share of answers within ↑",
+        gap=19.0,
     )
     drawn, dots = [], []
     for i, (one, points, exact) in enumerate(lines):

@@ -72,7 +72,7 @@ def against_rate(levels: Sequence[Shown], saturation: float | None, title: str, 
     if not open_:
         return panel(title, empty("Only closed loops were measured: the server set their pace. --profile rate=R or sweep offers a rate."))
     due, sent, rate = attrgetter(f"{short}_due"), attrgetter(short), attrgetter("rate")
-    high = upper(due(one.figures) for one in open_)
+    high = upper((due(one.figures) for one in open_), 0.5)
     wanted = [_line(open_, "p50", ("s0", 0), rate, _spread(due, "p50"))]
     if high is not None:
         wanted.insert(0, _line(open_, f"{high} from sending", ("s2 under", None), rate, _spread(sent, high)))
@@ -102,7 +102,7 @@ def throughput(levels: Sequence[Shown], title: str, short: str) -> Markup:
     get = attrgetter(short)
     tokens = any(sane(one.figures.output_rate) for one in levels)
     x_of: Value = attrgetter("figures.output_rate" if tokens else "figures.request_rate")
-    high = upper(get(one.figures) for one in levels)
+    high = upper((get(one.figures) for one in levels), 0.5)
     series = [s for i, n in enumerate(["p50", *([high] if high else [])]) for s in _both(levels, n, i, x_of, _spread(get, n))]
     x, y = from_zero(p[0] for s in series for p in s.points), around(p[1] for s in series for p in s.points)
     if x is None or y is None:

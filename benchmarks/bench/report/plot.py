@@ -37,6 +37,7 @@ class Plot:
     x_name: str
     y_name: str
     height: float = 220.0
+    gap: float = 14.0  # per cent of the width that two ticks of x are apart at least
 
     @property
     def rows(self) -> int:
@@ -81,7 +82,7 @@ class Plot:
 
     def _grid(self) -> list[Markup]:
         out = [tag("line", class_="grid", x1=0, x2="100%", y1=self.top(v), y2=self.top(v)) for v in self.y.ticks(self.rows)]
-        ticks = self.x.apart(6, 14.0)
+        ticks = self.x.apart(6, self.gap)
         for i, value in enumerate(ticks):
             x = self.x.at(value)
             anchor = "start" if x < 4 else "end" if x > 96 else "middle"

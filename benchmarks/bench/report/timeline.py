@@ -18,7 +18,7 @@ MINIS = 12  # plots of what was under way
 PROCESSES = 6  # whose memory is drawn
 STAGES = 6  # timelines on a page; each is some 50 kB
 FEW = 40  # that are drawn at least
-LENGTHS = 25  # lengths of an answer that a drawn window is wide
+LENGTHS = 15  # lengths of an answer that a drawn window is wide
 BINS = 160  # of a line over time
 PARTS = (
     ("wait", "waiting to be sent"),
@@ -225,6 +225,8 @@ def memory(stages: Sequence[Stage]) -> Markup | None:
 def _growth(points: Sequence[tuple[float, float]]) -> str:
     first, last = points[0][1], points[-1][1]
     share = f" ({percent(abs(last - first) / first)})" if first else ""
+    if first == last:
+        return f"{size(max(v for _, v in points))} at most, at the end as much as at first"
     change = f"{size(abs(last - first))} {'more' if last >= first else 'less'} at the end than at first{share}"
     return f"{size(max(v for _, v in points))} at most, {change}"
 

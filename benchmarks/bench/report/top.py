@@ -52,7 +52,7 @@ def _when(started: str) -> str:
 
 def notices(result: Result) -> Markup | None:
     """All that makes these numbers doubtful, the client's own trouble first, the rest folded when it is long. None: nothing does."""
-    lines = [tag("li", tag("b", "The client was at its limit. "), str(note), class_="grave") for note in troubles(result.levels)]
+    lines = [tag("li", str(note), class_="grave") for note in troubles(result.levels)]
     lines += [tag("li", str(note)) for note in warnings(result)]
     if not lines:
         return None
