@@ -83,16 +83,12 @@ def columns(levels: Sequence[Shown]) -> list[Column]:
         Column("Requests", "per second", "request_rate", _rate),
         Column("Requests", "under way", "concurrency", lambda f: (number(f.concurrency), "")),
     ]
-    for name, cell in (
-        ("ttft", _times),
-        ("ttft_due", _scheduled),
-        ("tpot", _times),
-        ("itl", _times),
-        ("e2e", _times),
-        ("e2e_due", _scheduled),
-    ):
-        high = upper(getattr(one.figures, name) for one in levels) or "p99"
-        out += [Column(f"{TITLES[name]}, ms", p, name, cell(name, p)) for p in ("p50", high)]
+    open_ = any(not is_closed(one.profile) for one in levels)
+    for name in ("ttft", "ttft_due", "tpot", "itl", "e2e", "e2e_due"):
+        if open_ or not name.endswith("_due"):
+            high = upper(getattr(one.figures, name) for one in levels) or "p99"
+            cell = _scheduled if name.endswith("_due") else _times
+            out += [Column(f"{TITLES[name]}, ms", p, name, cell(name, p)) for p in ("p50", high)]
     return [
         *out,
         Column("Tokens/s", "in", "input_rate", lambda f: (number(sane(f.input_rate) or None), "")),
