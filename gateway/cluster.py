@@ -92,9 +92,9 @@ class Cluster(Control):
         """Listens when it returns, with every worker ready. Raises SocketError."""
         config = self.configuration
         count = config.server.workers
-        sockets = [listen(config.server.host, config.server.port, shared=True)]
+        sockets = [listen(config.server.host, config.server.port, shared=True, later=True)]
         self.port = sockets[0].getsockname()[1]
-        sockets += [listen(config.server.host, self.port, shared=True) for _ in range(count - 1)]
+        sockets += [listen(config.server.host, self.port, shared=True, later=True) for _ in range(count - 1)]
         try:
             await opened(self.wired, config)  # before any worker: they find the file made
         except SocketError:

@@ -115,6 +115,7 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8484
+    share_port: bool = False  # another gateway of the same user may listen on it too: for a hand-over from one to the next
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     tls: Tls | None = None
     admin: AdminConfig = AdminConfig()

@@ -51,7 +51,17 @@ from routing.types import Replica
 log = logging.getLogger("pointsman")
 FIRST_LOOK_SECONDS = 3.0
 SWEEP_SECONDS = 1.0
-FIXED = ("host", "port", "workers", "tls", "admin", "responses", "experiments", "redis")  # of the server: what a reload does not change
+FIXED = (
+    "host",
+    "port",
+    "share_port",
+    "workers",
+    "tls",
+    "admin",
+    "responses",
+    "experiments",
+    "redis",
+)  # of the server: what a reload does not change
 Read = Callable[[], Config]
 
 
@@ -88,7 +98,7 @@ class Control(ABC):
         place = config.server.admin
         if place.port is None:
             return
-        sock = listen(place.host, place.port)
+        sock = listen(place.host, place.port, shared=config.server.share_port)
         # FastAPI takes longer to import than all the rest: requests are served meanwhile.
         create = (await asyncio.to_thread(importlib.import_module, "gateway.admin.app")).create
         tls = config.server.tls
@@ -109,8 +119,9 @@ class Control(ABC):
         return Access(frozenset(h.lower() for h in self.configuration.server.hosts), is_admin if has_admin else None)
 
     async def _stop_control(self) -> None:
-        if self._plane is not None:
-            await self._plane.stop(1.0)
+        plane, self._plane = self._plane, None
+        if plane is not None:
+            await plane.stop(1.0)
 
     @property
     def base_url(self) -> str:
@@ -228,6 +239,8 @@ class Control(ABC):
         seconds = self.configuration.server.drain_notice_seconds
         if seconds and not hurry.is_set() and hasattr(self, "core"):
             self.announce()
+            if self.configuration.server.share_port:  # who comes for the control plane means the gateway that stays
+                await self._stop_control()
             await leaving.noticed(seconds, hurry)
         self.hurried = hurry.is_set()
 
@@ -262,7 +275,7 @@ class Gateway(Control):
     async def start(self) -> None:
         """Listens when it returns; engines may still be loading. Raises SocketError. Needs a running loop."""
         config = self.configuration
-        sock = self.sock or listen(config.server.host, config.server.port)
+        sock = self.sock or listen(config.server.host, config.server.port, shared=config.server.share_port, later=True)
         try:
             self.store = await _store(config)
             await opened(self.wired, config, self.store)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import errno
 import signal
 import socket
 import sys
@@ -19,8 +20,9 @@ import httpx
 import pytest
 
 from gateway import leaving
-from gateway.config import Config
+from gateway.config import Config, ServerConfig
 from gateway.leaving import deafen, queued
+from gateway.server import Server, SocketError, listen, settings
 from tests.fakes.engine import DEADLINE, Engine
 from tests.fakes.openai import respond
 from tests.fakes.request import Request
@@ -233,6 +235,43 @@ def test_where_the_system_has_no_filters_nothing_is_lost_but_the_silence(monkeyp
     monkeypatch.setattr(leaving.sys, "platform", "darwin")
     with socket.socket() as port:
         assert not deafen(port)
+
+
+def test_a_gateway_that_shares_its_port_hands_it_over() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    server = {**SHORT, "drain_notice_seconds": 0.3, "share_port": True, "port": port}
+    with Engine() as engine, alone(config_for([engine], server=server)) as old, running(config_for([engine], server=server)) as new:
+        assert old.port == new.port == port
+        end = gone(old)
+        asked = 0
+        while not end.done() or not asked:
+            assert old.ask(chat()).status == 200
+            asked += 1
+        assert old.ask(chat()).status == 200 and len(new.records()) > 0
+
+
+def test_a_port_is_taken_at_once_and_refuses_until_it_is_served() -> None:
+    sock = listen("127.0.0.1", 0, later=True)
+    with sock, socket.socket() as client, listen("127.0.0.1", 0) as taken:
+        assert client.connect_ex(sock.getsockname()) == errno.ECONNREFUSED
+        with pytest.raises(SocketError, match="cannot listen on 127"):
+            listen("127.0.0.1", taken.getsockname()[1], later=True)
+
+
+def test_of_two_that_take_a_port_at_the_same_moment_one_is_told() -> None:
+    async def main() -> None:
+        first = listen("127.0.0.1", 0, later=True)
+        second = listen("127.0.0.1", first.getsockname()[1], later=True)
+        servers = [Server(settings(ServerConfig(), None), sock) for sock in (first, second)]
+        await servers[0].start()
+        with pytest.raises(SocketError, match="cannot listen on port"):
+            await servers[1].start()
+        for server in servers:
+            await server.stop(1.0)
+
+    asyncio.run(main())
 
 
 def test_without_notice_idle_connections_close_at_once() -> None:
