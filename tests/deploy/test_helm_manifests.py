@@ -95,6 +95,16 @@ def test_a_stream_has_time_to_end(docs: list[Doc]) -> None:
     assert spec["terminationGracePeriodSeconds"] >= before + drain + 10  # serve's own end: see Gateway.stop
 
 
+def test_engines_have_time_to_end(docs: list[Doc]) -> None:
+    for name, pod in charts.pods(docs):
+        one, grace = pod["spec"]["containers"][0], pod["spec"].get("terminationGracePeriodSeconds", 30)
+        words, before = one.get("command", []), one.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        if "--shutdown-timeout" in words:
+            assert grace >= before + int(words[words.index("--shutdown-timeout") + 1]) + 30, name
+        elif "/app/llama-server" in words:
+            assert before >= 60, f"{name}: SIGTERM ends its answers"
+
+
 def test_probes_ask_what_is_there(docs: list[Doc]) -> None:
     one = charts.gateway(docs)["spec"]["template"]["spec"]["containers"][0]
     paths = {kind: one[f"{kind}Probe"]["httpGet"]["path"] for kind in ("startup", "readiness", "liveness")}

@@ -12,7 +12,7 @@
 {{- define "pointsman.command" -}}
 {{- $gpus := int .gpus }}
 {{- if eq .kind "vllm" }}
-{{- toYaml (list "vllm" "serve" .model "--served-model-name" .served "--host" "0.0.0.0" "--port" "8000") }}
+{{- toYaml (list "vllm" "serve" .model "--served-model-name" .served "--host" "0.0.0.0" "--port" "8000" "--shutdown-timeout" (int .drainSeconds | toString)) }}
 {{- with .context }}
 - --max-model-len
 - {{ int . | quote }}
@@ -72,7 +72,7 @@ spec:
   {{- with include "pointsman.pullSecrets" $root }}{{ . | trim | nindent 2 }}{{ end }}
   automountServiceAccountToken: false
   enableServiceLinks: false # a service called `vllm` would set VLLM_PORT
-  terminationGracePeriodSeconds: {{ add $engine.drainSeconds 60 }}
+  terminationGracePeriodSeconds: {{ add 15 $engine.drainSeconds 60 }}
   securityContext: {{- include "pointsman.pod" $engine.user | nindent 4 }}
   {{- with $engine.runtimeClassName }}
   runtimeClassName: {{ . }}
@@ -109,8 +109,8 @@ spec:
         periodSeconds: 15
         timeoutSeconds: 15
         failureThreshold: 8
-      lifecycle: # the gateway hears at once that it goes, and sends nothing new; answers under way come to their end
-        preStop: {sleep: {seconds: {{ $engine.drainSeconds }}}}
+      lifecycle: # gateways hear that it goes, and send nothing new; then SIGTERM: vLLM and SGLang end what is under way, llama-server does not
+        preStop: {sleep: {seconds: {{ ternary $engine.drainSeconds 15 (eq $engine.kind "llama-server") }}}}
       resources: {{- include "pointsman.engineResources" $engine | nindent 8 }}
       volumeMounts:
         - {name: scratch, mountPath: /scratch}
