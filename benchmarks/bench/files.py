@@ -65,10 +65,14 @@ def checked(paths: Iterable[str | Path], overwrite: bool, suffixes: Sequence[str
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        _meant(path, suffixes)
-        if path.absolute() in (p.absolute() for p in found):
+        try:
+            _meant(path, suffixes)
+            there = os.path.lexists(path)
+        except (OSError, ValueError) as error:  # a name that is too long, or no name
+            raise BenchError(f"--out {str(path)[:80]!r} cannot be written: {error}", usage=True) from None
+        if path.resolve() in (p.resolve() for p in found):
             raise BenchError(f"--out {path} is named twice; name each file once", usage=True)
-        if path.exists() and not overwrite:
+        if there and not overwrite:
             raise BenchError(f"--out {path} is there already; name another file, or add --overwrite", usage=True)
         found.append(path)
     return found

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TextIO
 
-from benchmarks.bench.texts import brief, count, duration, option, sane, visible
+from benchmarks.bench.texts import brief, count, cut, duration, option, sane, visible
 from benchmarks.bench.words import Figures, Profile, Sample, Stage
 
 _ANEW = "\r\x1b[K"  # to the line's start, and the rest of it cleared
@@ -82,9 +82,7 @@ class Progress:
             self._put(_ANEW)
 
     def _draw(self, text: str) -> None:
-        room = max(10, self._width() - 1)
-        shown = visible(text)
-        self._write(shown if len(shown) <= room else f"{shown[: room - 1]}…")
+        self._write(cut(visible(text), max(10, self._width() - 1)))
 
     def _write(self, text: str, end: str = "") -> None:
         self._put(f"{_ANEW if self._live else ''}{visible(text)}{end}")

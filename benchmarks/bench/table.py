@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from benchmarks.bench.progress import Progress
 from benchmarks.bench.texts import (
     FEW,
     NONE,
+    cut,
     duration,
     error_share,
     is_closed,
@@ -28,6 +28,7 @@ from benchmarks.bench.texts import (
     upper,
     visible,
     warnings,
+    wide,
 )
 from benchmarks.bench.words import Level, Result, Slo, Spread
 
@@ -58,20 +59,6 @@ class Column:
     head: str
     term: str
     cell: Callable[[Level], str]
-
-
-def wide(text: str) -> int:
-    """How many cells of a terminal a text takes."""
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def cut(text: str, cells: int) -> str:
-    """A text that takes at most so many cells; what is left out shows as an ellipsis."""
-    if wide(text) <= cells:
-        return text
-    while text and wide(text) > cells - 1:
-        text = text[:-1]
-    return f"{text}…"
 
 
 def _padded(text: str, cells: int, left: bool) -> str:

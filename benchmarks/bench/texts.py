@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
@@ -221,3 +222,17 @@ def upper(spreads: Iterable[Spread], share: float = 0.0) -> str | None:
 def visible(text: str) -> str:
     """A text of which nothing moves a terminal's cursor or changes its colours: what is not printed is U+FFFD; white space is one space."""
     return "".join(c if c.isprintable() else "\ufffd" for c in " ".join(text.split()))
+
+
+def wide(text: str) -> int:
+    """How many cells of a terminal a text takes."""
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def cut(text: str, cells: int) -> str:
+    """A text that takes at most so many cells; what is left out shows as an ellipsis."""
+    if wide(text) <= cells:
+        return text
+    while text and wide(text) > cells - 1:
+        text = text[:-1]
+    return f"{text}…"

@@ -64,7 +64,7 @@ def test_what_is_to_be_written_goes_by_the_files_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "said"),
     [(["run.csv"], "none of .html"), (["run"], "none of .html"), (["there.json"], "is there already"), (["a.json", "./a.json"], "twice"),
-     (["folder.html"], "is a folder"), (["none/a.html"], "there is no folder")],
+     (["folder.html"], "is a folder"), (["none/a.html"], "there is no folder"), (["x" * 300 + ".json"], "cannot be written")],
 )  # fmt: skip
 def test_what_cannot_be_meant_is_refused_before_anything_is_measured(tmp_path: Path, names: list[str], said: str) -> None:
     (tmp_path / "there.json").write_text("{}")

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.bench.figures import DEFINITIONS
+from benchmarks.bench.paired import Difference, Interval, paired
 from benchmarks.bench.plain import plain
-from benchmarks.bench.report import POLICY, cdf, page, seen, timeline
+from benchmarks.bench.report import POLICY, cdf, forest, page, seen, timeline
 from benchmarks.bench.report.axes import Axis, around, from_zero
 from benchmarks.bench.report.markup import plain as escaped
 from benchmarks.bench.words import Figures, Profile, Sample, Timed
@@ -82,7 +83,7 @@ def test_what_a_server_says_is_text() -> None:
 
 @given(st.text(st.characters(), max_size=40))
 def test_no_text_is_markup(text: str) -> None:
-    assert not set(escaped(text)) & set("<>\"'\x00\x1b\ud800")
+    assert not set(escaped(text)) & set("<>\"'\x00\x1b\ud800\u202e")
     escaped(text).encode()
 
 
@@ -206,6 +207,29 @@ def test_figures_of_any_kind_are_drawn(data: st.DataObject) -> None:
     median: Figures = msgspec.structs.replace(result.levels[0].median, **odd)
     result.levels[0] = msgspec.structs.replace(result.levels[0], profile=median.profile, median=median)
     Read(page(result, stages).decode())
+
+
+def test_ratios_of_a_comparison() -> None:
+    a, b = stage(Profile("sync"), 80, seed=1), stage(Profile("sync"), 80, seed=1)
+    for t in b.timed:
+        t.stamps = [s + 0.02 for s in t.stamps]
+    read = Read(forest.ratios(paired(a.timed, b.timed), (NASTY, "B")))
+    said = [given["data-say"] or "" for _, given in read.tags if "data-say" in given]
+    assert [s.split(":")[0] for s in said] == ["TTFT", "TPOT", "E2E"]
+    kinds = [(given["class"] or "").split()[-1] for _, given in read.tags if "data-say" in given]
+    assert kinds == ["s1", "unsure", "s1"]
+    assert "No pair was answered whole" in " ".join(Read(forest.ratios(paired(a.timed, []), ("A", "B"))).words)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from([None, 0.0, 1e-9, 0.5, 1.0, 2.0, 1e9, math.inf])] * 3), min_size=1, max_size=4))
+def test_ratios_of_any_kind_are_drawn(found: list[tuple[float | None, ...]]) -> None:
+    made = {
+        f"m{i}": Difference(f"m{i}", 9, 1.0, 1.0, None, None if v is None else Interval(v, low, high), None, "")
+        for i, (v, low, high) in enumerate(found)
+    }
+    text = forest.ratios(made, ("A", "B"))
+    Read(text)
+    assert "nan" not in text and "inf" not in text.replace("infinite", "")
 
 
 def test_the_policy_lets_nothing_else_run() -> None:

@@ -13,7 +13,8 @@ from benchmarks.bench.figures import DEFINITIONS, figures
 from benchmarks.bench.headline import headline
 from benchmarks.bench.paired import paired
 from benchmarks.bench.progress import Progress
-from benchmarks.bench.table import columns, compare_table, cut, grid, table, wide
+from benchmarks.bench.table import columns, compare_table, grid, table
+from benchmarks.bench.texts import cut, wide
 from benchmarks.bench.words import Profile, Sample
 from tests.bench.made_runs import KINDS, NASTY, SLOS, run, stage, sweep
 

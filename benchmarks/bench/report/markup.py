@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-# No browser keeps these in text, and some tools end at them.
-_CONTROL = {i: "\ufffd" for i in (*range(9), 11, 12, *range(14, 32), 127)} | {i: "\ufffd" for i in range(0xD800, 0xE000)}
+# No browser keeps these in text, some tools end at them, and some turn what follows around.
+_DIRECTIONS = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_CONTROL = dict.fromkeys((*range(9), 11, 12, *range(14, 32), *range(127, 160), *range(0xD800, 0xE000), *_DIRECTIONS), "\ufffd")
 
 
 class Markup(str):
@@ -20,7 +21,7 @@ Child = str | Markup | None
 
 
 def plain(text: str) -> str:
-    """Escaped for content and attributes; control characters and lone surrogates become U+FFFD."""
+    """Escaped for content and attributes; control characters, turns of direction and lone surrogates become U+FFFD."""
     return escape(text.translate(_CONTROL))
 
 
