@@ -54,10 +54,12 @@ def main(a: Options, b: Options, outs: Sequence[Path], *, overwrite: bool, as_js
         outcome = measured(lambda stop: measure(a, b, progress.say, stop))
     finally:
         progress.close()
-    sys.stdout.write(json_of(outcome.found) if as_json else text(outcome.found))
-    sys.stdout.flush()
-    for path in outs:
-        files.save(path, _content(path, outcome), overwrite)
+    try:
+        for path in outs:
+            files.save(path, _content(path, outcome), overwrite)
+    finally:
+        sys.stdout.write(json_of(outcome.found) if as_json else text(outcome.found))
+        sys.stdout.flush()
     code, why = exit_code_of([outcome.found.a, outcome.found.b], outcome.interrupted)
     if why:
         sys.stderr.write(f"pointsman bench: {why}\n")

@@ -11,7 +11,7 @@ import msgspec
 from benchmarks.bench.figures import DEFINITIONS
 from benchmarks.bench.paired import Difference, Interval
 from benchmarks.bench.plain import to_json
-from benchmarks.bench.report import cdf, document, levels, section, timeline, top
+from benchmarks.bench.report import cdf, document, forest, levels, section, timeline, top
 from benchmarks.bench.report.markup import Markup, join, tag
 from benchmarks.bench.report.seen import Shown
 from benchmarks.bench.texts import NONE, ms, number, percent
@@ -50,7 +50,7 @@ def page(found: Comparison, names: tuple[str, str], stages: Sequence[Stage] = ()
         [
             _heading(found, called),
             *(_notices(name, each) for name, each in zip(called, (found.a, found.b), strict=True)),
-            section("difference", "What is sure of their difference", _table(found.differences)),
+            section("difference", "What is sure of their difference", _table(found.differences), forest.ratios(found.differences, names)),
             section("levels", "Each by itself", levels.levels_table(sides, terms)),
             section("latency", "How long answers take", cdf.latencies(sides)),
             section("time", "Over time", timeline.timelines(sides)) if stages else None,

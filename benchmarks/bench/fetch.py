@@ -50,8 +50,10 @@ def fetch(url: str, *, body: bytes | None = None, headers: dict[str, str] | None
         if len(data) > _MOST:
             raise FetchError(f"{url} answered with more than {_MOST >> 20} MiB")
         return Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, data)
-    except (OSError, http.client.HTTPException, ValueError) as error:
+    except (OSError, http.client.HTTPException) as error:
         raise FetchError(_why(error)) from None
+    except ValueError:  # its text may hold a header's value
+        raise FetchError("the request cannot be written: a header or the URL has characters that none may have") from None
     finally:
         connection.close()
 

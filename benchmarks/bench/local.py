@@ -8,6 +8,7 @@ sent as numbers, so that neither tokenising nor a template is in them, and what 
 from __future__ import annotations
 
 import random
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -77,10 +78,13 @@ def main(wanted: Wanted, command: list[str], *, as_json: bool) -> int:
         sys.stderr.write(f"{text}\n")
 
     say(f"starting {wanted.model}")
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the model must not stay behind
     try:
         rows, server = measure(wanted, say)
     except KeyboardInterrupt:
         raise BenchError("interrupted; the model was stopped") from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
     found = Local(wanted.model, wanted.threads, rows, server, machine(), wanted.seed, command)
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n" if as_json else table(found))
     return 0

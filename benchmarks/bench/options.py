@@ -105,7 +105,13 @@ def key(environment: Mapping[str, str], name: str | None) -> str:
     """The key, from the variable `name` or from those that hold one by custom; empty: none. Raises BenchError where `name` has none."""
     if name is not None and not environment.get(name):
         raise BenchError(f"--key-env {name}: that environment variable is not set; export it, or leave the option out", usage=True)
-    return environment[name] if name is not None else next((environment[each] for each in KEYS if environment.get(each)), "")
+    source = name or next((each for each in KEYS if environment.get(each)), None)
+    if source is None:
+        return ""
+    found = environment[source].strip()
+    if not found or not _line(found):
+        raise BenchError(f"${source} holds no key that a header can carry: line breaks or characters beyond ASCII are in it", usage=True)
+    return found
 
 
 def headers(pairs: Sequence[str]) -> dict[str, str]:

@@ -104,11 +104,13 @@ def main(plan_: Plan, outs: Sequence[Path], *, overwrite: bool, as_json: bool) -
         found = measured(lambda stop: measure(plan_, progress.say, stop))
     finally:
         progress.close()
-    sys.stdout.write(json_of(found) if as_json else added.text(found))
-    sys.stdout.flush()
-    for path in outs:
-        content = added.markdown(found) if path.suffix.lower() == ".md" else json_of(found)
-        files.save(path, [content.encode()], overwrite)
+    try:
+        for path in outs:
+            content = added.markdown(found) if path.suffix.lower() == ".md" else json_of(found)
+            files.save(path, [content.encode()], overwrite)
+    finally:
+        sys.stdout.write(json_of(found) if as_json else added.text(found))
+        sys.stdout.flush()
     if found.interrupted:
         sys.stderr.write("pointsman bench: interrupted: these are the figures until then\n")
     answered = any(rate.sent > rate.failed for rate in found.rates if rate.party != NULL) or bool(found.added)
@@ -155,7 +157,17 @@ class _Run:
             self.sessions[party.name] = session
             self.warnings += [f"{party.name}: {warning}" for warning in session.warnings]
         if len({(session.can.exact, session.can.kept) for session in self.sessions.values()}) > 1:
-            self.warnings.append("The servers do not answer equally many tokens to the same question: E2E differs by that, too.")
+            self.warnings.append("The servers do not answer equally many tokens to the same question: E2E may differ by that, too.")
+        self._alike()
+
+    def _alike(self) -> None:
+        """The same lengths and fields for all: as the server itself counts tokens, and what everyone takes."""
+        every = list(self.sessions.values())
+        exact, continuous = all(each.can.exact for each in every), all(each.can.continuous for each in every)
+        calibration = self.sessions[DIRECT].calibration
+        for name, session in self.sessions.items():
+            can = msgspec.structs.replace(session.can, exact=exact, continuous=continuous)
+            self.sessions[name] = msgspec.structs.replace(session, can=can, calibration=calibration)
 
     async def close(self) -> None:
         """Closes all connections."""

@@ -107,17 +107,28 @@ async def _stage(
     options = session.options
     if not repeat:
         await or_stop(_calibrated(session, concurrency(profile), watcher), stop)
+    workload = session.workload((number, repeat))
     watcher.begin(profile, repeat)
     stage = await run_stage(
-        session.client, profile, session.asks(profile, repeat, number), limits(options), repeat=repeat, watch=watcher.sample, stop=stop,
-        saturated=hopeless if profile.name == "rate" else None, memory=memory_of(watched(options.watch)) if options.watch else None,
-    )  # fmt: skip
+        session.client,
+        profile,
+        session.asks(profile, repeat, number, workload),
+        limits(options),
+        repeat=repeat,
+        watch=watcher.sample,
+        stop=stop,
+        saturated=hopeless if profile.name == "rate" else None,
+        memory=memory_of(watched(options.watch)) if options.watch else None,
+    )
     stage.health.null_p50, stage.health.null_p99 = session.null.get(concurrency(profile), (0.0, 0.0))
     if not any(not each.warm for each in stage.timed):
         return  # interrupted before its first answer
     came = figures(stage, options.slos)
     _client_share(came)
     _off_target(stage, came)
+    came.warnings += workload.counts.notes()
+    if profile.source and options.seconds is not None:
+        came.warnings.append(f"At most {options.seconds:g} s of the file were replayed; --seconds and --requests say how much.")
     found.append((number, stage, came))
     watcher.end(stage, came)
 

@@ -32,9 +32,11 @@ def bench(options: Options, outs: list[Path], *, overwrite: bool, as_json: bool)
         outcome = measured(lambda stop: run(options, progress, stop))
     finally:
         progress.close()
-    sys.stdout.write(json_of(outcome.result) if as_json else table(outcome.result) + "\n")
-    sys.stdout.flush()
-    files.write(outs, outcome.result, outcome.stages, overwrite)
+    try:
+        files.write(outs, outcome.result, outcome.stages, overwrite)
+    finally:  # a full disk does not take what was measured, nor does a reader that has gone take the files
+        sys.stdout.write(json_of(outcome.result) if as_json else table(outcome.result) + "\n")
+        sys.stdout.flush()
     code, why = exit_code(outcome)
     if why:
         sys.stderr.write(f"pointsman bench: {why}\n")
@@ -58,8 +60,10 @@ def measured(work: Callable[[asyncio.Event], Awaitable[T]]) -> T:
     gc.freeze()  # what is loaded by now is not looked at again while requests are timed
     try:
         return asyncio.run(watched())
-    except (Interrupted, KeyboardInterrupt):
-        raise BenchError("interrupted before anything was measured") from None
+    except Interrupted as error:
+        raise BenchError(str(error)) from None
+    except KeyboardInterrupt:
+        raise BenchError("interrupted twice: nothing was kept") from None
     finally:
         gc.unfreeze()
 

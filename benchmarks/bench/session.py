@@ -57,10 +57,12 @@ class Session(msgspec.Struct, frozen=True):
             cut=Cut(context=most), fresh=not options.same_prompts,
         )  # fmt: skip
 
-    def asks(self, profile: Profile, repeat: int, number: int) -> Iterator[Ask]:
-        """A stage's requests; new texts in each stage, unless caches are meant to find them. `number`: which level."""
+    def asks(self, profile: Profile, repeat: int, number: int, workload: Workload | None = None) -> Iterator[Ask]:
+        """A stage's requests, the same for the same seed and salt; new texts in each stage, unless caches are meant to find them.
+        `number`: which level; `workload`: where what became of a trace's lines is counted."""
         count = self.options.requests if profile.name == "rate" else None  # a schedule ends where it should; others when they are over
-        return self.workload((number, repeat)).asks(profile, count, random.Random(f"{self.options.seed}/{number}/{repeat}"))
+        chosen = workload or self.workload((number, repeat))
+        return chosen.asks(profile, count, random.Random(f"{self.options.seed}/{number}/{repeat}"))
 
 
 def lengths(options: Options, most: int | None = None) -> Lengths:

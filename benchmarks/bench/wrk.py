@@ -1,7 +1,7 @@
 """Load by wrk (Debian's package of that name) for whole small answers: many times what a client in Python can send.
 
-Closed loop: a connection's next request waits for its last answer, so that a server that stalls is asked less. The key reaches wrk by the
-environment, never by a file or the command line.
+Closed loop: a connection's next request waits for its last answer, so that a server that stalls is asked less. The key and headers reach
+wrk by its environment, never by a file or the command line.
 """
 
 from __future__ import annotations
@@ -18,19 +18,14 @@ import msgspec
 from benchmarks.bench.errors import BenchError
 from benchmarks.bench.words import Ask, Target
 
-_KEY = "POINTSMAN_BENCH_KEY"
+_KEY, _HEADERS = "POINTSMAN_BENCH_KEY", "POINTSMAN_BENCH_HEADERS"
 _MORE_SECONDS = 30.0  # that it may take beyond what it was told
 _SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 local key = os.getenv("%(key)s")
 if key and key ~= "" then wrk.headers["Authorization"] = "Bearer " .. key end
-local file = io.open(%(headers)s)
-for line in file:lines() do
-  local name, value = line:match("^([^:]+): (.*)$")
-  if name then wrk.headers[name] = value end
-end
-file:close()
+for name, value in (os.getenv("%(headers)s") or ""):gmatch("([^:\\n]+): ([^\\n]*)\\n") do wrk.headers[name] = value end
 local bodies = {}
 for line in io.lines(%(bodies)s) do bodies[#bodies + 1] = line end
 local at = 0
@@ -76,15 +71,10 @@ async def run(target: Target, asks: list[Ask], connections: int, seconds: float)
     with tempfile.TemporaryDirectory(prefix="pointsman-bench-") as folder:
         files = {name: Path(folder, name) for name in ("load.lua", "bodies", "headers")}
         files["bodies"].write_bytes(b"\n".join(ask.body for ask in asks) + b"\n")
-        reader, writer = os.pipe()  # headers may be secret: they go through a pipe, not through a file
-        try:
-            os.write(writer, "".join(f"{name}: {value}\n" for name, value in target.headers.items()).encode()[:60_000])
-            os.close(writer)
-            script = _SCRIPT % {"key": _KEY, "headers": _quoted(f"/dev/fd/{reader}"), "bodies": _quoted(str(files["bodies"]))}
-            files["load.lua"].write_text(script, encoding="utf-8")
-            return await _started(path, files["load.lua"], connections, seconds, reader, target.key)
-        finally:
-            os.close(reader)
+        script = _SCRIPT % {"key": _KEY, "headers": _HEADERS, "bodies": _quoted(str(files["bodies"]))}
+        files["load.lua"].write_text(script, encoding="utf-8")
+        secret = {_KEY: target.key, _HEADERS: "".join(f"{name}: {value}\n" for name, value in target.headers.items())}
+        return await _started(path, files["load.lua"], connections, seconds, secret)
 
 
 def _quoted(text: str) -> str:
@@ -92,17 +82,16 @@ def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-async def _started(url: str, script: Path, connections: int, seconds: float, pipe: int, key: str) -> Told:
+async def _started(url: str, script: Path, connections: int, seconds: float, secret: dict[str, str]) -> Told:
     program = installed()
     if program is None:
         raise BenchError("wrk is not installed; install Debian's package wrk, or add --own-client")
     whole = max(1, round(seconds))
     command = [program, "-t1", f"-c{connections}", f"-d{whole}s", "--timeout", f"{max(10, whole)}s", "-s", str(script), url]
-    environment = {name: value for name, value in os.environ.items() if name != _KEY} | ({_KEY: key} if key else {})
+    pipe, none = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     process = await asyncio.create_subprocess_exec(
-        *command, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT, env=environment,
-        pass_fds=(pipe,),
-    )  # fmt: skip
+        *command, stdin=none, stdout=pipe, stderr=asyncio.subprocess.STDOUT, env=os.environ | secret
+    )
     try:
         output, _ = await asyncio.wait_for(process.communicate(), whole + _MORE_SECONDS)
     except TimeoutError:

@@ -5,6 +5,7 @@ The machine may be busy: a run whose client was starved ends with 1 and says so.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -21,6 +22,8 @@ from benchmarks.bench import wrk
 from benchmarks.bench.child import Gateway
 from benchmarks.bench.cli import main
 from benchmarks.bench.files import read_requests, read_result
+from benchmarks.bench.words import Ask, Target
+from tests.bench.doors import Answer, door
 
 Caught = pytest.CaptureFixture[str]
 
@@ -103,6 +106,7 @@ def test_a_trace_and_a_capture(paced: str, tmp_path: Path, capsys: Caught) -> No
         found = told(capsys, [paced, "--profile", f"{name}={file}", "--repeats", "1", "--warmup", "0", "--speed", "2"])
         figures = found["levels"][0]["median"]
         assert (figures["sent"], figures["good"]) == (count, count), name
+        assert any("were replayed" in warning for warning in figures["warnings"])
 
 
 def test_failures_are_told_in_the_same_row(capsys: Caught) -> None:
@@ -151,6 +155,23 @@ def test_what_a_gateway_adds(paced: str, tmp_path: Path, capsys: Caught, own: bo
     assert all(row["requests"] > 0 and row["failed"] == 0 for row in rates.values())
     assert rates["null server", "stream"]["chunks"] > 0 and (("null server", "whole") in rates) == own
     assert (tmp_path / "o.md").read_text().count("| slow |") == len(found["added"]) + len([1 for party, _ in rates if party == "slow"]) + 1
+
+
+@pytest.mark.full
+@pytest.mark.skipif(wrk.installed() is None, reason="wrk is not installed")
+def test_wrk_sends_key_and_headers() -> None:
+    seen: list[tuple[dict[str, str], bytes]] = []
+
+    def answer(method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
+        seen.append((headers, body))
+        return 200 if path == "/v1/chat/completions" else 404, {}, b"{}"
+
+    with door(answer) as url:
+        target = Target(f"{url}/v1", "m", "sesame", {"X-A": "b: c"})
+        told = asyncio.run(wrk.run(target, [Ask(i, b'{"n": %d}' % i, 1, 1) for i in range(3)], 2, 1.0))
+    assert told.requests > 0 and told.failed == 0 and told.p50 > 0
+    assert {body for _, body in seen} == {b'{"n": 0}', b'{"n": 1}', b'{"n": 2}'}
+    assert all(headers["authorization"] == "Bearer sesame" and headers["x-a"] == "b: c" for headers, _ in seen)
 
 
 @pytest.mark.parametrize("argv, said", [

@@ -77,6 +77,14 @@ def test_keys_come_from_the_environment() -> None:
         options.key({"OPENAI_API_KEY": "b"}, "MINE")
 
 
+@pytest.mark.parametrize("value", ["ses\name", "sesame\u20ac", "  "])
+def test_a_key_that_no_header_can_carry_is_not_shown(value: str) -> None:
+    assert options.key({"POINTSMAN_KEY": " sesame\n"}, None) == "sesame"
+    with pytest.raises(BenchError, match=r"\$POINTSMAN_KEY") as caught:
+        options.key({"POINTSMAN_KEY": value}, None)
+    assert "ame" not in str(caught.value).replace("name", "")
+
+
 def test_nothing_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POINTSMAN_KEY", "sesame-key")
     argv = ["http://a", "--header", "X-Token=sesame-header", "--header=Cookie=sesame-cookie", "--extra",

@@ -80,6 +80,14 @@ def test_a_fetch_tells_statuses_and_failures() -> None:
         asyncio.run(ask(url))
 
 
+def test_a_header_that_cannot_be_is_not_shown() -> None:
+    with door(fixed({})) as url:
+        for value in ("sesame\n", "sesame\u20ac"):
+            with pytest.raises(FetchError) as caught:
+                fetch(url, headers={"X-A": value})
+            assert "sesame" not in str(caught.value)
+
+
 Send = Callable[[Ask, Timed], Awaitable[None]]
 
 
