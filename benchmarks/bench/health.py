@@ -124,8 +124,9 @@ async def calibrate(
     """p50 and p99 in seconds, from sent to last content, of answers of `chunks` chunks by a null server in a child process on loopback, at
     `rate` requests a second, or by `concurrency` connections where it is None. What is measured of another server below these is noise.
 
-    At a concurrency of many this is the client's capacity: each answer waits for the others' to be read. Raises RuntimeError where the
-    server does not start or does not answer.
+    With several connections this is the client's capacity and not its share of a latency: the answers come at once, and each waits for the
+    others' to be read; p50 / `concurrency` is then what one answer costs it. Raises RuntimeError where the server does not start or does
+    not answer.
     """
     from benchmarks.bench.client import Client
     from benchmarks.bench.drive import Limits, run_stage

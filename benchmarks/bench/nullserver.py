@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import httptools
@@ -28,6 +29,7 @@ MOST_BODY = 64 << 20
 DEFAULT_CHUNKS = 16
 MODEL = "null"
 _MOST_CHUNKS = 100_000
+_ROOT = str(Path(__file__).resolve().parents[2])  # where `benchmarks` is, whatever the working directory
 _STREAM = b"HTTP/1.1 200 OK\r\nserver: null\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
@@ -329,7 +331,10 @@ async def _line(process: asyncio.subprocess.Process) -> bytes:
 async def running(script: Script | None = None) -> AsyncIterator[Running]:
     """Starts a server in a child process and ends it afterwards. Raises RuntimeError where it does not start."""
     command = [sys.executable, "-m", "benchmarks.bench.nullserver", "--port=0", *(script or Script()).arguments()]
-    process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE)
+    paths = os.pathsep.join(filter(None, (_ROOT, os.environ.get("PYTHONPATH"))))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": paths}
+    )
     try:
         yield Running(process, json.loads(await _line(process))["port"])
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,7 +32,9 @@ async def answered(server: Running, document: Any, *, api: Api = "chat", stream:
         await made.close()
 
 
-def test_answers_are_those_of_the_script() -> None:
+def test_answers_are_those_of_the_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # it is found wherever it is started
+
     async def main() -> None:
         async with running(Script(chunks=3)) as server:
             timed = await answered(server, body(stream_options={"include_usage": True}))
