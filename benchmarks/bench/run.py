@@ -146,8 +146,9 @@ async def _calibrated(session: Session, connections: int, watcher: Watcher) -> N
 
 
 def concurrency(profile: Profile) -> int:
-    """Connections that the client is measured with for a level: its own in a closed loop, one for an open loop (its client waits)."""
-    return int(profile.value) if profile.name == "concurrent" else 1
+    """Connections that the client is measured with for a level: one, whatever the level. Of a server that answers at once, more of them
+    only wait for each other, which would be taken for the client's share of every answer."""
+    return 1
 
 
 def watched(pids: Sequence[int]) -> dict[str, int]:
