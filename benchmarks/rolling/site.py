@@ -74,6 +74,13 @@ class Gateway:
         """Whether it says that it takes calls."""
         return get(self.port, "/ready")[0] == 200
 
+    @property
+    def pid(self) -> int:
+        """Of the running process. ValueError: there is none."""
+        if self._process is None:
+            raise ValueError(f"gateway {self.name} was not started")
+        return self._process.pid
+
     def start(self) -> None:
         """Returns when it is ready. Raises RuntimeError."""
         with self.log.open("ab") as log:
