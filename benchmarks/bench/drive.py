@@ -28,6 +28,7 @@ AHEAD = 1000  # requests that are built before they are due
 AHEAD_BYTES = 64 << 20  # ... and their bodies
 JUDGED = 1000  # requests that `saturated` is shown at most, evenly chosen: it runs on the loop that stamps
 SAMPLE = 1.0  # seconds
+JUDGE = 5  # samples between two questions whether the server is saturated
 MOST_WAITING = 100_000  # requests that wait for a free connection; more, and the server is saturated beyond doubt
 MOST_FILES = 65536
 EARLIEST = 1e-9  # when a request is due that is due at once: a `due` of 0 says that there was no schedule
@@ -69,8 +70,8 @@ async def run_stage(
     memory: Callable[[], dict[str, int]] | None = None,
 ) -> Stage:
     """Runs one stage to its end; changes the client's `origin`. `watch` gets a sample each second. `stop` ends it at once, as does
-    `saturated` (asked each second with what ended so far, at most 1,000 of it, and the seconds since the start); what is under way then is
-    cancelled, counted in `cut_off` and in no figure. `memory` tells the memory of watched processes.
+    `saturated` (asked every five seconds, with 1,000 at most of the requests that have begun and the seconds since the start); what is
+    under way then is cancelled, counted in `cut_off` and in no figure. `memory` tells the memory of watched processes.
 
     Failures of requests are results. Raises ValueError for a profile that is no single level (sweep) and for what `asks` raises.
     """
@@ -290,8 +291,11 @@ class _Running:
             self.samples.append(sample)
             if self._watch is not None:
                 self._watch(sample)
-            if len(self._waiting) > MOST_WAITING or (self._saturated is not None and self._saturated(self._thinned(), now)):
+            if len(self._waiting) > MOST_WAITING or self._hopeless(now):
                 return
+
+    def _hopeless(self, now: float) -> bool:
+        return self._saturated is not None and len(self.samples) % JUDGE == 0 and self._saturated(self._thinned(), now)
 
     def _thinned(self) -> list[Timed]:
         """All that have begun, or so many of them, evenly chosen."""

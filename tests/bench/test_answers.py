@@ -238,3 +238,13 @@ def test_there_is_a_most_number_of_chunks() -> None:
 def test_an_error_whose_body_is_endless_is_read_to_a_limit() -> None:
     timed = stream(b"y" * 100_000, b"z" * 100_000, status=500, kind="text/html")
     assert timed.error.startswith("status 500: yyy") and len(timed.error) <= SHOWN + 12
+
+
+def test_an_event_without_an_end_ends_the_reading() -> None:
+    timed = Timed(0, 0.0)
+    answer = Answer(timed, stream=True)
+    answer.begin(200, "text/event-stream", 0.0)
+    for _ in range(70):
+        answer.feed(b"data: " + b"x" * (1 << 16), 1.0)
+    answer.end(2.0)
+    assert answer.over and timed.error == "an event of the stream is longer than 4 MiB" and timed.done == 2.0

@@ -9,10 +9,11 @@ import asyncio
 import gc
 import json
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from typing import Any
 
 import pytest
+import uvloop
 
 from benchmarks.bench import drive
 from benchmarks.bench.client import Client
@@ -71,14 +72,15 @@ def test_closed_loops_send_when_they_have_an_answer(profile: Profile, limits: Li
     asyncio.run(main())
 
 
-def test_an_open_loop_sends_what_is_due_and_nothing_early() -> None:
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_an_open_loop_sends_what_is_due_and_nothing_early(run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
     async def main() -> None:
         async with running(Script(chunks=1)) as server:
             stage = await staged(server, RATE, asks(30, gap=0.01), Limits())
         assert [one.due for one in stage.timed[1:]] == [index * 0.01 for index in range(1, 30)] and stage.timed[0].due > 0
         assert all(one.good and one.sent >= one.due for one in stage.timed)
 
-    asyncio.run(main())
+    run(main())
 
 
 def test_many_due_at_once_go_out_in_order() -> None:
@@ -223,6 +225,7 @@ def test_interrupted_it_keeps_what_was_measured_and_counts_what_was_cut_off() ->
 def test_a_saturated_server_ends_the_stage_and_is_judged_by_what_began(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drive, "SAMPLE", 0.02)
     monkeypatch.setattr(drive, "JUDGED", 10)
+    monkeypatch.setattr(drive, "JUDGE", 2)
     shown: list[list[Timed]] = []
 
     def saturated(timed: Sequence[Timed], seconds: float) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 
 import pytest
 import uvloop
 
+from benchmarks.bench import answers
 from benchmarks.bench.wire import Connection
 from tests.bench.sockets import CHUNK, DONE, END, FINISH, GOOD, HEAD, Peer, always, ask, client, framed, says, scripted, sent
 
@@ -185,5 +188,39 @@ def test_a_connection_says_what_it_is() -> None:
             assert "1 connections, 1 idle" in repr(made)
             await made.close()
             assert repr(connection) == "<Connection 1 closed, 1 answers>"
+
+    asyncio.run(main())
+
+
+def test_a_reset_is_said() -> None:
+    async def act(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD + framed(CHUNK))
+        raw = peer.writer.get_extra_info("socket")
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        peer.writer.transport.abort()
+
+    async def main() -> None:
+        async with scripted(act) as server, client(server.target()) as made:
+            timed = await sent(made)
+            assert timed.error == "the connection was closed before the answer was whole (Connection reset by peer)" or (
+                timed.error.startswith("the connection was closed before an answer")  # the reset overtook the data
+            )
+
+    asyncio.run(main())
+
+
+def test_what_is_longer_than_anything_closes_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "MOST_CHUNKS", 3)
+
+    async def act(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(HEAD + framed(CHUNK) * 5)
+        await peer.reader.read()
+
+    async def main() -> None:
+        async with scripted(act) as server, client(server.target()) as made:
+            timed = await sent(made)
+            assert "million" in timed.error and len(timed.stamps) == 3 and not made._idle
 
     asyncio.run(main())
