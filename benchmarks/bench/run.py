@@ -25,6 +25,7 @@ from benchmarks.bench.provenance import provenance
 from benchmarks.bench.saturate import hopeless, knee
 from benchmarks.bench.session import Interrupted, Session, or_stop, prepare
 from benchmarks.bench.sweep import next_rate
+from benchmarks.bench.texts import option
 from benchmarks.bench.words import Figures, Profile, Result, Sample, Stage
 from benchmarks.bench.workload import parse_length
 
@@ -68,8 +69,10 @@ async def run(options: Options, watcher: Watcher, stop: asyncio.Event) -> Outcom
             await _measure(session, found, watcher, stop)
     finally:
         await session.client.close()
-    if not found:
+    if not found and stop.is_set():
         raise Interrupted("interrupted before anything was measured")
+    if not found:
+        raise BenchError(session.warnings[-1])
     return Outcome(_result(session, found), [stage for _, stage, _ in found], stop.is_set())
 
 
@@ -77,21 +80,23 @@ Measured = list[tuple[int, Stage, Figures]]  # level, stage, what it comes to
 
 
 async def _measure(session: Session, found: Measured, watcher: Watcher, stop: asyncio.Event) -> None:
-    """All levels in turn, as often as asked; each stage into `found`."""
-    profiles: list[Profile] = []
-    for profile in _first_round(session.options, profiles, found):
-        profiles.append(profile)
-        await _stage(session, profile, 0, len(profiles) - 1, found, watcher, stop)
+    """All levels in turn, as often as asked; each stage into `found`. A level of which nothing counts is not run again."""
+    profiles: dict[int, Profile] = {}
+    for number, profile in enumerate(_first_round(session.options, found)):
+        if await _stage(session, profile, 0, number, found, watcher, stop):
+            profiles[number] = profile
+        elif session.options.profiles[0].name == "sweep":
+            break  # it would choose the same level for ever
         if stop.is_set():
             return
     for repeat in range(1, session.options.repeats):
-        for number, profile in enumerate(profiles):
+        for number, profile in profiles.items():
             await _stage(session, profile, repeat, number, found, watcher, stop)
             if stop.is_set():
                 return
 
 
-def _first_round(options: Options, run_so_far: Sequence[Profile], found: Measured) -> Iterator[Profile]:
+def _first_round(options: Options, found: Measured) -> Iterator[Profile]:
     """The levels as they come: those that were named, or those that a sweep chooses by what was found until then."""
     if options.profiles[0].name != "sweep":
         yield from options.profiles
@@ -103,7 +108,8 @@ def _first_round(options: Options, run_so_far: Sequence[Profile], found: Measure
 
 async def _stage(
     session: Session, profile: Profile, repeat: int, number: int, found: Measured, watcher: Watcher, stop: asyncio.Event
-) -> None:
+) -> bool:
+    """Runs one stage, and keeps it in `found` if anything of it counts; whether it did."""
     options = session.options
     if not repeat:
         await or_stop(_calibrated(session, concurrency(profile), watcher), stop)
@@ -121,8 +127,14 @@ async def _stage(
         memory=memory_of(watched(options.watch)) if options.watch else None,
     )
     stage.health.null_p50, stage.health.null_p99 = session.null.get(concurrency(profile), (0.0, 0.0))
-    if not any(not each.warm for each in stage.timed):
-        return  # interrupted before its first answer
+    if all(each.warm for each in stage.timed):
+        notes = " ".join(workload.counts.notes())
+        session.warnings.append(
+            f"Of {option(profile)} no request was counted; give it more --seconds or --requests, or less --warmup. {notes}"
+        )
+        return False
+    if stage.cut == "interrupted" and any(which == number for which, _, _ in found):
+        return False  # a piece of a repeat would weigh as much as a whole one
     came = figures(stage, options.slos)
     _client_share(came)
     _off_target(stage, came)
@@ -131,6 +143,7 @@ async def _stage(
         came.warnings.append(f"At most {options.seconds:g} s of the file were replayed; --seconds and --requests say how much.")
     found.append((number, stage, came))
     watcher.end(stage, came)
+    return True
 
 
 async def _calibrated(session: Session, connections: int, watcher: Watcher) -> None:

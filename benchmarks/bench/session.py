@@ -66,10 +66,11 @@ class Session(msgspec.Struct, frozen=True):
 
 
 def lengths(options: Options, most: int | None = None) -> Lengths:
-    """Sizes of prompts and answers. `most`: tokens that the model takes. Raises BenchError."""
+    """Sizes of prompts and answers. `most`: tokens that the model takes, answers included. Raises BenchError."""
     tokens, groups = options.prefix or (0, 1)
     output = parse_length(options.output)
-    return Lengths(parse_length(options.input), output, tokens, groups, most)
+    longest = output.b if output.kind == "uniform" else output.a + 2 * output.b
+    return Lengths(parse_length(options.input), output, tokens, groups, max(1, most - round(longest)) if most is not None else None)
 
 
 def _context(facts: dict[str, str]) -> int | None:
