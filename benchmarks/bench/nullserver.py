@@ -349,7 +349,7 @@ def _stall(text: str) -> tuple[float, float]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until standard input ends."""
+    """Serves until standard input ends; the exit code."""
     p = argparse.ArgumentParser(prog="python -m benchmarks.bench.nullserver", description=__doc__)
     p.add_argument("--port", type=int, default=0)
     p.add_argument("--chunks", type=int, default=0, metavar="N")
@@ -358,8 +358,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--stall", type=_stall, default=None, metavar="AT:S")
     p.add_argument("--fail", type=int, default=0, metavar="N")
     a = p.parse_args(argv)
-    with contextlib.suppress(KeyboardInterrupt):
+    try:
         asyncio.run(_serve(a.port, Script(a.chunks, a.ttft, a.itl, a.stall, a.fail)))
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        sys.stderr.write(f"nullserver: cannot serve on 127.0.0.1:{a.port} ({os.strerror(error.errno or 0)}); choose another --port\n")
+        return 1
     return 0
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.bench import nullserver
 from benchmarks.bench.client import Client
 from benchmarks.bench.nullserver import DEFAULT_CHUNKS, Refused, Reply, Running, Script, _Options, parse, running
 from benchmarks.bench.nullserver import Body as NullBody
@@ -166,3 +168,12 @@ def test_a_server_that_does_not_start_is_said() -> None:
                 raise AssertionError("it started")
 
     asyncio.run(main())
+
+
+def test_a_port_that_is_taken_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert nullserver.main([f"--port={port}"]) == 1
+    assert capsys.readouterr().err == f"nullserver: cannot serve on 127.0.0.1:{port} (Address already in use); choose another --port\n"
