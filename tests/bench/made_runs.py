@@ -90,7 +90,7 @@ def sweep(requests: int = 400, repeats: int = 2) -> tuple[Result, list[Stage]]:
     for p in profiles:
         many = 60 if p.name == "sync" else requests
         by_level.append([stage(p, many, seed, fail=0.04 if p.value >= 10 and p.name == "rate" else 0.0) for seed in range(repeats)])
-    found = run(by_level, SLOS, saturation=9.4)
+    found = run(by_level, SLOS, saturation=9.0)
     found.levels[-1].median.saturated = True
     return found, [s for repeats_ in by_level for s in repeats_]
 

@@ -72,7 +72,13 @@ def test_a_text_is_cut_by_cells_not_characters() -> None:
 def test_headlines() -> None:
     result, _ = sweep(100, 1)
     assert headline(result).startswith("At 9 requests/s ")
-    assert headline(result).endswith("It saturates at about 9.4 requests/s.")
+    assert headline(result).endswith("It saturates between 9 and 10 requests/s.")
+    result.levels = [one for one in result.levels if one.profile.name != "rate" or one.profile.value <= 9]
+    assert headline(result).endswith("It kept up with the highest rate that was tried.")
+    result.levels, result.saturation = [one for one in result.levels if one.profile.name != "rate"], None
+    assert headline(result).startswith("With 32 at once ")
+    slow = run([[stage(Profile("rate", 30.0), 300)]])
+    assert headline(slow).startswith("At 30 requests/s, more than it keeps up with, 95 % of the answers have")
     assert headline(KINDS["nothing"]()[0]) == "Nothing was measured: no request was sent."
     assert headline(KINDS["refused"]()[0]) == "No request was answered, of 40 sent: too many requests."
     assert headline(KINDS["one_request"]()[0]).startswith("One request at a time, it answered 1 of 1 requests")

@@ -94,7 +94,7 @@ def body(result: Result, stages: Sequence[Stage]) -> Markup:
 
 def page(result: Result, stages: Sequence[Stage] = ()) -> bytes:
     """One run as UTF-8 HTML. `stages`: its raw requests, for distributions and timelines; without them these are drawn from percentiles, or
-    say why they are not drawn. Blocks for up to a second with 100,000 requests; changes nothing.
+    say why they are not drawn. Blocks for seconds with 100,000 requests; changes nothing.
 
     Whatever stands in names, errors and options is shown as text. The exact numbers are in `#result`, as in the JSON summary.
     """

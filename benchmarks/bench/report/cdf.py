@@ -58,7 +58,7 @@ def distribution(levels: Sequence[Shown], name: str, title: str, of: Value) -> M
             lines.append((one, points, bool(raw)))
     x = around(v for _, points, _ in lines for v, _ in points)
     if x is None:
-        why = "No server told how many tokens it sent." if name == "tpot" else "No answer came whole."
+        why = "The server did not tell how many tokens it sent." if name == "tpot" else "No answer came whole."
         return panel(title, empty(why))
     plot = Plot(
         x,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 
+from benchmarks.bench.headline import saturation
 from benchmarks.bench.report.axes import around, from_zero
 from benchmarks.bench.report.markup import Markup, join, tag
 from benchmarks.bench.report.plot import Plot, Point, empty, legend, panel
@@ -66,8 +67,9 @@ def _spread(get: Callable[[Figures], Spread], name: str) -> Value:
     return lambda one: at(get(one.figures), name)
 
 
-def against_rate(levels: Sequence[Shown], saturation: float | None, title: str, short: str) -> Markup:
-    """Latency by offered rate, from the schedule and from sending, with the saturation marked. `short`: ttft or e2e."""
+def against_rate(levels: Sequence[Shown], between: tuple[float, float | None] | None, title: str, short: str) -> Markup:
+    """Latency by offered rate, from the schedule and from sending, with the saturation marked (`between`: `headline.saturation`). `short`:
+    ttft or e2e."""
     open_ = [one for one in levels if offered(one.figures) is not None]
     if not open_:
         return panel(title, empty("Only closed loops were measured: the server set their pace. --profile rate=R or sweep offers a rate."))
@@ -78,12 +80,12 @@ def against_rate(levels: Sequence[Shown], saturation: float | None, title: str, 
         wanted.insert(0, _line(open_, f"{high} from sending", ("s2 under", None), rate, _spread(sent, high)))
         wanted.append(_line(open_, high, ("s1", 1), rate, _spread(due, high)))
     series = [s for s in wanted if s.points]
-    found = sane(saturation)
+    found = between[0] if between else None
     x, y = from_zero([*(p[0] for s in series for p in s.points), found]), around(p[1] for s in series for p in s.points)
     if x is None or y is None:
         return panel(title, empty("No level has enough answers for a median."))
     plot = Plot(x, y, brief, lambda v: duration(v, short=True), "offered requests a second →", LOW)
-    flag = [] if found is None else [plot.flag(found, f"saturates at {brief(found)}/s")]
+    flag = [] if found is None else [plot.flag(found, f"{'saturates above' if between and between[1] else 'kept up to'} {brief(found)}/s")]
     note = "Times are from the schedule, as users wait. Where those from sending differ, requests were held back before they were sent."
     return panel(title, _legend([*series[1:], series[0]] if high else series), _drawn(plot, series, title, *flag), note=note)
 
@@ -174,12 +176,13 @@ def _holds(levels: Sequence[Shown], name: str) -> str:
 
 def plots(result: Result, levels: Sequence[Shown]) -> Markup:
     """All of them."""
+    between = saturation(result)
     return tag(
         "div",
         join(
             [
-                against_rate(levels, result.saturation, "TTFT against offered rate", "ttft"),
-                against_rate(levels, result.saturation, "Whole answers against offered rate", "e2e"),
+                against_rate(levels, between, "TTFT against offered rate", "ttft"),
+                against_rate(levels, between, "Whole answers against offered rate", "e2e"),
                 throughput(levels, "Throughput against TTFT", "ttft"),
                 throughput(levels, "Throughput against TPOT", "tpot"),
                 users(levels),

@@ -42,7 +42,7 @@ class Plot:
     @property
     def rows(self) -> int:
         """How many ticks of y have room."""
-        return max(2, round(self.height / 44))
+        return max(3, round(self.height / 44))
 
     def top(self, value: float) -> float:
         """px from the top of a value of y."""

@@ -191,7 +191,7 @@ def _mini(one: Shown, moments: Sequence[float], counts: Sequence[int], y: Axis) 
 
 def clock(span: float) -> tuple[float, Callable[[float], str]]:
     """The unit in which an axis of `span` seconds has round ticks, in seconds, and how a value in it is written."""
-    size, name = next(((s, n) for s, n in ((3600.0, "h"), (60.0, "min")) if span >= 2 * s), (1.0, "s"))
+    size, name = next(((s, n) for s, n in ((3600.0, "h"), (60.0, "min"), (1.0, "s")) if span >= 2 * s), (1e-3, "ms"))
     return size, lambda v: f"{brief(v)} {name}"
 
 

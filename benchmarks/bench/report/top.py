@@ -103,7 +103,8 @@ def tiles(result: Result) -> Markup | None:
 def _best(spread: Spread) -> tuple[str, str]:
     """A median, and below it the highest percentile there is."""
     high = next((n for n in ("p99", "p95", "p90") if sane(getattr(spread, n)) is not None), None)
-    rest = f"median; {high} {duration(getattr(spread, high))}" if high else f"median of {count(spread.count)}"
+    few = f"median of {count(spread.count)}" if sane(spread.p50) is not None else "too few answers" if spread.count else "not known"
+    rest = f"median; {high} {duration(getattr(spread, high))}" if high else few
     return duration(spread.p50), rest
 
 
