@@ -89,10 +89,9 @@ def test_kv_events_are_where_engines_publish(docs: list[Doc]) -> None:
 
 def test_a_stream_has_time_to_end(docs: list[Doc]) -> None:
     spec = charts.gateway(docs)["spec"]["template"]["spec"]
-    before = spec["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"]
-    drain = configured(docs).server.drain_seconds
-    assert before >= 5, "until every node knows that it goes"
-    assert spec["terminationGracePeriodSeconds"] >= before + drain + 10  # serve's own end: see Gateway.stop
+    server = configured(docs).server
+    assert server.drain_notice_seconds >= 5, "until every node knows that it goes"
+    assert spec["terminationGracePeriodSeconds"] >= server.drain_notice_seconds + server.drain_seconds + 10  # see Gateway.stop
 
 
 def test_engines_have_time_to_end(docs: list[Doc]) -> None:
@@ -140,7 +139,7 @@ def _unsafe(path: str, value: Any) -> Callable[[Doc], None]:
     (_unsafe("spec/containers/0/livenessProbe/httpGet/port", "admin"), "a port admin that is not there"),
     (_unsafe("spec/containers/0/volumeMounts", [{"name": "x", "mountPath": "/x"}]), "mounts x, which is no volume"),
     (_unsafe("spec/volumes", [{"name": "config", "hostPath": {"path": "/etc"}}, {"name": "tmp", "emptyDir": {}}]), "has no limit"),
-    (_unsafe("spec/terminationGracePeriodSeconds", 20), "killed before its preStop is over"),
+    (_unsafe("spec/containers/0/lifecycle", {"preStop": {"sleep": {"seconds": 600}}}), "killed before its preStop is over"),
     (_unsafe("metadata/labels", {}), "selects no pod"),
 ])  # fmt: skip
 def test_what_breaks_a_rule_is_found(change: Callable[[Doc], None], words: str) -> None:

@@ -1,7 +1,9 @@
 {{/* The gateway's configuration as YAML: what follows from the other values, and `config` laid over it. */}}
 {{- define "pointsman.config" -}}
 {{- $admin := dict "host" "127.0.0.1" "port" 8485 }}
-{{- $server := dict "host" "0.0.0.0" "port" 8484 "workers" .Values.gateway.workers "drain_seconds" .Values.gateway.drainSeconds "admin" $admin }}
+{{- $server := dict "host" "0.0.0.0" "port" 8484 "workers" .Values.gateway.workers "admin" $admin }}
+{{- $server = merge $server (dict "drain_notice_seconds" .Values.gateway.noticeSeconds "drain_seconds" .Values.gateway.drainSeconds) }}
+{{- $_ := set $server "tool_state" "both" }}{{/* a client's next turn may come to another pod */}}
 {{- if include "pointsman.redis" . }}
 {{- $_ := set $server "redis" "${POINTSMAN_REDIS}" }}
 {{- end }}
