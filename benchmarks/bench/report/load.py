@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from operator import attrgetter
 
 from benchmarks.bench.headline import saturation
@@ -170,8 +171,10 @@ def _kept(levels: Sequence[Shown], name: str, place: int) -> Series:
 
 
 def _holds(levels: Sequence[Shown], name: str) -> str:
-    rates = [one.rate for one in levels for g in one.figures.goodput if g.slo.name == name and g.held and one.rate]
-    return f"Held up to {number(max(rates))} requests/s." if rates else "Held at no level."
+    """The highest rate below the first at which it does not hold. `levels`: by rate."""
+    found = [(one.rate, g.held) for one in levels for g in one.figures.goodput if g.slo.name == name]
+    rates = [rate for rate, _ in takewhile(lambda pair: pair[1], found)]
+    return f"Held up to {number(rates[-1])} requests/s." if rates else "Not held at the lowest rate." if found else "No request came."
 
 
 def plots(result: Result, levels: Sequence[Shown]) -> Markup:
