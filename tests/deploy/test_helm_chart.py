@@ -124,12 +124,18 @@ def test_engines_of_one_route_share_it() -> None:
 
 
 def test_what_is_configured_wins() -> None:
-    more = {"server": {"drain_seconds": 7, "limits": {"body_bytes": 33554432}}, "routes": {"qwen": {"policy": "latency"}}}
+    more = {"server": {"wait_seconds": 7, "limits": {"body_bytes": 33554432}}, "routes": {"qwen": {"policy": "latency"}}}
     docs = rendered({"engines": [ENGINE], "config": more})
     config = charts.configured(docs)
-    assert (config.server.drain_seconds, config.server.limits.body_bytes) == (7, 33554432)
+    assert (config.server.wait_seconds, config.server.limits.body_bytes) == (7, 33554432)
     assert config.routes["qwen"].policy == "latency"
     assert [t.backend for t in config.routes["qwen"].targets] == ["qwen"]
+
+
+def test_long_names_stay_short_enough() -> None:
+    docs = rendered({"fullnameOverride": "g" * 63, "engines": [{**ENGINE, "name": "e" * 20}], "redis": {"enabled": True}})
+    assert policy.problems(docs) == []
+    assert max(len(doc["metadata"]["name"]) for doc in charts.of_kind(docs, "StatefulSet")) == 51
 
 
 def test_rights_are_in_the_namespaces_that_are_used() -> None:

@@ -64,6 +64,8 @@ def test_the_defaults_are_good(validator: Any) -> None:
     ({"keys": []}, "keys"),
     ({"keys": [{"name": "a", "key": "sk-in-plain-text"}]}, "keys/0"),
     ({"keys": [{"name": "a b"}]}, "keys/0/name"),
+    ({"config": {"server": {"port": 80}}}, "config/server/port"),
+    ({"config": {"server": {"drain_seconds": 900}}}, "config/server/drain_seconds"),
     ({"config": {"keys": [{"name": "a", "key": "sk-1"}]}}, "config/keys"),
     ({"redis": {"url": "redis://:password@redis:6379"}}, "redis/url"),
     ({"autoscaling": {"enabled": True, "cpu": 0, "inFlight": 0, "waiting": 0}}, "autoscaling"),

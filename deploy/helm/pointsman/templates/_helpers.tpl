@@ -1,17 +1,17 @@
 {{- define "pointsman.name" -}}
-{{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" }}
+{{- default .Chart.Name .Values.nameOverride | trunc 30 | trimSuffix "-" }}
 {{- end }}
 
-{{/* What everything of this release is called, or begins with. */}}
+{{/* What everything of this release is called, or begins with: with an engine's name behind it at most 52 characters, as a StatefulSet wants. */}}
 {{- define "pointsman.fullname" -}}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 40 | trimSuffix "-" }}
+{{- .Values.fullnameOverride | trunc 30 | trimSuffix "-" }}
 {{- else }}
 {{- $name := default .Chart.Name .Values.nameOverride }}
 {{- if contains $name .Release.Name }}
-{{- .Release.Name | trunc 40 | trimSuffix "-" }}
+{{- .Release.Name | trunc 30 | trimSuffix "-" }}
 {{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 40 | trimSuffix "-" }}
+{{- printf "%s-%s" .Release.Name $name | trunc 30 | trimSuffix "-" }}
 {{- end }}
 {{- end }}
 {{- end }}
