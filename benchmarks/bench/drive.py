@@ -31,6 +31,7 @@ SAMPLE = 1.0  # seconds
 JUDGE = 5  # samples between two questions whether the server is saturated
 MOST_WAITING = 100_000  # requests that wait for a free connection; more, and the server is saturated beyond doubt
 MOST_FILES = 65536
+PAUSE = 0.1  # seconds until a closed loop tries again where there was no answer at all: a server that is gone is not hammered
 EARLIEST = 1e-9  # when a request is due that is due at once: a `due` of 0 says that there was no schedule
 SPARE_FILES = 128  # descriptors that are not connections
 
@@ -103,7 +104,7 @@ def _connections(profile: Profile, limits: Limits) -> int:
 def _seconds(timed: Sequence[Timed]) -> float:
     """From the first counted request to the last answer. Pure."""
     counted = [one for one in timed if not one.warm]
-    return max(one.done for one in counted) - min(one.sent or one.due for one in counted) if counted else 0.0
+    return max(one.done for one in counted) - min(one.sent or one.due or one.done for one in counted) if counted else 0.0
 
 
 @contextlib.contextmanager
@@ -223,8 +224,11 @@ class _Running:
 
     async def _connection(self) -> None:
         while self._early(self._now()) and (ask := self._feed.take()) is not None:
-            await self._one(ask, self._begun(ask, 0.0))
+            timed = self._begun(ask, 0.0)
+            await self._one(ask, timed)
             self._feed.refill()
+            if not timed.status:
+                await asyncio.sleep(PAUSE)
 
     async def open_loop(self) -> None:
         """Each request when it is due."""

@@ -6,12 +6,17 @@ import asyncio
 import socket
 import struct
 import time
+from itertools import pairwise
 
 import pytest
 import uvloop
+from hypothesis import given
+from hypothesis import strategies as st
 
 from benchmarks.bench import answers
+from benchmarks.bench.answers import Answer
 from benchmarks.bench.wire import Connection
+from benchmarks.bench.words import Timed
 from tests.bench.sockets import CHUNK, DONE, END, FINISH, GOOD, HEAD, Peer, always, ask, client, framed, says, scripted, sent
 
 WHOLE = b'{"choices":[{"message":{"content":"x"},"finish_reason":"stop"}]}'
@@ -222,5 +227,52 @@ def test_what_is_longer_than_anything_closes_the_connection(monkeypatch: pytest.
         async with scripted(act) as server, client(server.target()) as made:
             timed = await sent(made)
             assert "million" in timed.error and len(timed.stamps) == 3 and not made._idle
+
+    asyncio.run(main())
+
+
+class Nowhere(asyncio.Transport):
+    """A transport that takes everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.closed = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        assert high == 0
+
+    def write(self, data: object) -> None:
+        assert not self.closed
+
+    def abort(self) -> None:
+        self.closed = True
+
+
+EDITS = st.lists(
+    st.tuples(st.integers(0, len(GOOD)), st.integers(0, 4), st.sampled_from([b"", b"\r\n", b"0", b"\xff", b"{", b"\n\n", b'"', b"9" * 20]))
+)
+
+
+@given(EDITS, st.lists(st.integers(0, len(GOOD) + 40), max_size=6))
+def test_whatever_comes_ends_in_an_answer_or_in_an_error(edits: list[tuple[int, int, bytes]], cuts: list[int]) -> None:
+    data = GOOD
+    for at, gone, new in edits:
+        data = data[:at] + new + data[at + gone :]
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+
+    async def main() -> None:
+        connection, transport, timed = Connection(1), Nowhere(), Timed(0, 0.0)
+        connection.connection_made(transport)
+        task = asyncio.ensure_future(connection.exchange(b"x", Answer(timed, stream=True), 0.0, time.monotonic() + 60, "late"))
+        await asyncio.sleep(0)
+        for a, b in pairwise(edges):
+            if not transport.closed and b > a:
+                connection.data_received(data[a:b])
+        connection.connection_lost(None)
+        assert await task is True and connection.gone.done() and not connection.usable
+        assert timed.good or timed.error
+        assert timed.done >= timed.sent > 0 and timed.stamps == sorted(timed.stamps) and len(timed.counts) == len(timed.stamps)
+        if not edits:
+            assert timed.good
 
     asyncio.run(main())
