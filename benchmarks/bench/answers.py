@@ -43,8 +43,8 @@ _decode = msgspec.json.Decoder(_Chunk).decode
 _any = msgspec.json.Decoder().decode
 
 
-def content_of(choice: Any) -> str:
-    """The text that a choice of a chunk brings, tool calls' names and arguments too; empty: none. Takes any JSON."""
+def content_of(choice: _Choice) -> str:
+    """The text that a choice of a chunk brings, tool calls' names and arguments too; empty: none. Its delta may be any JSON."""
     delta, text = choice.delta, choice.text
     if isinstance(text, str) and text:
         return text
@@ -52,9 +52,9 @@ def content_of(choice: Any) -> str:
         return ""
     for name in _TEXTS[:4]:
         text = delta.get(name)
-        if text and isinstance(text, str):
-            return text
-    return _called(delta) if len(delta) else ""
+        if text and isinstance(text, str | list):
+            return text if isinstance(text, str) else "…"  # parts, as Mistral sends its thinking
+    return _called(delta)
 
 
 def _called(delta: dict[str, Any]) -> str:

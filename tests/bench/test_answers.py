@@ -49,6 +49,8 @@ def stream(*pieces: bytes, status: int = 200, kind: str = "text/event-stream", a
         ({"reasoning_content": "hm"}, True),
         ({"reasoning": "hm"}, True),
         ({"refusal": "no"}, True),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]}, True),
+        ({"content": []}, False),
         ({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": ""}}]}, True),
         ({"tool_calls": [{"index": 0, "function": {"arguments": "{"}}]}, True),
         ({"tool_calls": [{"index": 0, "function": {"arguments": ""}}]}, False),
