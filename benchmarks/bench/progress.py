@@ -54,7 +54,7 @@ class Progress:
             self._draw(self._line(sample))
 
     def _line(self, sample: Sample) -> str:
-        old = self._recent[0]
+        old = self._recent[0] if len(self._recent) > 1 else Sample(0.0, 0)  # of the first sample: since the stage began
         rate = (sample.done - old.done) / (sample.at - old.at) if sample.at > old.at else 0.0
         parts = [
             f"{self._name}: {self._clock() - self._begun:.0f} s",
