@@ -65,9 +65,9 @@ class WorkerProcess:
         self.reading = asyncio.create_task(self.channel.run())
         fleet = cluster.fleet
         config = cluster.for_workers(cluster.configuration)
-        await self.channel.call("start", config, cluster.asgi, [*fleet.states.values()], fleet.found, seconds=30.0)
+        await self.channel.call("start", config, cluster.asgi, fleet.told(), seconds=30.0)
         self.ready.set()
-        self.tell("follow", [*fleet.states.values()], fleet.found)  # what changed while it started
+        self.tell("follow", *fleet.told())  # what changed while it started
         if cluster.core.leaving:
             self.tell("leave")
 
@@ -107,6 +107,7 @@ class Cluster(Control):
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
+        self.fleet.places.gauges(self.figures)
         self._experiment(config)
         self.region = Region.create(count)
         self.workers = [WorkerProcess(i, s) for i, s in enumerate(sockets)]
@@ -222,7 +223,7 @@ class Cluster(Control):
     # --- what changes
     def _tell_all(self) -> None:
         for worker in self.workers:
-            worker.tell("follow", [*self.fleet.states.values()], self.fleet.found)
+            worker.tell("follow", *self.fleet.told())
 
     def _on_health(self, replica: Any) -> None:
         self._tell_all()

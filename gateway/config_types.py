@@ -165,7 +165,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
 
     # elsewhere
     url: str | None = None
-    urls: tuple[str, ...] = ()
+    urls: tuple[str, ...] | str = ()  # a text: k8s:NAMESPACE/SERVICE[:PORT][/PATH], see `gateway.discovery`
     kind: Kind = "compatible"
     project: str | None = None
     location: str | None = None
@@ -215,9 +215,18 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 
     @property
+    def service(self) -> str | None:
+        """The Kubernetes Service that is named in place of URLs, as written; None where there is none."""
+        said = self.urls if self.url is None else self.url
+        return said if isinstance(said, str) and said.startswith("k8s:") else None
+
+    @property
     def all_urls(self) -> tuple[str, ...]:
-        """The base URLs of a remote backend as written, `url` or `urls`; empty for an engine."""
-        return (self.url,) if self.url is not None else self.urls
+        """The base URLs of a remote backend as written, `url` or `urls`; empty for an engine, and where they are discovered."""
+        said = self.urls if self.url is None else self.url
+        if isinstance(said, str):
+            return () if self.service is not None else (said,)
+        return said
 
     @property
     def is_local(self) -> bool:

@@ -30,4 +30,5 @@ def register(figures: Metrics, core: Core, fleet: Fleet) -> None:
     ):
         figures.callback(name, help, lambda f=field: sum(getattr(p, f) for p in core.clients.pools.values()), kind="counter")  # type: ignore[misc]
     links.gauges(figures, fleet.every)
+    fleet.places.gauges(figures)
     kv_figures.gauges(figures, fleet.slots.figures)

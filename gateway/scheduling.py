@@ -59,6 +59,7 @@ class Scheduling:
         for dispatcher in [d for d in self.dispatchers if d not in found]:
             self._leave(dispatcher)
         self.dispatchers = found
+        self._asked.intersection_update(self.fleet.every())
         for name, route in whole.items():
             near = generation.near.get(name)
             for part in (route,) if near is None else (route, near):

@@ -23,7 +23,7 @@ from gateway.auth import Door, Tenant, allowed
 from gateway.coalesce import Shared
 from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
-from gateway.experiments.arms import Arms
+from gateway.experiments.arms import ArmRoute, Arms
 from gateway.recorder import Recorder
 from routing import pool
 from routing.private import Near, no_local_target
@@ -185,12 +185,30 @@ class Core:
 
     def park(self, exchange: Exchange) -> None:
         """Lets a call wait for a replica that is loading or busy. Raises Fault when none will come, or too many wait."""
-        route = exchange.route
-        if not pool.may_come(route, exchange.excluded):
-            raise _nobody(route)
+        if not pool.may_come(exchange.route, exchange.excluded):
+            if self._follows(exchange):  # its replicas went while it was under way
+                exchange.dispatch()
+                return
+            raise _nobody(exchange.route)
         if len(self.parked) >= MAX_PARKED:
             raise Fault("overloaded", f"{MAX_PARKED} calls are waiting already.", retry_after=2.0, code="queue_full")
         self._wait(exchange)
+
+    def _follows(self, exchange: Exchange, replica: Replica | None = None) -> bool:
+        """Lets a call that has not been answered go by the route that has taken its route's place, if one has, and has `replica`."""
+        old, generation = exchange.route, self.generation
+        now: Route | None = generation.routes.get(old.name)
+        if isinstance(old, Near):
+            now = generation.near.get(old.name)
+        elif isinstance(old, ArmRoute):
+            now = generation.arms.routes.get(old.label)
+        if now is None or now is old or (replica is not None and replica not in now.replicas):
+            return False
+        old.inflight -= 1
+        now.inflight += 1
+        exchange.route = now
+        exchange.follow(now)
+        return True
 
     def hold(self, exchange: Exchange) -> None:
         """Lets a call wait until its policy sends it on (`Exchange.redispatch`)."""
@@ -229,9 +247,9 @@ class Core:
             replica.on_idle()
 
     def wake(self, replica: Replica) -> None:
-        """Sends on what the replica can take of the parked calls, in order of arrival. Call it when its health has changed."""
+        """Sends on what the replica can take of the parked calls, in order of arrival. Call it when it is new or its health has changed."""
         for exchange in [*self.parked]:
-            if exchange in self.parked and replica in exchange.route.replicas:
+            if exchange in self.parked and (replica in exchange.route.replicas or self._follows(exchange, replica)):
                 del self.parked[exchange]
                 exchange.redispatch()
                 if replica.health == "ready" and replica.full:

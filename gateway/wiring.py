@@ -192,7 +192,7 @@ class Control(ABC):
 
     def warnings(self) -> list[str]:
         """What an operator should know."""
-        return [self._problem] if self._problem else []
+        return [*([self._problem] if self._problem else []), *self.fleet.places.warnings()]
 
     def snapshot(self) -> Snapshot:
         shown = views.snapshot(
