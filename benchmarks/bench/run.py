@@ -14,10 +14,11 @@ from typing import Protocol
 
 import msgspec
 
+from benchmarks.bench.calibrate import calibrate
 from benchmarks.bench.drive import Limits, run_stage
 from benchmarks.bench.errors import BenchError
 from benchmarks.bench.figures import figures
-from benchmarks.bench.health import calibrate, memory_of
+from benchmarks.bench.health import memory_of
 from benchmarks.bench.levels import level
 from benchmarks.bench.options import Options
 from benchmarks.bench.prompts import on_target

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.bench import health, nullserver
+from benchmarks.bench.calibrate import calibrate
 from benchmarks.bench.drive import Limits, run_stage
-from benchmarks.bench.health import Pulse, calibrate, memory_of, quantile, trouble
+from benchmarks.bench.health import Pulse, memory_of, quantile, trouble
 from benchmarks.bench.words import SECONDS_OF_LAG, Health, Profile, Stage
 from tests.bench.sockets import always, ask, client, scripted
 
@@ -115,7 +116,7 @@ def test_calibration_measures_every_answer() -> None:
 
 def test_calibration_that_fails_is_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     real = nullserver.running
-    monkeypatch.setattr(nullserver, "running", lambda script: real(nullserver.Script(chunks=1, fail=2)))
+    monkeypatch.setattr("benchmarks.bench.calibrate.running", lambda script: real(nullserver.Script(chunks=1, fail=2)))
     with pytest.raises(RuntimeError, match="5 of 10 calls of the null server failed: status 503"):
         asyncio.run(calibrate(requests=10))
 
