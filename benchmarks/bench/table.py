@@ -174,9 +174,7 @@ def _feet(result: Result, rows: Sequence[Sequence[str]], shown: Sequence[Column]
         feet.append(wrapped("saturated: latencies say how long the stage lasted, not how fast the server is", width, "*  ", "   "))
     if any(cell.endswith("!") for row in rows for cell in row[1:]):
         feet.append(wrapped("less than the share of requests that the service level asks for kept it", width, "!  ", "   "))
-    feet += [
-        wrapped(f"{name}: {'' if name == visible(slo.name) else f'{slo.name}: '}{slo_words(slo)}.", width) for name, slo in slos(result)
-    ]
+    feet += [wrapped(f"{_both(name, slo)}: {slo_words(slo)}.", width) for name, slo in slos(result)]
     feet.append(wrapped(_client(result), width))
     named = {
         c.term: c.over if c.term == "goodput" or c.term in {name for name, _, _ in LATENCIES} else f"{c.over} {c.head}".strip()
@@ -184,6 +182,10 @@ def _feet(result: Result, rows: Sequence[Sequence[str]], shown: Sequence[Column]
     }
     terms = [wrapped(f"{what}: {definitions[term]}", width, "", "   ") for term, what in named.items() if term in definitions]
     return [*feet, "", *terms] if terms else feet
+
+
+def _both(name: str, slo: Slo) -> str:
+    return name if name == visible(slo.name) else f"{name} ({slo.name})"
 
 
 def _client(result: Result) -> str:

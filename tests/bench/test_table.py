@@ -120,6 +120,7 @@ def test_a_terminal_sees_how_it_goes() -> None:
     _told(stream)
     shown = stream.getvalue().split("\r\x1b[K")
     assert "rate=4, repeat 1: 2 s, 10 done, 2 under way, 1 failed, 6/s, TTFT 61.2 ms" in shown
+    assert "rate=4, repeat 1: 1 s, 4 done, 3 under way, 1 failed, 4/s, TTFT 61.2 ms" in shown
     assert all(len(s.rstrip("\n")) <= 80 for s in shown if not s.endswith("\n"))
     assert sum(s.count("\n") for s in shown) == 1
     assert not any("\x1b" in s for s in shown)
