@@ -50,7 +50,7 @@ class Rate(msgspec.Struct, frozen=True):
 
 
 class Overhead(msgspec.Struct):
-    """All of it. `whole_by`: what sent whole answers (wrk, or this client)."""
+    """All of it. `servers`: what each tells of itself. `whole_by`: what sent whole answers (wrk, or this client)."""
 
     added: list[Added]
     rates: list[Rate]
@@ -59,6 +59,7 @@ class Overhead(msgspec.Struct):
     servers: dict[str, dict[str, str]]
     warnings: list[str]
     interrupted: bool = False
+    late: bool = False  # the client's own stamps were
     format: int = 1
 
 
@@ -127,7 +128,7 @@ def rate(party: str, load: str, concurrency: int, requests: Sequence[float], chu
 
 # -- shown ---------------------------------------------------------------------------------------------------------------------------------
 
-_LOADS = {"stream": "streams", "whole": "whole answers"}
+LOADS = {"stream": "streams", "whole": "whole answers"}
 
 
 def text(found: Overhead, width: int = 80) -> str:
@@ -141,7 +142,14 @@ def text(found: Overhead, width: int = 80) -> str:
 
 def markdown(found: Overhead) -> str:
     """The same as Markdown, for a README."""
-    parts = [_markdown(_HEADS, _rows(found)), _markdown(_RATE_HEADS, _rate_rows(found)), " ".join(notes(found)), _where(found.provenance)]
+    doubts = "\n".join(f"- {warning}" for warning in found.warnings)
+    parts = [
+        doubts,
+        _markdown(_HEADS, _rows(found)),
+        _markdown(_RATE_HEADS, _rate_rows(found)),
+        " ".join(notes(found)),
+        _where(found.provenance),
+    ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -162,7 +170,7 @@ _RATE_HEADS = ["server", "load", "at once", "requests/s", "chunks/s", "spread", 
 
 def _rows(found: Overhead) -> list[list[str]]:
     return [
-        [row.gateway, _LOADS[row.load], str(row.concurrency), row.metric.upper(), row.percentile, ms(row.direct), ms(row.added.value),
+        [row.gateway, LOADS[row.load], str(row.concurrency), row.metric.upper(), row.percentile, ms(row.direct), ms(row.added.value),
          _interval(row.added)]
         for row in found.added
     ]  # fmt: skip
@@ -174,7 +182,7 @@ def _interval(found: Interval) -> str:
 
 def _rate_rows(found: Overhead) -> list[list[str]]:
     return [
-        [row.party, _LOADS[row.load], str(row.concurrency), number(row.requests), number(row.chunks) if row.chunks else NONE,
+        [row.party, LOADS[row.load], str(row.concurrency), number(row.requests), number(row.chunks) if row.chunks else NONE,
          percent(row.spread), percent(row.failed / row.sent if row.sent else None)]
         for row in found.rates
     ]  # fmt: skip

@@ -30,7 +30,7 @@ from benchmarks.bench.progress import Progress
 from benchmarks.bench.provenance import provenance
 from benchmarks.bench.running import json_of, measured
 from benchmarks.bench.session import Interrupted, Session, or_stop, prepare
-from benchmarks.bench.words import Profile, Stage, Target
+from benchmarks.bench.words import SECONDS_OF_LAG, Health, Profile, Stage, Target
 
 DIRECT, NULL = "direct", "null server"
 SUFFIXES = (".json", ".md")
@@ -114,7 +114,9 @@ def main(plan_: Plan, outs: Sequence[Path], *, overwrite: bool, as_json: bool) -
     if found.interrupted:
         sys.stderr.write("pointsman bench: interrupted: these are the figures until then\n")
     answered = any(rate.sent > rate.failed for rate in found.rates if rate.party != NULL) or bool(found.added)
-    return 0 if answered and not found.interrupted else 1
+    if found.late:
+        sys.stderr.write("pointsman bench: the client was the bottleneck: its stamps were late, see the warnings\n")
+    return 0 if answered and not found.interrupted and not found.late else 1
 
 
 async def measure(plan_: Plan, say: Callable[[str], None], stop: asyncio.Event) -> Overhead:
@@ -130,7 +132,7 @@ async def measure(plan_: Plan, say: Callable[[str], None], stop: asyncio.Event) 
     servers = {name: session.facts for name, session in run.sessions.items()}
     options = plan_.direct.options
     from_where = provenance(options, servers.get(DIRECT, {}), run.sessions[DIRECT].salt)
-    return Overhead(run.rows, run.rates, run.whole_by, from_where, servers, run.warnings, stop.is_set())
+    return Overhead(run.rows, run.rates, run.whole_by, from_where, servers, run.doubts(), stop.is_set(), run.late)
 
 
 class _Run:
@@ -142,6 +144,7 @@ class _Run:
         self.rows: list[added.Added] = []
         self.rates: list[added.Rate] = []
         self.warnings: list[str] = []
+        self._troubles: dict[str, Health] = {}
         self.whole_by = "this client" if plan_.own or wrk.installed() is None else "wrk"
         self._rng = random.Random(f"overhead {plan_.direct.options.seed}")
         self._number = itertools.count()  # of what was sent so far: no two stages have the same texts
@@ -190,6 +193,7 @@ class _Run:
         seconds = options.seconds * self.plan.rounds if options.seconds is not None else None
         bounds = pairs.Bounds(1, options.requests, seconds, pairs.warm(options))
         await pairs.measure(sides, bounds, options.seed, self.stop, lambda _: None)
+        self._judge("streams, one at a time", sides[0].health)
         seen = dict(zip(self._names, (side.timed for side in sides), strict=True))
         for gateway in self._gateways:
             self.rows += added.latencies("stream", 1, gateway, [(seen[DIRECT], seen[gateway])])
@@ -233,7 +237,7 @@ class _Run:
         finally:
             if client is not session.client:
                 await client.close()
-        self._judge(name, load, stage)
+        self._judge(f"{name}, {added.LOADS[load]}, {concurrency} at a time", stage.health)
         return stage
 
     async def _sent(self, client: Client, profile: Profile, asks: pairs.Asks) -> Stage:
@@ -241,11 +245,20 @@ class _Run:
         limits = Limits(requests=options.requests, seconds=options.seconds, warmup=options.warmup, max_concurrency=None)
         return await run_stage(client, profile, asks, limits, repeat=0, watch=lambda _: None, stop=self.stop, saturated=None)
 
-    def _judge(self, name: str, load: str, stage: Stage) -> None:
-        if stage.health.trouble:
-            said = f"{name}, {load}: {stage.health.trouble}"
-            if said not in self.warnings:
-                self.warnings.append(said)
+    def _judge(self, what: str, health: Health) -> None:
+        """Keeps the worst that the client was, by server and load."""
+        known = self._troubles.get(what)
+        if health.trouble and (known is None or health.lag_p99 > known.lag_p99):
+            self._troubles[what] = health
+
+    def doubts(self) -> list[str]:
+        """What makes the figures doubtful, in sentences."""
+        return [*self.warnings, *(f"{what}, at worst: {health.trouble}" for what, health in self._troubles.items())]
+
+    @property
+    def late(self) -> bool:
+        """Whether stamps were late anywhere. A client that merely used its core up is no failure: its limit is in the table."""
+        return any(health.lag_p99 > SECONDS_OF_LAG for health in self._troubles.values())
 
     async def _wrk(self, concurrency: int) -> None:
         told: dict[str, list[wrk.Told]] = {name: [] for name in self._names}

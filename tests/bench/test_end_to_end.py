@@ -145,8 +145,9 @@ def test_what_a_gateway_adds(paced: str, tmp_path: Path, capsys: Caught, own: bo
         pytest.skip("wrk is not installed")
     argv = ["overhead", f"slow={paced}", paced, "--concurrency", "3", "--repeats", "2", "--output", "4", "--out", str(tmp_path / "o.md")]
     argv += ["--requests", "30", "--own-client"] if own else ["--seconds", "1"]
-    assert main([*argv, "--json"]) == 0
-    out, _ = capsys.readouterr()
+    code = main([*argv, "--json"])
+    out, err = capsys.readouterr()
+    assert code == 0 or "the client was the bottleneck" in err
     found = json.loads(out)
     assert found["whole_by"] == ("this client" if own else "wrk")
     loads = {(row["load"], row["concurrency"]) for row in found["added"]}
@@ -196,11 +197,13 @@ def test_a_gateway_with_the_built_in_model(capsys: Caught) -> None:
     config = {"server": {"log": {"level": "error"}}}
     with Gateway(config) as gateway:
         found = told(capsys, [gateway.base, "--requests", "6", "--repeats", "2", "--input", "48", "--output", "8", "--warmup", "1"])
+        shared = told(capsys, [gateway.base, "--requests", "6", "--repeats", "1", "--input", "16", "--prefix", "128:1", "--output", "2"])
         assert main([gateway.base, "--model", "nobody", "--requests", "2"]) == 1
         assert "nobody" in capsys.readouterr().err
     figures = found["levels"][0]["median"]
     assert (figures["sent"], figures["good"], figures["output_share"]) == (10, 10, 1.0) and found["model"] == "pointsman-toy"
-    assert figures["cached_share"] is not None and found["provenance"]["server"]["version"]
+    assert figures["cached_share"] < 0.5 < shared["levels"][0]["median"]["cached_share"]  # no two runs share more than the template
+    assert found["provenance"]["server"]["version"]
 
 
 def test_a_local_model_by_depth(capsys: Caught) -> None:
