@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -113,7 +112,7 @@ def variables(docs: Sequence[Doc]) -> dict[str, str]:
 
 def configured(docs: Sequence[Doc]) -> Config:
     """What the gateway makes of its configuration there. Raises ConfigError."""
-    return parse(re.sub(r"urls: k8s:(\S+?)/(\S+?):http/v1", r"urls: [http://\2.\1:8000/v1]", configuration(docs)), variables(docs))
+    return parse(configuration(docs), variables(docs))
 
 
 def digest(profile: str) -> str:

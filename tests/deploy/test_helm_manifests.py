@@ -6,8 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
+from gateway.discovery import slices
 from tests.deploy import charts, policy
 from tests.deploy.charts import Doc, configured
 
@@ -60,17 +62,23 @@ def test_every_variable_of_the_configuration_is_set(docs: list[Doc]) -> None:
     assert asked <= charts.variables(docs).keys()
 
 
-def test_engines_are_looked_for_where_they_are(docs: list[Doc]) -> None:
-    services = {(d["metadata"]["namespace"], d["metadata"]["name"]): d for d in charts.of_kind(docs, "Service")}
-    roles = {d["metadata"]["namespace"] for d in charts.of_kind(docs, "Role")}
-    urls = re.findall(r"urls: k8s:(\S+)/(\S+):(\S+)/v1", charts.configuration(docs))
-    for namespace, name, port in urls:
-        spec = services[namespace, name]["spec"]
+def test_engines_are_found_where_they_are(docs: list[Doc]) -> None:
+    """The slices that Kubernetes makes of each Service, as the gateway reads them."""
+    services = {(d["metadata"]["namespace"], d["metadata"]["name"]): d["spec"] for d in charts.of_kind(docs, "Service")}
+    named = [slices.parse(b.service) for b in configured(docs).backends.values() if b.service is not None]
+    for one in named:
+        spec = services[one.namespace, one.name]
         assert spec["clusterIP"] == "None"
-        assert port in [each["name"] for each in spec["ports"]]
-    assert roles == {namespace for namespace, _, _ in urls}, "rights are for the namespaces that are used, and no others"
-    token = charts.gateway(docs)["spec"]["template"]["spec"]["automountServiceAccountToken"]
-    assert token is bool(urls)
+        pod = next(p for _, p in charts.pods(docs) if policy.labelled(spec["selector"], p["metadata"]["labels"]))
+        numbers = {port["name"]: port["containerPort"] for port in pod["spec"]["containers"][0]["ports"]}
+        ports = [{"name": p["name"], "port": numbers[p["targetPort"]], "protocol": p["protocol"]} for p in spec["ports"]]
+        made = msgspec.convert({"ports": ports, "endpoints": [{"addresses": ["10.42.0.7"]}]}, slices.Slice)
+        assert slices.endpoints([made], one) == slices.Found((slices.Endpoint("http://10.42.0.7:8000/v1"),))
+    engines = [d for d in docs if d["metadata"]["labels"].get("pointsman.io/role") == "engine" and d["kind"] == "Service"]
+    assert len(named) == len(engines)
+    roles = {d["metadata"]["namespace"] for d in charts.of_kind(docs, "Role")}
+    assert roles == {one.namespace for one in named}, "rights are for the namespaces that are used, and no others"
+    assert charts.gateway(docs)["spec"]["template"]["spec"]["automountServiceAccountToken"] is bool(named)
 
 
 def test_kv_events_are_where_engines_publish(docs: list[Doc]) -> None:
