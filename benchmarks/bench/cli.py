@@ -19,6 +19,7 @@ from benchmarks.bench.errors import BenchError
 from benchmarks.bench.options import DEFAULT_SECONDS, DEFAULT_URL, Options
 from benchmarks.bench.words import Slo
 
+_FILES = "FILE.html (report), FILE.json (summary) or FILE.jsonl (a line a request)"
 _OVERHEAD_SECONDS = 5.0  # of a stage, where nothing is said
 _EPILOG = """also:
   pointsman bench compare URL_A URL_B ...        two servers, request by request in turn: paired differences
@@ -60,7 +61,11 @@ def parse(argv: Sequence[str], version: str = "") -> tuple[Options, argparse.Nam
     _workload(load)
     _length(load)
     _connection(parser)
-    _outputs(parser)
+    results = _outputs(parser, _FILES)
+    _levels(results)
+    results.add_argument(
+        "--watch-pid", type=_count, metavar="PID", action="append", default=[], help="draw this process's memory; may be repeated"
+    )
     args = parser.parse_args(argv)
     return options(args, argv, version), args
 
@@ -74,12 +79,15 @@ def options(args: argparse.Namespace, argv: Sequence[str], version: str, url: st
         raise BenchError("--salt and --same-prompts exclude each other: the one makes prompts new, the other keeps them", usage=True)
     for length in (args.input, args.output):
         parse_length(length)  # a wrong one is told before anything is sent
+    warm = words.warmup(args.warmup)
+    if args.requests is not None and warm >= max(1, args.requests):
+        raise BenchError(f"--warmup {args.warmup} leaves none of {args.requests} requests to be counted; ask for more requests", usage=True)
     shape = parse_arrivals(getattr(args, "arrivals", "poisson"))
     seconds = args.seconds if args.seconds is not None or args.requests is not None else DEFAULT_SECONDS
     return Options(
         url=url or args.url, model=args.model or "", profiles=words.profiles(args.profile, shape, getattr(args, "speed", 1.0)),
         input=args.input, output=args.output, prefix=words.prefix(args.prefix) if args.prefix else None, requests=args.requests,
-        seconds=seconds, warmup=words.warmup(args.warmup), repeats=args.repeats, slos=slos(getattr(args, "slo", [])), seed=args.seed,
+        seconds=seconds, warmup=warm, repeats=args.repeats, slos=slos(getattr(args, "slo", [])), seed=args.seed,
         salt=args.salt or "", same_prompts=args.same_prompts, api=args.api, stream=not args.no_stream,
         key=words.key(os.environ, args.key_env), headers=words.headers(args.header), extra=words.extra(args.extra) if args.extra else {},
         max_concurrency=getattr(args, "max_concurrency", None), timeout=args.timeout, watch=tuple(getattr(args, "watch_pid", [])),
@@ -117,7 +125,7 @@ def _compare(argv: list[str], version: str) -> int:
     _workload(load)
     _length(load)
     _connection(parser)
-    _outputs(parser)
+    _levels(_outputs(parser, _FILES))
     args = parser.parse_args(argv[1:])
     args.repeats = 1
     from benchmarks.bench import compare, files
@@ -145,7 +153,7 @@ def _overhead(argv: list[str], version: str) -> int:
     _workload(load, size_in="64", size_out="32")
     _length(load)
     _connection(parser)
-    _outputs(parser)
+    _outputs(parser, "FILE.json (all figures) or FILE.md (the tables, for a README)")
     args = parser.parse_args(argv[1:])
     args.profile = "sync"
     if args.seconds is None and args.requests is None:
@@ -215,7 +223,7 @@ def _connection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("server")
     group.add_argument("--model", metavar="MODEL", help="its model (default: its only one)")
     group.add_argument("--api", choices=["chat", "completions"], default="chat", help="default: chat")
-    group.add_argument("--no-stream", action="store_true", help="whole answers; there is no TTFT, TPOT or ITL then")
+    group.add_argument("--no-stream", action="store_true", help="whole answers: TTFT is E2E then, and there is no TPOT or ITL")
     group.add_argument(
         "--key-env", metavar="NAME", help="the environment variable that holds the key (default: $POINTSMAN_KEY, $OPENAI_API_KEY)"
     )
@@ -224,18 +232,18 @@ def _connection(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--timeout", type=_positive, default=600.0, metavar="S", help="of one request (default: 600)")
 
 
-def _outputs(parser: argparse.ArgumentParser) -> None:
+def _outputs(parser: argparse.ArgumentParser, kinds: str) -> argparse._ArgumentGroup:
     group = parser.add_argument_group("results")
+    group.add_argument("--out", metavar="FILE", type=Path, action="append", default=[], help=f"write {kinds}; may be repeated")
+    group.add_argument("--overwrite", action="store_true", help="replace files that are there")
+    group.add_argument("--json", action="store_true", help="the summary as JSON instead of a table")
+    return group
+
+
+def _levels(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--slo", metavar="SLO", action="append", default=[], help="a service level: ttft:500,tpot:30 (ms), or a name; may be repeated"
     )
-    group.add_argument(
-        "--watch-pid", type=_count, metavar="PID", action="append", default=[], help="draw this process's memory; may be repeated"
-    )
-    group.add_argument("--out", metavar="FILE", type=Path, action="append", default=[],
-                       help="write FILE.html (report), FILE.json (summary) or FILE.jsonl (a line a request); may be repeated")  # fmt: skip
-    group.add_argument("--overwrite", action="store_true", help="replace files that are there")
-    group.add_argument("--json", action="store_true", help="the summary as JSON instead of a table")
 
 
 def _depths(text: str) -> tuple[int, ...]:

@@ -124,7 +124,7 @@ def test_a_whole_command_line() -> None:
     assert parse([])[0].seconds == options.DEFAULT_SECONDS
 
 
-@pytest.mark.parametrize("argv", [["--salt", "a", "--same-prompts"], ["--slo", "fast"], ["--arrivals", "often"], ["--input", "many"],
+@pytest.mark.parametrize("argv", [["--salt", "a", "--same-prompts"], ["--slo", "fast"], ["--warmup", "5", "--requests", "5"], ["--arrivals", "often"], ["--input", "many"],
                                   ["--extra", "[1]"], ["--header", "novalue"], ["--key-env", "POINTSMAN_TEST_UNSET"]])  # fmt: skip
 def test_wrong_values_are_told_in_one_sentence(argv: list[str]) -> None:
     with pytest.raises(BenchError) as caught:
