@@ -215,7 +215,8 @@ class Figures(msgspec.Struct):
 
 
 class Level(msgspec.Struct):
-    """One level of load over its repeats: medians of the repeats' figures, and how far they spread, (highest - lowest) / median."""
+    """One level of load over its repeats: medians of the repeats' figures (of counts and seconds sums), and how far they spread, (highest -
+    lowest) / median."""
 
     profile: Profile
     repeats: list[Figures]
