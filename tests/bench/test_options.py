@@ -124,9 +124,14 @@ def test_a_whole_command_line() -> None:
     assert parse([])[0].seconds == options.DEFAULT_SECONDS
 
 
-@pytest.mark.parametrize("argv", [["--salt", "a", "--same-prompts"], ["--slo", "fast"], ["--warmup", "5", "--requests", "5"], ["--arrivals", "often"], ["--input", "many"],
-                                  ["--extra", "[1]"], ["--header", "novalue"], ["--key-env", "POINTSMAN_TEST_UNSET"]])  # fmt: skip
-def test_wrong_values_are_told_in_one_sentence(argv: list[str]) -> None:
+WRONG = [
+    "--salt a --same-prompts", "--slo fast", "--warmup 5 --requests 5", "--arrivals often", "--input many", "--extra [1]", "--header novalue",
+    "--key-env POINTSMAN_TEST_UNSET",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("line", WRONG)
+def test_wrong_values_are_told_in_one_sentence(line: str) -> None:
     with pytest.raises(BenchError) as caught:
-        parse(argv)
+        parse(line.split())
     assert caught.value.usage and "\n" not in str(caught.value)
