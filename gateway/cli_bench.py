@@ -16,7 +16,7 @@ def arguments(commands: Any) -> None:
 
 def asked(words: Sequence[str]) -> argparse.Namespace | None:
     """The command with its words where the first one is `bench`, else None: those that begin with a dash are none of the other parser's."""
-    return argparse.Namespace(command="bench", words=list(words[1:])) if words[:1] == ["bench"] else None
+    return argparse.Namespace(command="bench", words=list(words[1:])) if words and words[0] == "bench" else None
 
 
 def run(args: argparse.Namespace) -> int:

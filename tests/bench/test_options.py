@@ -125,8 +125,8 @@ def test_a_whole_command_line() -> None:
 
 
 WRONG = [
-    "--salt a --same-prompts", "--slo fast", "--warmup 5 --requests 5", "--arrivals often", "--input many", "--extra [1]", "--header novalue",
-    "--key-env POINTSMAN_TEST_UNSET",
+    "--salt a --same-prompts", "--slo fast", "--warmup 5 --requests 5", "--arrivals often", "--input many", "--extra [1]",
+    "--header novalue", "--key-env POINTSMAN_TEST_UNSET",
 ]  # fmt: skip
 
 
