@@ -25,7 +25,7 @@ from benchmarks.bench.prompts import on_target
 from benchmarks.bench.provenance import provenance
 from benchmarks.bench.saturate import hopeless, knee
 from benchmarks.bench.session import Interrupted, Session, or_stop, prepare
-from benchmarks.bench.sweep import next_rate
+from benchmarks.bench.sweep import Sweep, next_rate
 from benchmarks.bench.texts import option
 from benchmarks.bench.words import Figures, Profile, Result, Sample, Stage
 from benchmarks.bench.workload import parse_length
@@ -103,7 +103,8 @@ def _first_round(options: Options, found: Measured) -> Iterator[Profile]:
         yield from options.profiles
         return
     shape = options.profiles[0].shape
-    while (profile := next_rate([each for _, _, each in found], shape)) is not None:
+    plan = Sweep(connections=options.max_concurrency) if options.max_concurrency is not None else Sweep()
+    while (profile := next_rate([each for _, _, each in found], shape, plan)) is not None:
         yield profile
 
 

@@ -89,6 +89,8 @@ def test_a_sweep_goes_on_by_what_it_found(stages: list[Stage]) -> None:
     found = measured(Options(profiles=(Profile("sweep"),), repeats=2))
     names = [stage.profile.name for _, stage, _ in found]
     once = names[: len(names) // 2]
+    few = measured(Options(profiles=(Profile("sweep"),), repeats=1, max_concurrency=2))
+    assert few[1][1].profile.value == 2
     assert names == once * 2 and once[:2] == ["sync", "concurrent"] and "rate" in once
 
 
