@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import yaml
 
 from gateway.discovery.slices import Found, Meta, Service, Slice, endpoints
 
@@ -97,6 +98,8 @@ class Api:
             settings = self._settings()
         except self._errors as e:
             raise Trouble(f"there is no way to the Kubernetes API: {_line(e)}") from None
+        except (yaml.YAMLError, LookupError, TypeError, AttributeError) as e:  # nothing of what it says: a kubeconfig holds secrets
+            raise Trouble(f"there is no way to the Kubernetes API: the kubeconfig cannot be read ({type(e).__name__})") from None
         settings.retries = False  # they are ours
         settings.keep_alive = True  # or a peer that is gone is noticed after minutes
         self._session = self._client.ApiClient(settings)

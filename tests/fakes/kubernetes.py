@@ -189,7 +189,8 @@ class Cluster:
     def _stream(self, handler: _Handler, service: str, version: int, cuts: int) -> None:
         while True:
             with self.changed:
-                self.changed.wait_for(lambda: self.over or cuts != self._cuts or any(v > version for v, _ in self._events))
+                while not (self.over or cuts != self._cuts or any(v > version for v, _ in self._events)):
+                    self.changed.wait()
                 if self.over or cuts != self._cuts:
                     handler.close_connection = True
                     handler.broken = True
@@ -205,10 +206,6 @@ class Cluster:
                     line = json.dumps(event).encode() + b"\n"
                     handler.chunk(line[: len(line) // 2])  # events come in whatever pieces
                     handler.chunk(line[len(line) // 2 :])
-
-    def expired(self, version: int) -> bool:
-        with self.changed:
-            return version < self._forgotten
 
 
 def status(code: int, reason: str, message: str) -> Doc:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.discovery.slices import ENDPOINTS_MAX, Endpoint, Found, Service, Slice, endpoints, numbered, parse
-from tests.fakes.kubernetes import endpoint, ending, port, slice_of
+from tests.fakes.kubernetes import ending, endpoint, port, slice_of
 
 SERVICE = Service("models", "vllm")
 
