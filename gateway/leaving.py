@@ -53,7 +53,7 @@ async def noticed(seconds: float, hurry: asyncio.Event) -> None:
 async def depart(core: Core, data: Server, seconds: float, gentle: bool) -> None:
     """Closes the port and then, at the latest after `seconds`, every connection; what has no answer by then is answered with an error.
     `gentle`: others were told beforehand, and may still rely on connections that they hold."""
-    if gentle:
+    if gentle and data.sock.fileno() >= 0:  # not stopped before
         await quiet(data.sock)
     core.idle = GRACE_SECONDS if gentle else 0.0
     stopping = asyncio.create_task(data.stop(seconds + 5))

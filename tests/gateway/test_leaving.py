@@ -231,7 +231,7 @@ def test_where_the_system_has_no_filters_nothing_is_lost_but_the_silence(monkeyp
     with socket.socket() as closed:
         closed.close()
         assert not deafen(closed)
-    monkeypatch.setattr(leaving.sys, "platform", "darwin")
+    monkeypatch.setattr(sys, "platform", "darwin")
     with socket.socket() as port:
         assert not deafen(port)
 
@@ -271,6 +271,12 @@ def test_of_two_that_take_a_port_at_the_same_moment_one_is_told() -> None:
             await server.stop(1.0)
 
     asyncio.run(main())
+
+
+def test_stopping_twice_is_stopping_once() -> None:
+    with Engine() as engine, alone(config_for([engine], server=SHORT)) as gateway:
+        gone(gateway).result(DEADLINE)
+        gateway.run(gateway.gateway.stop())
 
 
 def test_without_notice_idle_connections_close_at_once() -> None:

@@ -79,7 +79,8 @@ def _timed(gate: Gate) -> float:
 def events(seconds: float, tokens: int) -> tuple[float, float]:
     """An engine stores and removes the blocks of prompts, one batch a prompt: CPU seconds a block of the engine's, and bytes."""
     rng, speech = random.Random(7), Speech("maps")
-    feed = Feed(0, PrefixIndex(8), PrefixIndex(8), "m")
+    index = PrefixIndex(8)
+    feed = Feed(0, index, PrefixIndex(8), "m")
     took, size, done, seq, held = 0.0, 0, 0, 0, list[list[int]]()
     blocks = tokens // ENGINE_BLOCK
     end = time.process_time() + seconds
@@ -98,7 +99,7 @@ def events(seconds: float, tokens: int) -> tuple[float, float]:
         took += time.process_time() - began
         size += sum(map(len, payloads))
         done += blocks * AT_ONCE
-        if not feed.live or feed.orphans or len(feed.device.index) != len(held) * tokens // TOKEN_BLOCK:
+        if not feed.live or feed.orphans or len(index) != len(held) * tokens // TOKEN_BLOCK:
             raise RuntimeError("not all was taken")
     return took / done, size / done
 
