@@ -56,6 +56,7 @@ class Local(msgspec.Struct):
     machine: dict[str, str]
     seed: int
     command: list[str] = []
+    problem: str = ""  # why rows are missing
     format: int = 1
 
 
@@ -78,29 +79,40 @@ def main(wanted: Wanted, command: list[str], *, as_json: bool) -> int:
         sys.stderr.write(f"{text}\n")
 
     say(f"starting {wanted.model}")
+    rows: list[Row] = []
+    server: dict[str, str] = {}
+    problem = ""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the model must not stay behind
     try:
-        rows, server = measure(wanted, say)
+        measure(wanted, rows, server, say)
     except KeyboardInterrupt:
-        raise BenchError("interrupted; the model was stopped") from None
+        problem = "interrupted; the model was stopped"
+    except BenchError as error:
+        problem = str(error)
     finally:
         signal.signal(signal.SIGTERM, before)
-    found = Local(wanted.model, wanted.threads, rows, server, machine(), wanted.seed, command)
+    if not rows:
+        raise BenchError(problem)
+    found = Local(wanted.model, wanted.threads, rows, server, machine(), wanted.seed, command, problem)
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(found), indent=2).decode() + "\n" if as_json else table(found))
-    return 0
+    if problem:
+        say(f"pointsman bench: {problem}")
+    return 1 if problem else 0
 
 
-def measure(wanted: Wanted, say: Callable[[str], None]) -> tuple[list[Row], dict[str, str]]:
-    """The rows, and what the server says of itself. Blocks: starts the model, sends, ends it. Raises BenchError."""
+def measure(wanted: Wanted, rows: list[Row], server: dict[str, str], say: Callable[[str], None]) -> None:
+    """Fills `rows`, and what the server says of itself. Blocks: starts the model, sends, ends it. Raises BenchError, also after some rows
+    (a depth that the model cannot hold), which then stay."""
     with Gateway(configuration(wanted)) as gateway:
         ids = _tokens(gateway.base, wanted)
-        rows = []
+        server.update(_facts(gateway.base))
         for depth in wanted.depths:
-            say(f"depth {depth}: prefill")
-            rows.append(_prefill(gateway.base, wanted, depth, ids))
-            say(f"depth {depth}: decode")
-            rows.append(_decode(gateway.base, wanted, depth, ids))
-        return rows, _facts(gateway.base)
+            for name, measured in (("prefill", _prefill), ("decode", _decode)):
+                say(f"depth {depth}: {name}")
+                try:
+                    rows.append(measured(gateway.base, wanted, depth, ids))
+                except BenchError as error:
+                    raise BenchError(f"depth {depth}, {name}: {error}") from None
 
 
 def configuration(wanted: Wanted) -> dict[str, Any]:

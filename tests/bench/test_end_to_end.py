@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.bench import wrk
+from benchmarks.bench import local, wrk
 from benchmarks.bench.child import Gateway
 from benchmarks.bench.cli import main
 from benchmarks.bench.files import read_requests, read_result
@@ -207,11 +207,30 @@ def test_a_gateway_with_the_built_in_model(capsys: Caught) -> None:
 
 
 def test_a_local_model_by_depth(capsys: Caught) -> None:
-    code = main(["local", "builtin", "--depth", "0,64", "--prompt", "32", "--output", "8", "--repeats", "2", "--json", "--threads", "1"])
-    found = json.loads(capsys.readouterr().out)
-    assert code == 0 and [(row["kind"], row["depth"], row["tokens"]) for row in found["rows"]] == [
+    """The last depth is more than the built-in model can hold: what was measured before stays."""
+    code = main(
+        ["local", "builtin", "--depth", "0,64,9000", "--prompt", "32", "--output", "8", "--repeats", "2", "--json", "--threads", "1"]
+    )
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [(row["kind"], row["depth"], row["tokens"]) for row in found["rows"]] == [
         ("prefill", 0, 32), ("decode", 0, 8), ("prefill", 64, 32), ("decode", 64, 8)]  # fmt: skip
     assert all(len(row["rates"]) == 2 and min(row["rates"]) > 0 and not row["note"] for row in found["rows"])
+    assert code == 1 and found["problem"].startswith("depth 9000, prefill: ") and found["problem"] in err
+
+
+def test_rates_by_depth_as_a_table() -> None:
+    rows = [
+        local.row("prefill", 0, 512, [90.0, 100.0, 110.0]),
+        local.row("decode", 64, 8, [5.0], "only 3 tokens were answered at least once"),
+    ]
+    shown = local.table(local.Local("m", None, rows, {}, {}, 1))
+    assert "100.0   20.0 %" in shown and "only 3 tokens" in shown and "Median of 3 repeats" in shown
+    with pytest.raises(SystemExit):
+        main(["local"])
+    wanted = local.Wanted(model="x.gguf", depths=(0, 100), prompt=10, output=5, threads=3)
+    backend = local.configuration(wanted)["backends"]["local"]
+    assert backend["context"] >= 115 and backend["threads"] == 3 and backend["slots"] == 1 and backend["model"].startswith("/")
 
 
 def test_a_model_that_is_not_there(capsys: Caught, tmp_path: Path) -> None:
