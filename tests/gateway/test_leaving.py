@@ -105,8 +105,11 @@ def test_in_the_notice_nobody_is_refused_and_every_answer_says_that_it_closes(as
             for client in (first, known, fresh, stack.enter_context(gateway.dial())):
                 answer = client.ask(chat())
                 assert (answer.status, answer.keeps) == (200, False) and client.reader.at_end()
-            answer = gateway.ask({**MESSAGES, "stream": False}, "/v1/messages")
-            assert (answer.status, answer.keeps) == (200, False)
+            for doc in (MESSAGES, {**MESSAGES, "stream": False}):
+                answer = gateway.ask(doc, "/v1/messages")
+                assert (answer.status, answer.keeps) == (200, False)
+            answer = gateway.ask(chat(stream=True))
+            assert (answer.status, answer.keeps) == (200, False) and b"[DONE]" in answer.events[-1]
 
 
 def test_an_answer_that_has_not_begun_when_the_notice_does_says_it_too() -> None:

@@ -54,6 +54,15 @@ def test_a_rolling_restart_loses_nothing(kind: str, tmp_path: Path, capsys: pyte
     assert f"| requests, failed | {len(seen['calls']):,}, 0 |" in table and "| streams of 2.0 s, broken | " in table
 
 
+def test_a_restart_under_a_few_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kind = balancer("haproxy" if find("haproxy") else "nginx")
+    words = f"--requests 60 --streams 3 --rate 60 --tokens 20 --notice 0.8 --pause 0 --restarts 1 --balancer {kind}"
+    found, table = run(tmp_path, capsys, *words.split())
+    seen, told = found["seen"], found["told"]
+    assert len(seen["calls"]) >= 60 and len(told["ends"]) >= 1 and not seen["failed"] and not seen["broken"]
+    assert f"| restarts | {len(told['ends'])} |" in table
+
+
 @pytest.mark.full
 @pytest.mark.timeout(240)
 @needs_redis
