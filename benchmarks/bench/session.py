@@ -60,9 +60,17 @@ class Session(msgspec.Struct, frozen=True):
     def asks(self, profile: Profile, repeat: int, number: int, workload: Workload | None = None) -> Iterator[Ask]:
         """A stage's requests, the same for the same seed and salt; new texts in each stage, unless caches are meant to find them.
         `number`: which level; `workload`: where what became of a trace's lines is counted."""
-        count = self.options.requests if profile.name == "rate" else None  # a schedule ends where it should; others when they are over
         chosen = workload or self.workload((number, repeat))
-        return chosen.asks(profile, count, random.Random(f"{self.options.seed}/{number}/{repeat}"))
+        return chosen.asks(profile, scheduled(self.options, profile), random.Random(f"{self.options.seed}/{number}/{repeat}"))
+
+
+def scheduled(options: Options, profile: Profile) -> int | None:
+    """How many requests an open loop's schedule has: so many that its mean rate is the wanted one, whatever chance says, in every repeat.
+    None: other profiles end when the stage does."""
+    if profile.name != "rate":
+        return None
+    fit = max(1, round(profile.value * options.seconds)) if options.seconds is not None else None
+    return min(each for each in (options.requests, fit) if each is not None) if fit or options.requests else None
 
 
 def lengths(options: Options, most: int | None = None) -> Lengths:

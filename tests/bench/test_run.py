@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -103,7 +105,7 @@ def test_interrupted_after_two_stages(stages: list[Stage]) -> None:
 def test_a_piece_of_a_repeat_is_not_kept(stages: list[Stage], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = run.run_stage  # as the fixture has put it there
 
-    async def cut(*args: object, repeat: int, **more: object) -> Stage:
+    async def cut(*args: Any, repeat: int, **more: Any) -> Stage:
         stage: Stage = await whole(*args, repeat=repeat, **more)
         stage.cut = "interrupted"
         return stage
@@ -134,6 +136,14 @@ def test_the_same_seed_sends_the_same_and_no_two_stages_do() -> None:
     assert len({body for repeat in (0, 1) for number in (0, 1) for body in bodies(one, repeat, number)}) == 12
     same = made(Options(input="20", same_prompts=True))
     assert bodies(same, 0, 0) == bodies(same, 1, 1)
+
+
+def test_schedules_offer_the_rate_that_was_asked_for() -> None:
+    rate = Profile("rate", value=20.0)
+    for options, count in ((Options(seconds=3.0), 60), (Options(seconds=3.0, requests=10), 10), (Options(seconds=None, requests=90), 90)):
+        dues = [ask.due for ask in made(options).asks(rate, 0, 0)]
+        assert len(dues) == count and math.isclose(dues[-1], count / 20) and dues == sorted(dues)
+    assert session.scheduled(Options(), Profile("sync")) is None and session.scheduled(Options(seconds=0.01), rate) == 1
 
 
 def test_prompts_and_answers_fit_the_model() -> None:
