@@ -1,5 +1,5 @@
-"""The command `pointsman`: serve, check, models, chat, providers, probe, explain, experiments, quant. Importing it loads nothing heavy;
-each command loads what it needs.
+"""The command `pointsman`: serve, check, models, chat, providers, probe, explain, experiments, quant, bench. Importing it loads nothing
+heavy; each command loads what it needs.
 
 Exit codes: 0; 2 for a wrong command line or configuration; 1 for whatever else went wrong.
 A user's mistake is one sentence, never a traceback.
@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gateway import cli_bench
 from gateway.cli_experiments import arguments as experiments_arguments
 from gateway.cli_library import COMMANDS as LIBRARY
 from gateway.cli_library import arguments as library_arguments
@@ -48,7 +49,7 @@ class Failure(Exception):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code. Blocks. Raises SystemExit (argparse) for --help and a wrong command line."""
-    args = _parser().parse_args(argv)
+    args = cli_bench.asked(sys.argv[1:] if argv is None else argv) or _parser().parse_args(argv)
     try:
         return _run(args)
     except UsageError as error:
@@ -66,7 +67,7 @@ def _run(args: argparse.Namespace) -> int:
     commands = {
         "serve": _serve, "check": _check, "models": _models, "chat": _chat, "providers": _providers, "probe": _probe, "explain": _explain,
         "experiments": _experiments, "quant": _quant, **dict.fromkeys(LIBRARY, _library),
-        **dict.fromkeys(RESIDENCY, _residency), **dict.fromkeys(MACHINE, _machine),
+        **dict.fromkeys(RESIDENCY, _residency), **dict.fromkeys(MACHINE, _machine), "bench": cli_bench.run,
     }  # fmt: skip
     return commands[args.command](args)
 
@@ -131,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     library_arguments(commands)
     residency_arguments(commands)
     machine_arguments(commands)
+    cli_bench.arguments(commands)
     return parser
 
 

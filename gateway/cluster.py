@@ -65,9 +65,11 @@ class WorkerProcess:
         self.reading = asyncio.create_task(self.channel.run())
         fleet = cluster.fleet
         config = cluster.for_workers(cluster.configuration)
-        await self.channel.call("start", config, cluster.asgi, [*fleet.states.values()], fleet.found, seconds=30.0)
+        await self.channel.call("start", config, cluster.asgi, fleet.told(), seconds=30.0)
         self.ready.set()
-        self.tell("follow", [*fleet.states.values()], fleet.found)  # what changed while it started
+        self.tell("follow", *fleet.told())  # what changed while it started
+        if cluster.core.leaving:
+            self.tell("leave")
 
     def tell(self, name: str, *args: Any) -> None:
         """Says something to the worker if it is there."""
@@ -90,9 +92,9 @@ class Cluster(Control):
         """Listens when it returns, with every worker ready. Raises SocketError."""
         config = self.configuration
         count = config.server.workers
-        sockets = [listen(config.server.host, config.server.port, shared=True)]
+        sockets = [listen(config.server.host, config.server.port, shared=True, later=True)]
         self.port = sockets[0].getsockname()[1]
-        sockets += [listen(config.server.host, self.port, shared=True) for _ in range(count - 1)]
+        sockets += [listen(config.server.host, self.port, shared=True, later=True) for _ in range(count - 1)]
         try:
             await opened(self.wired, config)  # before any worker: they find the file made
         except SocketError:
@@ -105,6 +107,7 @@ class Cluster(Control):
         await self.fleet.apply(config)
         await self.fleet.first_look(FIRST_LOOK_SECONDS)
         self.core = Core(build.generation(1, config, self.fleet), self.clients, self.recorder)
+        self.fleet.places.gauges(self.figures)
         self._experiment(config)
         self.region = Region.create(count)
         self.workers = [WorkerProcess(i, s) for i, s in enumerate(sockets)]
@@ -170,7 +173,8 @@ class Cluster(Control):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for worker in self.workers:
-            worker.tell("stop")
+            worker.sock.close()  # or the kernel would go on queueing what no worker accepts
+            worker.tell("stop", self.hurried)
         await asyncio.gather(*(self._ended(w) for w in self.workers))
         await self._stop_control()
         await self.wired.stop()
@@ -179,6 +183,11 @@ class Cluster(Control):
         self.region.close()
         if self._folder is not None:
             self._folder.cleanup()
+
+    def announce(self) -> None:
+        self.core.leaving = True
+        for worker in self.workers:
+            worker.tell("leave")
 
     async def wanted(self, worker: int, wants: Mapping[str, Wants]) -> None:
         """A worker says what its calls want of engines."""
@@ -210,12 +219,11 @@ class Cluster(Control):
                     await process.wait()
             except TimeoutError:
                 _kill(process)
-        worker.sock.close()
 
     # --- what changes
     def _tell_all(self) -> None:
         for worker in self.workers:
-            worker.tell("follow", [*self.fleet.states.values()], self.fleet.found)
+            worker.tell("follow", *self.fleet.told())
 
     def _on_health(self, replica: Any) -> None:
         self._tell_all()

@@ -1,4 +1,4 @@
-"""Where uvicorn's own protocol stands on a connection that it was lent. The only place that looks inside it. Pure."""
+"""Where uvicorn's own protocol stands on a connection that it was lent. The only place that looks inside it."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ def within_head(inner: HttpToolsProtocol) -> bool:
         return cycle is not None and cycle.response_complete and inner.scope is not cycle.scope
     except AttributeError:
         return False
+
+
+def closes(inner: object) -> None:
+    """The answer under way, where it has not begun, will say that its connection closes. Mutates it; nothing where that cannot be told."""
+    cycle = getattr(inner, "cycle", None)
+    if cycle is not None and not getattr(cycle, "response_started", True):
+        cycle.keep_alive = False

@@ -18,6 +18,7 @@ from gateway.config_experiments_check import arm_routes, experiments
 from gateway.config_policy_check import policies
 from gateway.config_target import TargetConfig
 from gateway.config_types import BackendConfig, Config, KeyConfig, RouteConfig, ServerConfig
+from gateway.discovery import slices
 from gateway.together.redis import problem as redis_problem
 
 _SETTINGS = ("project", "location", "region", "api_version", "deployment", "profile", "credentials")
@@ -75,6 +76,8 @@ def url_problem(url: str) -> str:
             if parts.path.startswith("/") and not parts.netloc
             else "must name a socket by its whole path: unix:///PATH.sock or unix:///PATH.sock:/v1"
         )
+    if parts.scheme == "k8s":
+        return f"must stand alone, in place of the list: `urls: {slices.FORM}`"
     if parts.scheme not in ("http", "https"):
         return "must start with http://, https:// or unix:///"
     if not parts.hostname or port == 0:
@@ -146,7 +149,7 @@ def _backend(path: str, name: str, backend: BackendConfig) -> Iterator[Problem]:
     for field in foreign:
         if getattr(backend, field) != getattr(default, field):
             yield join(path, field), f"is only for {why}"
-    for wrong in config_kv.problems(backend.kv_events, backend.all_urls, backend.engine, backend.args):
+    for wrong in config_kv.problems(backend.kv_events, backend.all_urls, backend.engine, backend.args, backend.service is not None):
         yield join(path, "kv_events"), wrong
     yield from _kv_store(join(path, "kv_store"), backend)
     yield from _engine(path, backend) if backend.engine else _remote(path, backend)
@@ -167,6 +170,11 @@ def _kv_store(path: str, backend: BackendConfig) -> Iterator[Problem]:
 
 
 def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:
+    if backend.service is not None:
+        yield from _service(join(path, "url" if backend.url else "urls"), backend.service)
+    elif isinstance(backend.urls, str):
+        yield join(path, "urls"), f"is one text; write a list, as in [http://HOST:PORT/v1], or {slices.FORM}"
+        return
     for index, url in enumerate(backend.all_urls):
         if wrong := url_problem(url):
             yield join(path, "url") if backend.url else join(join(path, "urls"), index), wrong
@@ -179,6 +187,13 @@ def _remote(path: str, backend: BackendConfig) -> Iterator[Problem]:
     yield from _timeouts(join(path, "timeouts"), backend)
     yield from _kind(path, backend)
     yield from _sent(path, backend)
+
+
+def _service(path: str, text: str) -> Iterator[Problem]:
+    try:
+        slices.parse(text)
+    except ValueError as error:
+        yield path, str(error)
 
 
 def _timeouts(path: str, backend: BackendConfig) -> Iterator[Problem]:

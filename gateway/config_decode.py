@@ -124,6 +124,8 @@ def decode(kind: Any, value: Any, path: str, problems: list[Problem]) -> Any:
         return None
     if isinstance(value, dict):
         inner = _of_fields(inner)
+    elif isinstance(value, list):
+        inner = _of_items(inner)
     if isinstance(inner, type) and issubclass(inner, msgspec.Struct):
         return _struct(inner, value, path, problems)
     origin = typing.get_origin(inner)
@@ -149,6 +151,12 @@ def _of_fields(kind: Any) -> Any:
         return kind
     structs = [arm for arm in typing.get_args(kind) if isinstance(arm, type) and issubclass(arm, msgspec.Struct)]
     return structs[0] if len(structs) == 1 else kind
+
+
+def _of_items(kind: Any) -> Any:
+    """Of several kinds the one list, which is what a list must be meant for; else `kind`."""
+    lists = [arm for arm in _arms(kind) if typing.get_origin(arm) in (tuple, frozenset)]
+    return lists[0] if len(lists) == 1 else kind
 
 
 def _struct(kind: type[msgspec.Struct], value: Any, path: str, problems: list[Problem]) -> Any:

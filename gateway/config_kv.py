@@ -11,6 +11,7 @@ import msgspec
 from backends.kv_socket import endpoint_problem
 
 RANKS_MAX = 256
+_ANY = ("http://10.0.0.1", "http://10.0.0.2")  # stand for servers that are not known yet
 
 
 class KvEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -50,10 +51,16 @@ def told(facts: Mapping[str, int | str]) -> KvEvents | None:
     return KvEvents(endpoint=endpoint, replay=replay if isinstance(replay, str) else None, ranks=int(facts.get("kv_ranks", 1)))
 
 
-def problems(said: Said, urls: tuple[str, ...], engine: str | None, args: tuple[str, ...]) -> Iterator[str]:
-    """What is wrong with `kv_events` of a backend with these URLs, or this engine, in half sentences."""
+def problems(said: Said, urls: tuple[str, ...], engine: str | None, args: tuple[str, ...], discovered: bool = False) -> Iterator[str]:
+    """What is wrong with `kv_events` of a backend with these URLs, or this engine, in half sentences. `discovered`: its URLs are found
+    while it runs."""
     if said is False:
         return
+    if discovered:
+        urls = _ANY
+        if isinstance(said, tuple):
+            yield "must be one publisher with {host} in it: how many servers there are is found while the gateway runs"
+            return
     if engine is not None:
         if said is not True:
             yield "must be true or false for an engine that the gateway runs: where it publishes is chosen for it"

@@ -115,6 +115,7 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
 
     host: str = "127.0.0.1"
     port: Port = 8484
+    share_port: bool = False  # another gateway of the same user may listen on it too: for a hand-over from one to the next
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     tls: Tls | None = None
     admin: AdminConfig = AdminConfig()
@@ -125,6 +126,7 @@ class ServerConfig(_Noun, frozen=True, kw_only=True):
     wait_seconds: Seconds = 60.0
     head_commit_seconds: Seconds = 10.0
     drain_seconds: Seconds = 30.0
+    drain_notice_seconds: Weight = 0.0  # after SIGTERM: not ready, and served on, until balancers have seen it
     log: LogConfig = LogConfig()
     responses: ResponsesConfig = ResponsesConfig()
     experiments: ExperimentsConfig = ExperimentsConfig()
@@ -163,7 +165,7 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
 
     # elsewhere
     url: str | None = None
-    urls: tuple[str, ...] = ()
+    urls: tuple[str, ...] | str = ()  # a text: k8s:NAMESPACE/SERVICE[:PORT][/PATH], see `gateway.discovery`
     kind: Kind = "compatible"
     project: str | None = None
     location: str | None = None
@@ -217,9 +219,18 @@ class BackendConfig(_Noun, frozen=True, kw_only=True):
     nice: Annotated[int, msgspec.Meta(ge=0, le=19)] = 0
 
     @property
+    def service(self) -> str | None:
+        """The Kubernetes Service that is named in place of URLs, as written; None where there is none."""
+        said = self.urls if self.url is None else self.url
+        return said if isinstance(said, str) and said.startswith("k8s:") else None
+
+    @property
     def all_urls(self) -> tuple[str, ...]:
-        """The base URLs of a remote backend as written, `url` or `urls`; empty for an engine."""
-        return (self.url,) if self.url is not None else self.urls
+        """The base URLs of a remote backend as written, `url` or `urls`; empty for an engine, and where they are discovered."""
+        said = self.urls if self.url is None else self.url
+        if isinstance(said, str):
+            return () if self.service is not None else (said,)
+        return said
 
     @property
     def is_local(self) -> bool:

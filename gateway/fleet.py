@@ -12,8 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from backends.batched import BatchedLink, batching
 from backends.carriers import Signs
 from backends.dialects.sidecar import Sidecar
@@ -28,10 +26,12 @@ from backends.slots.keeper import Keeper
 from backends.slots.link import SlotLink
 from backends.slots.store import Limits
 from backends.translate import TranslatedLink
-from backends.types import Fault, Timeouts
 from gateway import config_kv, hidden, links, logs, model_files
 from gateway.config import BackendConfig, Config
 from gateway.config_kv import KvEvents
+from gateway.discovery.finder import Located
+from gateway.discovery.models import listed
+from gateway.discovery.places import Places
 from gateway.fleet_types import EngineState, Found, NoLink, same
 from gateway.model_files import LLAMA
 from gateway.residency_keeper import Keeper as Residents
@@ -40,12 +40,7 @@ from routing.types import Health, Link, Replica
 
 log = logging.getLogger("pointsman.fleet")
 LOOK_SECONDS, RETRY_SECONDS = 30.0, 2.0
-_LOOK = Timeouts(connect=2.0, first_byte=5.0, idle=5.0, total=10.0)
 _HEALTH: Mapping[str, Health] = {"ready": "ready", "starting": "loading", "restarting": "loading"}
-
-
-class _Listing(msgspec.Struct):
-    data: list[Found]
 
 
 class Fleet:
@@ -77,6 +72,7 @@ class Fleet:
         self.elastic: frozenset[str] = frozenset()  # backends whose engines come and go as they are needed
         self.keeper = None if follows else Residents(self)
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self.places = Places(self)  # of backends whose servers Kubernetes tells
 
     # --- configuration
     async def apply(self, config: Config) -> None:
@@ -86,6 +82,7 @@ class Fleet:
         self._alone = not several  # slots of one engine are owned by one process
         new, old = config.backends, self.configs
         self.slots.keep(new)
+        self.places.keep(new)
         for name in [n for n in old if not same(new.get(n), old[n])]:
             self._remove(name)
         self.configs = dict(new)
@@ -104,6 +101,7 @@ class Fleet:
             task.cancel()
         for signs in self._signers.pop(name, {}).values():
             signs.close()
+        self.places.removed(name)
         for replica in self.replicas.pop(name, ()):
             replica.link.close()
             if replica.managed:
@@ -125,20 +123,22 @@ class Fleet:
                 if state.backend == name:
                     self._take(state)
             return
-        urls = backend.all_urls
-        names = [name] if len(urls) == 1 else [f"{name}#{i}" for i in range(len(urls))]
-        self.replicas[name] = tuple(Replica(own, name, url, NoLink(), slots=backend.slots) for own, url in zip(names, urls, strict=True))
-        for replica in self.replicas[name]:
-            self._connect(replica, backend)
-        if backend.discover and not self.follows:
-            self._tasks[name] = asyncio.create_task(self._keep_looking(name))
+        if backend.service is not None:
+            self.places.added(name, backend.service)
+        else:
+            urls = backend.all_urls
+            names = [name] if len(urls) == 1 else [f"{name}#{i}" for i in range(len(urls))]
+            self.replicas[name] = tuple(Replica(n, name, url, NoLink(), slots=backend.slots) for n, url in zip(names, urls, strict=True))
+            for replica in self.replicas[name]:
+                self.connect(replica, backend)
+        self.look_again(name)
 
-    def _connect(self, replica: Replica, backend: BackendConfig) -> None:
+    def connect(self, replica: Replica, backend: BackendConfig) -> None:
         """Gives a server elsewhere its link. One whose credentials must be obtained first loads until they are there."""
 
         def changed() -> None:  # called in the thread that obtains credentials
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self.clients.loop.call_soon_threadsafe(self._credentials, replica)
+                self.clients.loop.call_soon_threadsafe(self.credentials, replica)
 
         name = replica.backend
         try:
@@ -152,9 +152,15 @@ class Fleet:
         if signs is not None:
             self._signers.setdefault(name, {})[replica] = signs
             signs.start()
-            self._credentials(replica)
+            self.credentials(replica)
 
-    def _credentials(self, replica: Replica) -> None:
+    def disconnect(self, replica: Replica) -> None:
+        """Takes its link from a server elsewhere that is gone: calls under way finish."""
+        replica.link.close()
+        if (signs := self._signers.get(replica.backend, {}).pop(replica, None)) is not None:
+            signs.close()
+
+    def credentials(self, replica: Replica) -> None:
         """Makes a replica what its credentials allow, and tells whoever listens when that is news."""
         signs = self._signers.get(replica.backend, {}).get(replica)
         if signs is None:
@@ -274,8 +280,14 @@ class Fleet:
             link = batching(BatchedLink(pool, kind=kind, key=key, timeouts=backend.timeouts, guard=guard), limits)
         return self.slots.link(link, state.backend, self._specs.get(state.backend), state.context)
 
-    def follow(self, states: Iterable[EngineState], found: Mapping[str, tuple[Found, ...]]) -> None:
+    def told(self) -> tuple[list[EngineState], dict[str, tuple[Found, ...]], list[Located]]:
+        """What a worker must know, for its `follow`."""
+        return [*self.states.values()], self.found, [*self.places.located.values()]
+
+    def follow(self, states: Iterable[EngineState], found: Mapping[str, tuple[Found, ...]], located: Iterable[Located] = ()) -> None:
         """Takes over what the parent process knows."""
+        for one in located:
+            self.places.take(one)
         for state in states:
             if self.states.get(state.replica) != state:
                 self._take(state)
@@ -286,33 +298,26 @@ class Fleet:
     # --- discovery
     async def look(self, name: str) -> str:
         """Asks a backend's servers for their models, keeps what they say, and returns why none answered ("" when one did)."""
-        found: dict[str, Found] = {}
-        why = ""
-        for replica in self.replicas.get(name, ()):
-            link = replica.link
-            if not isinstance(link, OpenAILink):
-                continue
-            try:
-                status, _, body = await link.ask(link.get(link.base + "/models"), _LOOK)
-                if status != 200:
-                    why = f"{replica.url} answered {status} to GET {link.base}/models"
-                    continue
-                found.update((m.id, m) for m in msgspec.json.decode(body, type=_Listing).data)
-            except Fault as fault:
-                why = fault.message
-            except msgspec.MsgspecError:
-                why = f"{replica.url} gave no OpenAI model list at {link.base}/models"
-        models = tuple(found.values())
-        if found and models != self.found.get(name):
+        models, why = await listed(self.replicas.get(name, ()))
+        if models and models != self.found.get(name):
             self.found[name] = models
             self.on_models()
-        return "" if found else why
+        return "" if models else why
 
     async def first_look(self, seconds: float) -> None:
         """One look at every discovering backend, all at once, for at most `seconds`."""
-        names = [n for n, b in self.configs.items() if b.discover]
-        if names and not self.follows:
+        names = [n for n, b in self.configs.items() if b.discover and not self.follows]
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.places.known(), seconds)
+        if names:
             await asyncio.wait([asyncio.create_task(self.look(n)) for n in names], timeout=seconds)
+
+    def look_again(self, name: str) -> None:
+        """Looks for a backend's models from now on, where it is to be asked for them: it is new, or has new servers."""
+        if (task := self._tasks.pop(name, None)) is not None:
+            task.cancel()
+        if self.configs[name].discover and not self.follows:
+            self._tasks[name] = asyncio.create_task(self._keep_looking(name))
 
     async def _keep_looking(self, name: str) -> None:
         told = ""
@@ -334,7 +339,8 @@ class Fleet:
             state = self.states.get(replica.name)
             return state.kv if state is not None and state.health == "ready" else None
         backend = self.configs[replica.backend]
-        found = zip(backend.all_urls, config_kv.publishers(backend.kv_events, backend.all_urls), strict=False)
+        urls = backend.all_urls if backend.service is None else (replica.url,)
+        found = zip(urls, config_kv.publishers(backend.kv_events, urls), strict=False)
         return next((one for url, one in found if url == replica.url), None)
 
     def instances(self) -> Iterable[Instance]:
@@ -359,6 +365,7 @@ class Fleet:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
+        await self.places.stop()
         if self.keeper is not None:
             await self.keeper.stop()
         for signs in [one for signers in self._signers.values() for one in signers.values()]:

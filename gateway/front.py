@@ -264,7 +264,7 @@ class Front(asyncio.Protocol):
         if self.state == BUSY:
             return
         self.state = BUSY
-        self.keep = self.parser.should_keep_alive()  # type: ignore[union-attr]
+        self.keep = self.parser.should_keep_alive() and not self.core.leaving  # type: ignore[union-attr]
         self.body = self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
         if not self.fields:
             self.fields = lowered(self.headers)
@@ -317,7 +317,7 @@ class Front(asyncio.Protocol):
     def _done(self) -> None:
         """The answer is out: back to the boundary, and to whatever came early."""
         self.exchange = None
-        if not self.keep or self.core.draining:
+        if not self.keep or not self.core.idle:
             self.transport.close()
             return
         self.state = IDLE
@@ -336,10 +336,7 @@ class Front(asyncio.Protocol):
         core = self.core
         self.transport.write(status_line(fault.status) + core.date + refusal(fault, core.request_id({})))
         self.state, self.fed, self.since = LINGER, 0, core.clients.now
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+        (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
 
     # --- everything else
     def _inner(self) -> HttpToolsProtocol:
@@ -366,12 +363,15 @@ class Front(asyncio.Protocol):
 
     # --- uvicorn's and the tick's
     def shutdown(self) -> None:
-        """Called by uvicorn when it stops: idle connections close now, busy ones after their answer."""
+        """Called by uvicorn when it listens no more: idle connections close, now or as `core.idle` says, others after their answer."""
+        if self.core.idle:
+            return
         if self.state == COLD and self.inner is not None and not at_boundary(self.inner):
-            self.inner.shutdown()
+            if not within_head(self.inner):
+                self.inner.shutdown()
         elif self.state == BUSY and self.exchange is not None:
             self.keep = False
-        else:
+        elif self.state != READING and not self.buffer:
             self.transport.close()
 
     def tick(self, now: float) -> None:
@@ -383,7 +383,7 @@ class Front(asyncio.Protocol):
             if age > limits.body_seconds:
                 self._reply(too_slow("body", limits.body_seconds))
         elif self.state == IDLE and not self.buffer:
-            if age > limits.keep_alive_seconds:
+            if age > min(limits.keep_alive_seconds, self.core.idle):
                 self.transport.close()
         elif self.state == IDLE or (self.state == COLD and self.fed):
             if age > limits.header_seconds:

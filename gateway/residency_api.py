@@ -113,6 +113,10 @@ def gauges(figures: Metrics, keeper: Keeper) -> None:
         "pointsman_engine_unloads_total", "Times that an engine was unloaded, by why: idle, room, asked, unwanted.",
         lambda: [({"backend": name, "why": why}, count) for (name, why), count in residency.evictions.items()], kind="counter",
     )  # fmt: skip
+    figures.callback(
+        "pointsman_engine_restarts_total", "Times that an engine's process was started anew after it had ended or hung.",
+        lambda: [({"backend": i.spec.name, "replica": i.name}, i.restarts) for i in keeper.host.instances()], kind="counter",
+    )  # fmt: skip
     figures.callback("pointsman_engine_waits_total", "Times that calls waited for a load.", lambda: keeper.waits, kind="counter")
     figures.callback(
         "pointsman_engine_wait_seconds_total", "Seconds of that, from the first call that waited on.", lambda: keeper.waited, kind="counter"

@@ -24,7 +24,8 @@ Banner = Callable[[int, int | None, Sequence[str]], None]
 def serve(
     config: Config, *, asgi: bool = False, banner: Banner | None = None, config_path: Path | None = None, read: Read | None = None
 ) -> int:
-    """Runs a gateway until SIGINT or SIGTERM; SIGHUP and a changed file reload. Blocks; returns the exit code."""
+    """Runs a gateway until SIGINT or SIGTERM; SIGHUP and a changed file reload. SIGTERM gives notice as the configuration says; SIGINT and
+    a second signal cut it short. Blocks; returns the exit code."""
     import uvloop
 
     logs.setup(config.server.log.level, config.server.log.format, bodies=config.server.log.bodies)
@@ -40,9 +41,15 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
     read_at = _stamp(path)  # before anything else: what changes while we start is a change
     many = config.server.workers > 1
     gateway: Control = Cluster(config, asgi=asgi, read=read) if many else Gateway(config, asgi=asgi, read=read)
-    loop, stop, reload = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
+    loop, stop, hurry, reload = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    def told(quickly: bool) -> None:
+        if quickly or stop.is_set():  # who says it twice does not want to wait
+            hurry.set()
+        stop.set()
+
     for sig in (signal.SIGINT, signal.SIGTERM):  # before anything listens: whoever sees us ready may also stop us
-        loop.add_signal_handler(sig, stop.set)
+        loop.add_signal_handler(sig, told, sig == signal.SIGINT)
     loop.add_signal_handler(signal.SIGHUP, reload.set)
     try:
         await gateway.start()
@@ -55,6 +62,7 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
         banner(gateway.port, gateway.admin_port, list(gateway.core.generation.routes))
     await stop.wait()
     watching.cancel()
+    await gateway.leave(hurry)
     await gateway.stop()
     return 0
 

@@ -60,6 +60,7 @@ class Scheduling:
         for dispatcher in [d for d in self.dispatchers if d not in found]:
             self._leave(dispatcher)
         self.dispatchers = found
+        self._asked.intersection_update(self.fleet.every())
         for name, route in whole.items():
             near = generation.near.get(name)
             for part in (route,) if near is None else (route, near):
@@ -286,4 +287,13 @@ def gauges(figures: Metrics, scheduling: Scheduling) -> None:
     figures.callback(
         "pointsman_cache_error_tokens", "Size of the error of predicted cached tokens, 95th percentile of the last answers.",
         lambda: scheduling.truths("p95"), merge="max",
+    )  # fmt: skip
+    together = scheduling.together
+    figures.callback(
+        "pointsman_peers", "Other gateways and workers that this process schedules together with.",
+        lambda: together.peers if together is not None else 0, merge="max",
+    )  # fmt: skip
+    figures.callback(
+        "pointsman_redis_connected", "1: the way to gateways on other hosts is open. Only with server.redis.",
+        lambda: () if together is None or together.connected is None else float(together.connected), merge="max",
     )  # fmt: skip

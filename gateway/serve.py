@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import random
 import re
@@ -22,7 +23,7 @@ from gateway.auth import Door, Tenant, allowed
 from gateway.coalesce import Shared
 from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
-from gateway.experiments.arms import Arms
+from gateway.experiments.arms import ArmRoute, Arms
 from gateway.recorder import Recorder
 from routing import pool
 from routing.private import Near, no_local_target
@@ -80,7 +81,9 @@ class Core:
         self.shadows: Shadows | None = None  # where requests are mirrored
         self.trials: Trials | None = None  # where experiments are configured
         self.residency: Demand | None = None  # who hears what engines are wanted, where some come and go
-        self.draining = False
+        self.leaving = False  # told to stop: not ready, and every answer says that its connection closes
+        self.draining = False  # no time is left: nothing more is begun
+        self.idle = math.inf  # seconds that a connection may idle, where that is less than what is configured; 0: none may
         self.draw = (draw or random.Random()).random  # [0, 1)
         self.ids = itertools.count(1)
         self.id_prefix = f"req-{os.urandom(6).hex()}-".encode()
@@ -182,12 +185,30 @@ class Core:
 
     def park(self, exchange: Exchange) -> None:
         """Lets a call wait for a replica that is loading or busy. Raises Fault when none will come, or too many wait."""
-        route = exchange.route
-        if not pool.may_come(route, exchange.excluded):
-            raise _nobody(route)
+        if not pool.may_come(exchange.route, exchange.excluded):
+            if self._follows(exchange):  # its replicas went while it was under way
+                exchange.dispatch()
+                return
+            raise _nobody(exchange.route)
         if len(self.parked) >= MAX_PARKED:
             raise Fault("overloaded", f"{MAX_PARKED} calls are waiting already.", retry_after=2.0, code="queue_full")
         self._wait(exchange)
+
+    def _follows(self, exchange: Exchange, replica: Replica | None = None) -> bool:
+        """Lets a call that has not been answered go by the route that has taken its route's place, if one has, and has `replica`."""
+        old, generation = exchange.route, self.generation
+        now: Route | None = generation.routes.get(old.name)
+        if isinstance(old, Near):
+            now = generation.near.get(old.name)
+        elif isinstance(old, ArmRoute):
+            now = generation.arms.routes.get(old.label)
+        if now is None or now is old or (replica is not None and replica not in now.replicas):
+            return False
+        old.inflight -= 1
+        now.inflight += 1
+        exchange.route = now
+        exchange.follow(now)
+        return True
 
     def hold(self, exchange: Exchange) -> None:
         """Lets a call wait until its policy sends it on (`Exchange.redispatch`)."""
@@ -226,9 +247,9 @@ class Core:
             replica.on_idle()
 
     def wake(self, replica: Replica) -> None:
-        """Sends on what the replica can take of the parked calls, in order of arrival. Call it when its health has changed."""
+        """Sends on what the replica can take of the parked calls, in order of arrival. Call it when it is new or its health has changed."""
         for exchange in [*self.parked]:
-            if exchange in self.parked and replica in exchange.route.replicas:
+            if exchange in self.parked and (replica in exchange.route.replicas or self._follows(exchange, replica)):
                 del self.parked[exchange]
                 exchange.redispatch()
                 if replica.health == "ready" and replica.full:

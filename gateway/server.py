@@ -11,14 +11,16 @@ import uvicorn
 from gateway.config import ServerConfig
 
 BACKLOG = 4096
+CLOSE = (b"connection", b"close")
 
 
 class SocketError(OSError):
     """The address cannot be listened on."""
 
 
-def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
-    """A listening socket. `shared`: several processes may listen on the same port. Raises SocketError with one clear sentence."""
+def listen(host: str, port: int, *, shared: bool = False, later: bool = False) -> socket.socket:
+    """A listening socket. `shared`: several processes may listen on the same port. `later`: the address is taken, and whoever connects is
+    refused until a `Server` starts on it, so that a balancer goes elsewhere meanwhile. Raises SocketError with one clear sentence."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # named, or asyncio leaves Nagle on
@@ -31,7 +33,8 @@ def listen(host: str, port: int, *, shared: bool = False) -> socket.socket:
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.bind(address)
-        sock.listen(BACKLOG)
+        if not later:
+            sock.listen(BACKLOG)
     except OSError as e:
         sock.close()
         raise SocketError(f"cannot listen on {host}:{port}: {e.strerror or e}; choose another with --port") from None
@@ -54,13 +57,23 @@ class Server:
         return self.uvicorn.server_state.connections
 
     async def start(self) -> None:
-        """Begins to accept connections."""
+        """Begins to accept connections. Raises SocketError."""
         server = self.uvicorn
         if not server.config.loaded:
             server.config.load()
         server.lifespan = server.config.lifespan_class(server.config)
-        await server.startup(sockets=[self.sock])
+        try:
+            await server.startup(sockets=[self.sock])
+        except OSError as e:  # another has taken the same address at the same moment, and was first to listen
+            raise SocketError(f"cannot listen on port {self.port}: {e.strerror or e}; choose another with --port") from None
         self._loop = asyncio.create_task(server.main_loop())
+
+    def leave(self) -> None:
+        """From now on every answer of the ASGI application says that its connection closes. Idempotent."""
+        server = self.uvicorn
+        if CLOSE not in server.config.encoded_headers:
+            server.config.encoded_headers.append(CLOSE)  # what the tick of each second takes
+            server.server_state.default_headers = [*server.server_state.default_headers, CLOSE]
 
     async def stop(self, seconds: float) -> bool:
         """Stops accepting, waits at most `seconds` for what is under way. True when nothing was left."""

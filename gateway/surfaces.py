@@ -63,11 +63,11 @@ def models(core: Core, tenant: Tenant, created: int) -> bytes:
 
 def health(core: Core) -> bytes:
     """The body of GET /health: the process serves."""
-    return msgspec.json.encode({"status": "ok", "version": VERSION, "draining": core.draining})
+    return msgspec.json.encode({"status": "ok", "version": VERSION, "draining": core.leaving or core.draining})
 
 
 def ready(core: Core) -> tuple[int, bytes]:
     """Status and body of GET /ready: 200 when at least one route can answer now, or as soon as its model is loaded for a call."""
     states = {name: state(r) for name, r in core.generation.routes.items()}
-    ok = not core.draining and (not states or not {"ready", "unloaded"}.isdisjoint(states.values()))
+    ok = not (core.leaving or core.draining) and (not states or not {"ready", "unloaded"}.isdisjoint(states.values()))
     return (200 if ok else 503), msgspec.json.encode({"ready": ok, "models": states})

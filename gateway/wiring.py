@@ -17,7 +17,7 @@ import msgspec
 from backends import prices
 from backends.http import Clients
 from backends.types import Fault
-from gateway import build, kv_figures, links, process, scheduling, views
+from gateway import build, gauges, leaving, process, scheduling, views
 from gateway.admin.chat import DataPort
 from gateway.admin.guard import Access
 from gateway.admin.state import Snapshot
@@ -51,7 +51,17 @@ from routing.types import Replica
 log = logging.getLogger("pointsman")
 FIRST_LOOK_SECONDS = 3.0
 SWEEP_SECONDS = 1.0
-FIXED = ("host", "port", "workers", "tls", "admin", "responses", "experiments", "redis")  # of the server: what a reload does not change
+FIXED = (
+    "host",
+    "port",
+    "share_port",
+    "workers",
+    "tls",
+    "admin",
+    "responses",
+    "experiments",
+    "redis",
+)  # of the server: what a reload does not change
 Read = Callable[[], Config]
 
 
@@ -77,6 +87,7 @@ class Control(ABC):
         self.experiments, self.feedback = Experiments(), Feedbacks()  # both follow the store of experiments
         self.wired = Wired(owner=True)
         self._problem = ""  # why the last reload was refused
+        self.hurried = False  # told to stop without notice
 
     def _fleet(self, *, follows: bool = False) -> Fleet:
         return Fleet(self.clients, self._on_health, self._rebuild, follows=follows)
@@ -87,7 +98,7 @@ class Control(ABC):
         place = config.server.admin
         if place.port is None:
             return
-        sock = listen(place.host, place.port)
+        sock = listen(place.host, place.port, shared=config.server.share_port)
         # FastAPI takes longer to import than all the rest: requests are served meanwhile.
         create = (await asyncio.to_thread(importlib.import_module, "gateway.admin.app")).create
         tls = config.server.tls
@@ -108,8 +119,9 @@ class Control(ABC):
         return Access(frozenset(h.lower() for h in self.configuration.server.hosts), is_admin if has_admin else None)
 
     async def _stop_control(self) -> None:
-        if self._plane is not None:
-            await self._plane.stop(1.0)
+        plane, self._plane = self._plane, None
+        if plane is not None:
+            await plane.stop(1.0)
 
     @property
     def base_url(self) -> str:
@@ -180,7 +192,7 @@ class Control(ABC):
 
     def warnings(self) -> list[str]:
         """What an operator should know."""
-        return [self._problem] if self._problem else []
+        return [*([self._problem] if self._problem else []), *self.fleet.places.warnings()]
 
     def snapshot(self) -> Snapshot:
         shown = views.snapshot(
@@ -219,6 +231,20 @@ class Control(ABC):
         """Listens when it returns. Raises SocketError."""
 
     @abstractmethod
+    def announce(self) -> None:
+        """Says from now on that this gateway goes, and serves on. Idempotent."""
+
+    async def leave(self, hurry: asyncio.Event) -> None:
+        """Announces the end, and waits as long as the configuration says, or until there is a hurry. `stop` is to follow."""
+        seconds = self.configuration.server.drain_notice_seconds
+        if seconds and not hurry.is_set() and hasattr(self, "core"):
+            self.announce()
+            if self.configuration.server.share_port:  # who comes for the control plane means the gateway that stays
+                await self._stop_control()
+            await leaving.noticed(seconds, hurry)
+        self.hurried = hurry.is_set()
+
+    @abstractmethod
     async def stop(self) -> None:
         """Lets what is under way finish, bounded, and takes everything down."""
 
@@ -249,7 +275,7 @@ class Gateway(Control):
     async def start(self) -> None:
         """Listens when it returns; engines may still be loading. Raises SocketError. Needs a running loop."""
         config = self.configuration
-        sock = self.sock or listen(config.server.host, config.server.port)
+        sock = self.sock or listen(config.server.host, config.server.port, shared=config.server.share_port, later=True)
         try:
             self.store = await _store(config)
             await opened(self.wired, config, self.store)
@@ -269,7 +295,7 @@ class Gateway(Control):
         self._residency()
         self.figures.known = self.core.generation.known
         process.measure(self.figures, VERSION, self.started)
-        gauges(self.figures, self.core, self.fleet)
+        gauges.register(self.figures, self.core, self.fleet)
         scheduling.gauges(self.figures, self.scheduling)
         wired.gauges(self.figures, self.wired)
         self._experiment(config)
@@ -319,13 +345,10 @@ class Gateway(Control):
         """Takes no more, lets what is under way finish for `drain_seconds`, ends the rest with an error, stops the engines."""
         if not hasattr(self, "core"):
             return
-        self.core.draining = True
-        seconds = self.configuration.server.drain_seconds
         if self._data is not None:
-            stopping = asyncio.create_task(self._data.stop(seconds + 5))
-            await asyncio.wait([stopping], timeout=seconds)
-            self.core.cut()
-            await stopping
+            gentle = self.core.leaving and not self.hurried
+            self.announce()
+            await leaving.depart(self.core, self._data, self.configuration.server.drain_seconds, gentle)
         if self.core.shadows is not None:
             await self.core.shadows.stop()
         await self._stop_control()
@@ -341,6 +364,12 @@ class Gateway(Control):
         if self.sock is None:
             await self.fleet.stop()
         self.clients.close()
+
+    def announce(self) -> None:
+        self.core.leaving = True
+        if self._data is not None:
+            self._data.leave()
+            leaving.announce(self._data.connections)
 
     async def all_metrics(self) -> str:
         """What the data port shows; a worker asks its parent, who has everybody's."""
@@ -367,24 +396,3 @@ async def opened(experiments: Wired, config: Config, responses: ResponsesStore |
         if responses is not None:
             await responses.stop()
         raise SocketError(fault.message) from fault
-
-
-def gauges(figures: Metrics, core: Core, fleet: Fleet) -> None:
-    """Registers what is read rather than counted."""
-    figures.callback("pointsman_requests_in_flight", "Requests under way.", lambda: len(core.inflight))
-    figures.callback("pointsman_requests_waiting", "Requests that wait for a replica.", lambda: len(core.parked))
-    figures.callback(
-        "pointsman_replica_in_flight", "Calls under way by replica.", lambda: [({"replica": r.name}, r.inflight) for r in fleet.every()]
-    )
-    figures.callback(
-        "pointsman_replica_up", "1: the replica can be sent calls.",
-        lambda: [({"replica": r.name}, float(r.health == "ready")) for r in fleet.every()], merge="max",
-    )  # fmt: skip
-    for name, help, field in (
-        ("pointsman_upstream_connections_opened_total", "Connections opened to backends.", "opened"),
-        ("pointsman_upstream_pool_hits_total", "Calls that found an open connection.", "hits"),
-        ("pointsman_upstream_stale_total", "Pooled connections that had been closed by the backend.", "stale"),
-    ):
-        figures.callback(name, help, lambda f=field: sum(getattr(p, f) for p in core.clients.pools.values()), kind="counter")  # type: ignore[misc]
-    links.gauges(figures, fleet.every)
-    kv_figures.gauges(figures, fleet.slots.figures)

@@ -16,6 +16,7 @@ import uvloop
 from gateway import logs, process
 from gateway.channel import Channel, Closed
 from gateway.config import Config
+from gateway.discovery.finder import Located
 from gateway.fleet_types import EngineState, Found
 from gateway.residency_demand import Wants
 from gateway.together.link import Share
@@ -31,16 +32,16 @@ class Worker:
         self.stop, self.began = asyncio.Event(), asyncio.Event()
         self.channel = Channel({
             "start": self.start, "adopt": self.adopt, "follow": self.follow, "report": self.report, "stop": self.ask_stop,
-            "busy": self.busy,
+            "busy": self.busy, "leave": self.leave,
         })  # fmt: skip
 
-    async def start(self, config: Config, asgi: bool, states: list[EngineState], found: dict[str, tuple[Found, ...]]) -> bool:
+    async def start(self, config: Config, asgi: bool, told: tuple[Any, ...]) -> bool:
         logs.setup(config.server.log.level, config.server.log.format, bodies=config.server.log.bodies)
         gateway = Gateway(config, asgi=asgi, sock=self.sock, share=self.share)
         gateway.ask_metrics = self._metrics
         gateway.tell_wants = self._wants
         await gateway.start()
-        gateway.fleet.follow(states, found)
+        gateway.fleet.follow(*told)
         self.gateway = gateway
         self.began.set()
         process.settle()
@@ -67,9 +68,9 @@ class Worker:
         if self.gateway is not None:
             await self.gateway.adopt(config)
 
-    async def follow(self, states: list[EngineState], found: dict[str, tuple[Found, ...]]) -> None:
+    async def follow(self, states: list[EngineState], found: dict[str, tuple[Found, ...]], located: list[Located]) -> None:
         if self.gateway is not None:
-            self.gateway.fleet.follow(states, found)
+            self.gateway.fleet.follow(states, found, located)
 
     async def report(self) -> dict[str, Any] | None:
         """Everything that the parent adds up over its workers."""
@@ -81,7 +82,13 @@ class Worker:
             "window": gateway.recorder.window(),
         }  # fmt: skip
 
-    async def ask_stop(self) -> None:
+    async def leave(self) -> None:
+        if self.gateway is not None:
+            self.gateway.announce()
+
+    async def ask_stop(self, hurried: bool) -> None:
+        if self.gateway is not None:
+            self.gateway.hurried = hurried
         self.stop.set()
 
     async def run(self, line: socket.socket) -> None:

@@ -120,7 +120,10 @@ def _python(seen: Seen) -> Finding:
 def _engine(seen: Seen) -> Finding:
     if seen.engine:
         return Finding("engine", "good", f"llama.cpp by xllamacpp {seen.engine}")
-    do = "Reinstall it (pip install --force-reinstall xllamacpp), or serve models of other servers only."
+    how = "Reinstall it (pip install --force-reinstall xllamacpp)"
+    if "libgomp" in seen.engine_fault:  # slim images have none
+        how = "Install libgomp1 (apt install libgomp1)"
+    do = f"{how}, or serve models of other servers only."
     return Finding("engine", "bad", f"llama.cpp cannot be loaded: {seen.engine_fault}", do)
 
 

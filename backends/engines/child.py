@@ -145,7 +145,8 @@ def main() -> NoReturn:
     except ValueError as error:
         _fail(str(error), channel)
     except ImportError as error:
-        _fail(f"The llama.cpp engine cannot be loaded ({error}); reinstall the package xllamacpp.", channel)
+        do = "install libgomp1 (apt install libgomp1)" if "libgomp" in str(error) else "reinstall the package xllamacpp"
+        _fail(f"The llama.cpp engine cannot be loaded ({error}); {do}.", channel)
     import xllamacpp
 
     try:

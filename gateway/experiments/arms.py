@@ -34,10 +34,10 @@ Make = Callable[[str, RouteConfig], Route]
 class ArmRoute(Route):
     """A route with an arm's targets. Calls under way are counted at the whole route, whose limit holds for all arms together."""
 
-    __slots__ = ("whole",)
+    __slots__ = ("label", "whole")
 
-    def __init__(self, whole: Route, made: Route) -> None:
-        self.whole = whole
+    def __init__(self, whole: Route, made: Route, label: str = "") -> None:
+        self.whole, self.label = whole, label  # by which a generation knows it
         before = whole.inflight
         super().__init__(
             whole.name, made.arms, retries=made.retries, drop=made.drop, tell=made.tell, timeouts=made.timeouts,
@@ -153,15 +153,15 @@ def build(
                 continue
             label = f"{given.route} ({name}: {arm})"
             written[label] = arm_route(wanted[given.route], one)
-            hidden[label] = _arm(whole, written[label], config, make)
+            hidden[label] = _arm(whole, written[label], config, make, label)
             ways.append(hidden[label])
         session = policy_of(wanted[given.route].policy).session_header
         found.append(_experiment(name, given, places[name], whole, tuple(ways), session))
     return Arms(tuple(found), hidden, written)
 
 
-def _arm(whole: Route, given: RouteConfig, config: Config, make: Make) -> ArmRoute:
-    route = ArmRoute(whole, make(whole.name, given))
+def _arm(whole: Route, given: RouteConfig, config: Config, make: Make, label: str) -> ArmRoute:
+    route = ArmRoute(whole, make(whole.name, given), label)
     plan = plans.plan_of(whole.name, given, route, config)
     if plan is not None:
         if whole.plan is not None:

@@ -95,7 +95,7 @@ class Shadows:
         """Keeps the answer of a call that was drawn to be mirrored; None: it was not, or must not be. To be asked once, when the call has
         its `call` and its tenant and before anything is laid over its document or sent. Mutates the exchange's sink."""
         lane = self.lanes.get(experiment)
-        if lane is None or experiment in self.halted or self.core.draining or exchange.api not in APIS:
+        if lane is None or experiment in self.halted or self.core.leaving or exchange.api not in APIS:
             return None
         if exchange.tenant.private or isinstance(exchange.route, Near):
             return None

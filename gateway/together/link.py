@@ -128,6 +128,11 @@ class Together:
         """How many other gateways are known in any group."""
         return max((peers.gateways - 1 for peers in self._groups.values()), default=0)
 
+    @property
+    def connected(self) -> bool | None:
+        """Whether the way to other hosts is open; None where there is none."""
+        return next((line.connected.is_set() for line in self.lines if isinstance(line, RedisLine)), None)
+
     def _send(self, group: int, messages: Sequence[Message], now: float) -> None:
         if not messages or not self.lines:
             return

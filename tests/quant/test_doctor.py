@@ -42,6 +42,11 @@ def test_what_breaks(changes: dict[str, object], name: str) -> None:
     assert report(GOOD, msgspec.structs.replace(SEEN, **changes)).broken
 
 
+def test_a_slim_image_is_told_what_it_lacks() -> None:
+    (found,) = only(GOOD, {"engine": "", "engine_fault": "libgomp.so.1: cannot open shared object file"})
+    assert found.do.startswith("Install libgomp1")
+
+
 @pytest.mark.parametrize(("changes", "name"), [
     ({"port_fault": "Address already in use"}, "port"), ({"files": 256}, "files"), ({"load": 20.0}, "cores"),
     ({"folders": (("hub cache", "/data", "", GIB),)}, "hub cache"),

@@ -1,0 +1,1 @@
+"""`pointsman bench`: latency and throughput of any OpenAI-compatible server, as a client sees them."""
