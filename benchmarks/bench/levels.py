@@ -100,5 +100,5 @@ def _warnings(repeats: Sequence[Figures], spread: dict[str, float]) -> list[str]
     out = [text if len(repeats) < 2 else f"{text} ({often[kind]} of {len(repeats)} repeats)" for kind, text in first.items()]
     name, widest = max(spread.items(), key=lambda item: item[1], default=("", 0.0))
     if widest > WIDE:
-        out.append(f"Repeats differ by up to {100 * widest:.2g} % ({name.replace('_', ' ')}): less than that between levels says nothing.")
+        out.append(f"Repeats differ by up to {100 * widest:.0f} % ({name.replace('_', ' ')}): less than that between levels says nothing.")
     return out[:_KINDS]

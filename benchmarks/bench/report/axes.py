@@ -31,10 +31,12 @@ class Axis:
         return _log_ticks(self.lo, self.hi, wanted) if self.log else _even_ticks(self.lo, self.hi, wanted)
 
     def apart(self, wanted: int, least: float) -> list[float]:
-        """Ticks with at least `least` per cent between two, so that their texts do not touch."""
+        """Ticks with at least `least` per cent between two, so that their texts do not touch. One at the right end, whose text ends there
+        rather than having it in its middle, needs half as much again."""
         out: list[float] = []
         for value in self.ticks(wanted):
-            if not out or self.at(value) - self.at(out[-1]) >= least:
+            where = self.at(value)
+            if not out or where - self.at(out[-1]) >= least * (1.5 if where > 96 else 1.0):
                 out.append(value)
         return out
 
