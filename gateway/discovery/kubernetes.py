@@ -226,7 +226,7 @@ class Follower:
                 self._session()
                 continue
             except Trouble as e:
-                trouble = e
+                trouble = type(e)(str(e), lasting=e.lasting)  # without what it came of, which would keep the connection open
             except Exception:
                 log.exception("a bug: the endpoints of %s", self.service)
                 trouble = Trouble("the gateway failed; its log says why")
