@@ -160,6 +160,8 @@ class Api:
         try:
             for part in response.stream(1 << 16, decode_content=False):
                 held += part
+                if b"\n" not in part and len(held) <= LINE_MAX:
+                    continue
                 *whole, rest = held.split(b"\n")
                 yield from map(bytes, filter(None, whole))
                 held = rest
