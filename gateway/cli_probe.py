@@ -173,15 +173,20 @@ def _arm(config: Config, asked: Plan, model: str, fleet: Fleet) -> Arm:
 
 
 async def _ready(fleet: Fleet, asked: Plan, changed: asyncio.Event) -> Replica:
-    """The backend's first replica, once it can be sent calls. Raises ProbeError when it cannot be."""
-    replica = fleet.replicas[asked.name][0]
+    """A replica of the backend, once it can be sent calls. Raises ProbeError when none can be."""
+
+    def best() -> Replica:  # asked anew each time: where servers are discovered, replicas come and go
+        found = fleet.replicas[asked.name]
+        return next((one for one in found if one.health == "ready"), found[0])
+
     seconds = asked.backend.ready_seconds if asked.backend.engine else CREDENTIAL_SECONDS
     try:
         async with asyncio.timeout(seconds):
-            while replica.health == "loading":
+            while (replica := best()).health == "loading":
                 changed.clear()
                 await changed.wait()
     except TimeoutError:
+        replica = best()
         raise ProbeError(f"`{asked.name}` was not ready within {seconds:g} s: {replica.reason or 'still loading'}") from None
     if replica.health == "down" or isinstance(replica.link, NoLink):
         why = replica.reason or (replica.link.reason if isinstance(replica.link, NoLink) else "")

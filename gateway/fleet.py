@@ -339,7 +339,7 @@ class Fleet:
             state = self.states.get(replica.name)
             return state.kv if state is not None and state.health == "ready" else None
         backend = self.configs[replica.backend]
-        urls = backend.all_urls if backend.service is None else (replica.url,)
+        urls = backend.all_urls if backend.service is None else ((replica.url,) if replica.url else ())
         found = zip(urls, config_kv.publishers(backend.kv_events, urls), strict=False)
         return next((one for url, one in found if url == replica.url), None)
 

@@ -160,6 +160,8 @@ class Api:
         try:
             for part in response.stream(1 << 16, decode_content=False):
                 held += part
+                if b"\n" not in part and len(held) <= LINE_MAX:
+                    continue
                 *whole, rest = held.split(b"\n")
                 yield from map(bytes, filter(None, whole))
                 held = rest
@@ -226,7 +228,7 @@ class Follower:
                 self._session()
                 continue
             except Trouble as e:
-                trouble = e
+                trouble = type(e)(str(e), lasting=e.lasting)  # without what it came of, which would keep the connection open
             except Exception:
                 log.exception("a bug: the endpoints of %s", self.service)
                 trouble = Trouble("the gateway failed; its log says why")

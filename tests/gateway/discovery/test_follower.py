@@ -81,7 +81,7 @@ def test_a_bookmark_says_from_where_to_go_on(tmp_path: Path, monkeypatch: pytest
             heard.next()
             with cluster.changed:
                 assert cluster.changed.wait_for(lambda: len(cluster.watches()) == 2, DEADLINE)
-            assert heard.told.empty()
+            assert heard.told.empty(), heard.told.get()
         assert [one["resourceVersion"] for one in cluster.watches()] == ["101", "4000"]
         assert len(cluster.asked) == 3
 

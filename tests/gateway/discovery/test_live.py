@@ -123,8 +123,9 @@ def test_a_stream_on_a_pod_that_ends_is_whole_and_new_calls_go_elsewhere(route: 
         assert gateway.ask(DOC).status == 200 and third.posts()
 
 
-def test_without_endpoints_calls_fail_with_the_reason_and_wait_for_pods_that_start(pods: Pods) -> None:
-    with running(config()) as gateway:
+@pytest.mark.parametrize("route", [{}, {"policy": "kv_aware"}, {"policy": "latency"}], ids=["weighted", "kv_aware", "latency"])
+def test_without_endpoints_calls_fail_with_the_reason_and_wait_for_pods_that_start(route: dict[str, Any], pods: Pods) -> None:
+    with running(config(route=route)) as gateway:
         gateway.until(lambda: gateway.gateway.fleet.replicas["pool"][0].health == "down", "the first list")
         answer = gateway.ask(DOC)
         assert answer.status == 503 and "k8s:models/vllm:http/v1 has no endpoints" in answer.error["message"]

@@ -1,0 +1,1 @@
+"""Whether `pointsman bench` and other clients see the same of one server."""
