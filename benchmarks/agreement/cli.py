@@ -43,7 +43,7 @@ def loads(names: Sequence[str], seconds: float) -> list[Load]:
 
 
 async def measure(site_of: Callable[[str], tools.Site], plan: Sequence[Load], repeats: int, say: Callable[[str], None]) -> list[Run]:
-    """Every client with every load, in turn, each repeat begun by another one. Raises BenchError."""
+    """Every client with every load, in turn, each repeat begun by another one. RuntimeError: no server."""
     runs: list[Run] = []
     clients: tuple[Who, ...] = (OURS, *OTHERS)
     async with running(SCRIPT) as server:
@@ -53,8 +53,16 @@ async def measure(site_of: Callable[[str], tools.Site], plan: Sequence[Load], re
                 for at in range(len(clients)):
                     who = clients[(at + repeat) % len(clients)]
                     say(f"repeat {repeat + 1} of {repeats}, {load.name}: {who}")
-                    runs.append(await asyncio.to_thread(tools.run, who, site, load, repeat))
+                    runs.append(await _once(who, site, load, repeat))
     return runs
+
+
+async def _once(who: Who, site: tools.Site, load: Load, repeat: int) -> Run:
+    """One run; one that failed is kept with its reason, so that it does not take the others with it."""
+    try:
+        return await tools.run(who, site, load, repeat)
+    except BenchError as error:
+        return Run(who, load, repeat, {}, trouble=str(error))
 
 
 def _say(text: str) -> None:
@@ -99,7 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _install(cache: Path) -> int:
-    tools.install(cache, tools.missing(cache), _say)
+    asyncio.run(tools.install(cache, tools.missing(cache), _say))
     return 0
 
 
@@ -116,12 +124,19 @@ def _compare(a: argparse.Namespace, plan: Sequence[Load]) -> int:
     runs = asyncio.run(measure(site, plan, a.repeats, _say))
     found = rows(runs)
     code, told = summary(found, runs)
-    text = f"{tables(found)}\n{told}\n"
+    text = f"{_head(a.repeats)}\n\n{tables(found)}\n{told}\n"
     sys.stdout.write(text)
     if a.out is not None:
         _write(a.out, text)
     _say(f"raw results: {results}")
     return code
+
+
+def _head(repeats: int) -> str:
+    return (
+        f"Server: {SCRIPT.chunks} tokens, the first after {1e3 * SCRIPT.ttft:g} ms, one each {1e3 * SCRIPT.itl:g} ms. Repeats: {repeats}; "
+        f"medians of them. Clients: ours, {', '.join(tools.PACKAGES.values())}."
+    )
 
 
 def _write(path: Path, text: str) -> None:

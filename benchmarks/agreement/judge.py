@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 
 import msgspec
 
 from benchmarks.agreement.words import FIGURES, MOST_APART, MOST_SPREAD, OTHERS, OURS, Load, Row, Run, Verdict, Who
 from benchmarks.bench.figures import figures
-from benchmarks.bench.spread import middle_of
 from benchmarks.bench.words import Figures, Health, Profile, Stage
 
 # Figures that a client defines otherwise than we do, with how. They are shown and not judged; the same from its requests is.
@@ -78,23 +78,21 @@ def _of(runs: Sequence[Run], who: Who, load: Load) -> list[Run]:
     return [run for run in runs if run.who == who and run.load == load]
 
 
-Column = dict[str, tuple[float, float]]  # figure -> median and spread over repeats
+Middle = tuple[float, float | None]  # median and spread over repeats; one repeat has no spread
 
 
-def _column(repeats: Sequence[dict[str, float]]) -> Column:
-    """Figures that every repeat has."""
-    names = [name for name in FIGURES if repeats and all(name in one for one in repeats)]
-    return {name: _middle([one[name] for one in repeats]) for name in names}
+def _column(repeats: Sequence[dict[str, float]]) -> dict[str, Middle]:
+    """Each figure over the repeats that have it."""
+    found = {name: [one[name] for one in repeats if name in one] for name in FIGURES}
+    return {name: _middle(values) for name, values in found.items() if values}
 
 
-def _middle(values: Sequence[float]) -> tuple[float, float]:
-    middle = middle_of(values) or 0.0
-    return middle, (max(values) - min(values)) / middle if middle else 0.0
+def _middle(values: Sequence[float]) -> Middle:
+    middle = statistics.median(values)
+    return middle, (max(values) - min(values)) / middle if middle and len(values) > 1 else None
 
 
-def _row(
-    load: str, who: Who, name: str, ours: tuple[float, float], said: tuple[float, float] | None, again: tuple[float, float] | None
-) -> Row:
+def _row(load: str, who: Who, name: str, ours: Middle, said: Middle | None, again: Middle | None) -> Row:
     same = said is not None and (who, name) not in OTHERWISE
     judged = [each for each in (said if same else None, again) if each is not None]
     return Row(
@@ -109,12 +107,12 @@ def _ratio(theirs: float, ours: float) -> float:
     return theirs / ours if ours else math.inf if theirs else 1.0
 
 
-def _verdict(ours: tuple[float, float], judged: Sequence[tuple[float, float]]) -> Verdict:
+def _verdict(ours: Middle, judged: Sequence[Middle]) -> Verdict:
     """A figure further away than chance moves it differs, however wide its repeats; one within them is unsteady where they are wide."""
     if not judged:
         return "other"
     apart = max(abs(_ratio(value, ours[0]) - 1) for value, _ in judged)
-    wide = max(spread for _, spread in (ours, *judged))
+    wide = max(spread or 0.0 for _, spread in (ours, *judged))
     if wide > MOST_SPREAD and apart <= wide:
         return "unsteady"
     return "agrees" if apart <= MOST_APART else "differs"

@@ -108,11 +108,11 @@ def _decoded(data: bytes, kind: type[T], what: str) -> T:
 
 
 def ours(result: Result, load: Load, repeat: int, trouble: str = "") -> Run:
-    """Of `pointsman bench --repeats 1`. BenchError: nothing was measured."""
+    """Of `pointsman bench --repeats 1`; `trouble`: why it did not end with 0, if it did not. BenchError: nothing was measured."""
     if not result.levels:
         raise BenchError(f"pointsman bench measured nothing of {load.name}: {' '.join(result.warnings)}")
     found = result.levels[0].repeats[0]
-    return Run("pointsman", load, repeat, ours_of(found), failed=found.failed, trouble=trouble or found.health.trouble)
+    return Run("pointsman", load, repeat, ours_of(found), failed=found.failed, trouble=found.health.trouble or trouble)
 
 
 def guidellm(data: bytes, load: Load, repeat: int) -> Run:
@@ -177,20 +177,22 @@ def _record(record: _AiRecord) -> Timed:
     sent, done = meta.request_start_ns * _NS, meta.request_end_ns * _NS
     if record.error is not None:
         return _timed(sent, [], done, None, str(record.error)[:300])
-    first = sent + _first(_values(record, "time_to_first_token")) * _MS
-    stamps = [first, *(first + each * _MS for each in accumulate(_values(record, "inter_chunk_latency")))]
-    return _timed(sent, stamps, done, round(_first(_values(record, "output_sequence_length"))), "")
+    first = sent + _value(record, "time_to_first_token") * _MS
+    stamps = [first, *(first + each * _MS for each in accumulate(_gaps(record)))]
+    return _timed(sent, stamps, done, round(_value(record, "output_sequence_length")), "")
 
 
-def _values(record: _AiRecord, name: str) -> Sequence[float]:
+def _value(record: _AiRecord, name: str) -> float:
     metric = record.metrics.get(name)
-    if metric is None:
+    if metric is None or isinstance(metric.value, list):
         raise BenchError(f"aiperf's record of a whole answer has no {name}; this reads version 0.13.0 with --streaming")
-    return metric.value if isinstance(metric.value, list) else [metric.value]
+    return metric.value
 
 
-def _first(values: Sequence[float]) -> float:
-    return values[0] if values else 0.0
+def _gaps(record: _AiRecord) -> Sequence[float]:
+    """Milliseconds between its chunks; an answer of one chunk has none."""
+    metric = record.metrics.get("inter_chunk_latency")
+    return metric.value if metric is not None and isinstance(metric.value, list) else []
 
 
 def _timed(sent: float, stamps: list[float], done: float, tokens: int | None, error: str) -> Timed:

@@ -1,11 +1,14 @@
-"""The three clients: where they are installed, how each is told the same load, where it leaves what it saw. Blocks while they run."""
+"""The three clients: where they are installed, how each is told the same load, where it leaves what it saw."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-import subprocess
+import signal
 import sys
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -41,15 +44,15 @@ def missing(environments: Path) -> list[str]:
     return [name for name in PACKAGES if not _mark(environments, name).is_file()]
 
 
-def install(environments: Path, names: Sequence[str], say: Callable[[str], None]) -> None:
-    """Makes an environment for each, by pip, which reads its own settings (PIP_INDEX_URL, PIP_CONSTRAINT, ...). Blocks for minutes.
-    BenchError: one could not be made."""
+async def install(environments: Path, names: Sequence[str], say: Callable[[str], None]) -> None:
+    """Makes an environment for each, by pip, which reads its own settings (PIP_INDEX_URL, PIP_CONSTRAINT, ...). Takes
+    minutes. BenchError: one could not be made."""
     for name in names:
         folder = environments / name
         say(f"installing {PACKAGES[name]} into {folder}")
         python = str(folder / "bin" / "python")
-        _run([sys.executable, "-m", "venv", "--clear", str(folder)], {}, _INSTALL_SECONDS, f"an environment for {name}")
-        _run([python, "-m", "pip", "install", "--quiet", PACKAGES[name]], {}, _INSTALL_SECONDS, f"the installation of {name}")
+        await _run([sys.executable, "-m", "venv", "--clear", str(folder)], {}, _INSTALL_SECONDS, f"an environment for {name}")
+        await _run([python, "-m", "pip", "install", "--quiet", PACKAGES[name]], {}, _INSTALL_SECONDS, f"the installation of {name}")
         _mark(environments, name).write_text(PACKAGES[name], encoding="utf-8")
 
 
@@ -58,7 +61,7 @@ def _mark(environments: Path, name: str) -> Path:
     return environments / name / PACKAGES[name]
 
 
-def run(who: Who, site: Site, load: Load, repeat: int) -> Run:
+async def run(who: Who, site: Site, load: Load, repeat: int) -> Run:
     """One client, one load, once, into a folder of its own. BenchError: it failed, or left something else than it should."""
     folder = site.results / f"{load.name.replace('=', '-')}-{repeat}-{who}"
     try:
@@ -66,26 +69,26 @@ def run(who: Who, site: Site, load: Load, repeat: int) -> Run:
     except OSError as error:
         raise BenchError(f"{folder} cannot be made ({error.strerror or error}); name another --cache") from None
     runner = {"pointsman": _ours, "guidellm": _guidellm, "aiperf": _aiperf}[who]
-    return runner(site, load, repeat, folder)
+    return await runner(site, load, repeat, folder)
 
 
-def _ours(site: Site, load: Load, repeat: int, folder: Path) -> Run:
+async def _ours(site: Site, load: Load, repeat: int, folder: Path) -> Run:
     summary = folder / "run.json"
-    code, told = _call(ours_command(site, load, summary), {"PYTHONPATH": _ROOT}, _SECONDS)
+    code, told = await _call(ours_command(site, load, summary), {"PYTHONPATH": _ROOT}, _SECONDS)
     if not summary.is_file():
         raise BenchError(f"pointsman bench ended with status {code}: {told[-_SHOWN:]}")
-    return parse.ours(read_result(summary), load, repeat, told.strip()[-_SHOWN:] if code else "")
+    return parse.ours(read_result(summary), load, repeat, _last(told) if code else "")
 
 
-def _guidellm(site: Site, load: Load, repeat: int, folder: Path) -> Run:
+async def _guidellm(site: Site, load: Load, repeat: int, folder: Path) -> Run:
     out = folder / "run.json"
     environment = {"GUIDELLM__MAX_WORKER_PROCESSES": _PROCESSES, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    _run(guidellm_command(site, load, out), environment, _SECONDS, f"guidellm with {load.name}")
+    await _run(guidellm_command(site, load, out), environment, _SECONDS, f"guidellm with {load.name}")
     return parse.guidellm(_read(out), load, repeat)
 
 
-def _aiperf(site: Site, load: Load, repeat: int, folder: Path) -> Run:
-    _run(aiperf_command(site, load, folder), {}, _SECONDS, f"aiperf with {load.name}")
+async def _aiperf(site: Site, load: Load, repeat: int, folder: Path) -> Run:
+    await _run(aiperf_command(site, load, folder), {}, _SECONDS, f"aiperf with {load.name}")
     return parse.aiperf(_read(folder / "profile_export_aiperf.json"), _read(folder / "profile_export.jsonl"), load, repeat)
 
 
@@ -138,19 +141,32 @@ def _read(path: Path) -> bytes:
         raise BenchError(f"{path} was to be written and cannot be read: {error.strerror or error}") from None
 
 
-def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float, what: str) -> None:
-    code, told = _call(command, environment, seconds)
+async def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float, what: str) -> None:
+    code, told = await _call(command, environment, seconds)
     if code:
         raise BenchError(f"{what} failed with status {code}: ...{told[-_SHOWN:]}")
 
 
-def _call(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
-    """Runs it to its end; its status and what it wrote to standard error (to standard output where it wrote none there)."""
+async def _call(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
+    """Runs it to its end; its status and what it wrote to standard error (to standard output where it wrote none there). Whatever it has
+    started itself is ended with it, also when this is cancelled. BenchError: it cannot be started, or takes too long."""
     try:
-        done = subprocess.run(command, env={**os.environ, **environment}, timeout=seconds, capture_output=True, check=False,
-                              stdin=subprocess.DEVNULL)  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise BenchError(f"{command[0]} took more than {seconds:.0f} s and was ended") from None
+        process = await asyncio.create_subprocess_exec(
+            *command, env={**os.environ, **environment}, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True
+        )
     except OSError as error:
         raise BenchError(f"{command[0]} cannot be started ({error.strerror or error}); install it again with --install") from None
-    return done.returncode, (done.stderr.strip() or done.stdout.strip()).decode(errors="replace")
+    try:
+        async with asyncio.timeout(seconds):
+            out, err = await process.communicate()
+    except TimeoutError:
+        raise BenchError(f"{command[0]} took more than {seconds:.0f} s and was ended") from None
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
+    return process.returncode or 0, (err.strip() or out.strip()).decode(errors="replace")
+
+
+def _last(text: str) -> str:
+    return text.strip().splitlines()[-1][-_SHOWN:] if text.strip() else "it ended with an error and said nothing"

@@ -54,14 +54,15 @@ class Run(msgspec.Struct):
 
 class Row(msgspec.Struct, frozen=True):
     """One figure of one load, ours beside another client's; medians of the repeats. `said`: as the client reports it, `ratio` to ours;
-    `redone`: from its requests by our definition, `redone_ratio` to ours. None: it has no such figure. `verdict`: "agrees", "differs",
+    `redone`: from its requests by our definition, `redone_ratio` to ours. None: it has no such figure; of a
+    spread: there is one repeat. `verdict`: "agrees", "differs",
     "unsteady" (it agrees or differs by chance: a spread is too wide), "other" (another definition, nothing to compare)."""
 
     load: str
     who: Who
     figure: str
     ours: float
-    ours_spread: float
+    ours_spread: float | None
     said: float | None
     ratio: float | None
     said_spread: float | None
