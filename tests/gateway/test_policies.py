@@ -179,6 +179,8 @@ def test_latency_is_learned_from_streams() -> None:
             client.post(chat(stream=True))
             held.append(client)
         assert gate.reached.wait(30)
+        replica = gateway.gateway.fleet.replicas["fast"][0]
+        gateway.until(lambda: len(fast.posts()) == 1 and not replica.inflight, "the fast one's first answer")
         assert {who(gateway) for _ in range(5)} == {"fast"}, "what has not answered yet is behind what has"
         gate.open()
         for client in held:
