@@ -112,6 +112,7 @@ def settings(path: Path, setup: Setup) -> Settings:
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("uncovered")
 @pytest.mark.parametrize(("made", "setup"), CASES)
 def test_what_was_predicted_is_enough(tmp_path: Path, group: Path, made: Made, setup: Setup) -> None:
     path = made.write(tmp_path / "made.gguf")
@@ -125,6 +126,7 @@ def test_what_was_predicted_is_enough(tmp_path: Path, group: Path, made: Made, s
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("uncovered")
 def test_the_limit_is_a_limit(tmp_path: Path, group: Path) -> None:
     made, setup = CASES[0]
     said = predict(made.card(), setup, look().features)

@@ -153,6 +153,7 @@ def test_the_files_card_is_the_made_card(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.usefixtures("uncovered")
 @pytest.mark.parametrize(("made", "setup"), [
     (Made(layers=4, width=512, inner=1536, heads=8, kv=4, vocab=8000, qt="Q4_0"), Setup(1024, 2)),
     (Made(layers=3, width=256, inner=1024, heads=4, kv=2, vocab=3000, qt="F16"), Setup(768, 3, "Q8_0", "Q8_0")),
