@@ -29,6 +29,7 @@ NOTES: tuple[str, ...] = (
     "Content is stamped when the socket was read (ours), or when its line was handed out by the HTTP client (guidellm, aiperf): on a busy "
     "machine these are later.",
     "E2E ends with the last content (ours, aiperf) or with [DONE] (guidellm); the scripted server writes both at once.",
+    "In a closed loop the time that a client takes from an answer to its next request is in its requests/s and tokens/s, and nowhere else.",
     "Answers' tokens are the server's usage for all three.",
 )
 

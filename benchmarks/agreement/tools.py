@@ -74,7 +74,7 @@ async def run(who: Who, site: Site, load: Load, repeat: int) -> Run:
 
 async def _ours(site: Site, load: Load, repeat: int, folder: Path) -> Run:
     summary = folder / "run.json"
-    code, told = await _call(ours_command(site, load, summary), {"PYTHONPATH": _ROOT}, _SECONDS)
+    code, told = await call(ours_command(site, load, summary), {"PYTHONPATH": _ROOT}, _SECONDS)
     if not summary.is_file():
         raise BenchError(f"pointsman bench ended with status {code}: {told[-_SHOWN:]}")
     return parse.ours(read_result(summary), load, repeat, _last(told) if code else "")
@@ -142,12 +142,12 @@ def _read(path: Path) -> bytes:
 
 
 async def _run(command: Sequence[str], environment: Mapping[str, str], seconds: float, what: str) -> None:
-    code, told = await _call(command, environment, seconds)
+    code, told = await call(command, environment, seconds)
     if code:
         raise BenchError(f"{what} failed with status {code}: ...{told[-_SHOWN:]}")
 
 
-async def _call(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
+async def call(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
     """Runs it to its end; its status and what it wrote to standard error (to standard output where it wrote none there). Whatever it has
     started itself is ended with it, also when this is cancelled. BenchError: it cannot be started, or takes too long."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -214,6 +215,31 @@ def test_ours_really_runs_and_what_is_not_there_is_said(tmp_path: Path) -> None:
         asyncio.run(tools.run("aiperf", site(tmp_path), load, 0))
     with pytest.raises(BenchError, match="cannot be made"):
         asyncio.run(tools.run("aiperf", site(tmp_path), load, 0))
+
+
+_HOLDS = 'exec 3>"$0"; sleep 600 & echo ready >&3; wait'  # a child that outlives its parent keeps the pipe open
+
+
+def test_a_client_that_is_cancelled_leaves_no_process(tmp_path: Path) -> None:
+    async def cancelled() -> bytes:
+        call = asyncio.create_task(tools.call(["sh", "-c", _HOLDS, str(pipe)], {}, 600.0))
+        file = await asyncio.to_thread(open, pipe, "rb")
+        with file:
+            assert await asyncio.to_thread(file.readline) == b"ready\n"
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            return await asyncio.to_thread(file.read)  # ends when nobody holds it
+
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    assert asyncio.run(cancelled()) == b""
+
+
+def test_a_client_that_hangs_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="sleep took more than 0 s and was ended"):
+        asyncio.run(tools.call(["sleep", "600"], {}, 0.05))
+    assert asyncio.run(tools.call(["sh", "-c", "echo $WHAT >&2; exit 3"], {"WHAT": "why"}, 60.0)) == (3, "why")
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
