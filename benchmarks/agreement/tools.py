@@ -150,22 +150,34 @@ async def _run(command: Sequence[str], environment: Mapping[str, str], seconds: 
 async def call(command: Sequence[str], environment: Mapping[str, str], seconds: float) -> tuple[int, str]:
     """Runs it to its end; its status and what it wrote to standard error (to standard output where it wrote none there). Whatever it has
     started itself is ended with it, also when this is cancelled. BenchError: it cannot be started, or takes too long."""
-    try:
-        process = await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
             *command, env={**os.environ, **environment}, stdin=DEVNULL, stdout=PIPE, stderr=PIPE, start_new_session=True
         )
+    )
+    try:
+        process = await asyncio.shield(starting)
     except OSError as error:
         raise BenchError(f"{command[0]} cannot be started ({error.strerror or error}); install it again with --install") from None
+    except asyncio.CancelledError:  # asyncio would end the process that is just being started, but not what that has started
+        with suppress(OSError):
+            await _end(await starting)
+        raise
     try:
         async with asyncio.timeout(seconds):
             out, err = await process.communicate()
     except TimeoutError:
         raise BenchError(f"{command[0]} took more than {seconds:.0f} s and was ended") from None
     finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        await _end(process)
     return process.returncode or 0, (err.strip() or out.strip()).decode(errors="replace")
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """Ends it and all that it has started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.wait()
 
 
 def _last(text: str) -> str:

@@ -27,7 +27,7 @@ DOCKER = ROOT / "deploy" / "docker"
 TEXT = (DOCKER / "Dockerfile").read_text()
 IGNORE = (DOCKER / "Dockerfile.dockerignore").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-NOT_SERVING = {"test", "dev", "recipe"}
+NOT_SERVING = {"test", "dev", "recipe", "quant"}  # the last has no wheels, and an image makes no models
 BUILD, LAST = stages(TEXT)
 
 

@@ -100,7 +100,7 @@ def test_serving_everybody_without_a_key_is_refused() -> None:
 
 def test_check(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", str(ROOT / "docs/config.example.yaml")]) == 0
-    assert capsys.readouterr().out.endswith("config.example.yaml: good (9 backends, 6 routes, 2 keys)\n")
+    assert capsys.readouterr().out.endswith("config.example.yaml: good (10 backends, 6 routes, 2 keys)\n")
     assert main(["check"]) == 2
     assert "check needs a file" in capsys.readouterr().err
     (tmp_path / "p.yaml").write_text("backends: {a: {url: http://a}}", encoding="utf-8")
