@@ -26,13 +26,13 @@ def run(args: argparse.Namespace) -> int:
     from gateway.cli_fit import this_machine
     from quant import calibrate, doctor, places
 
-    machine, _ = this_machine()
+    machine, book = this_machine()
     where = places.from_environment()
     folders = {"models": where.own, "state": calibrate.place().parent}
     if where.huggingface:
         folders["hub cache"] = where.huggingface[0]
-    found = doctor.report(machine, doctor.examine(args.port, folders, Path(doctor.__file__).parent))
-    sys.stdout.write(as_json(found) if args.json else "\n".join(text(found)) + "\n")
+    found = doctor.report(machine, doctor.examine(args.port, folders, Path(doctor.__file__).parent), book.factors)
+    sys.stdout.write(as_json(found) if args.json else "\n".join(text(found, bool(book.kinds))) + "\n")
     return 1 if found.broken else 0
 
 
@@ -43,8 +43,8 @@ def as_json(found: Report) -> str:
     return msgspec.json.format(msgspec.json.encode({**msgspec.structs.asdict(found), "broken": found.broken}), indent=2).decode() + "\n"
 
 
-def text(found: Report) -> Iterable[str]:
-    """The page, line by line. Pure."""
+def text(found: Report, measured: bool = False) -> Iterable[str]:
+    """The page, line by line. `measured`: speeds are corrected by what was measured on this machine. Pure."""
     from gateway.cli_fit import describe
     from quant.fit import PROMPT, figure, size
 
@@ -57,7 +57,8 @@ def text(found: Report) -> Iterable[str]:
     yield ""
     first = found.runs[0]
     yield f"Models of usual sizes as {first.kind}, {first.context} tokens of context, one request at a time, a prompt of {PROMPT:,} tokens"
-    yield "(estimates; see pointsman fit MODEL):"
+    how = "corrected by what was measured here" if measured else "estimates until a model was measured; small machines are often slower"
+    yield f"({how}; see pointsman fit MODEL --measure):"
     for each in found.runs:
         speed = f"about {figure(each.decode)} tokens a second, {figure(each.first)} s to the first" if each.fits else "does not fit"
         yield f"  {each.billions:>4g} B  needs {size(each.needs):>9}  {speed}"

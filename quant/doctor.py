@@ -20,7 +20,7 @@ from typing import Literal
 
 import msgspec
 
-from quant.fit import Candidate, Option, Wish, every, rank, size
+from quant.fit import Candidate, Correct, Option, Wish, every, none, rank, size
 from quant.fit_card import Card, Layer, matrices
 from quant.hardware import Machine
 from quant.mixes import Facts, Shape, choose
@@ -90,11 +90,11 @@ class Report(msgspec.Struct, frozen=True):
         return any(finding.state == "bad" for finding in self.findings)
 
 
-def report(machine: Machine, seen: Seen) -> Report:
-    """The judgement over what was seen. Pure."""
+def report(machine: Machine, seen: Seen, correct: Correct = none) -> Report:
+    """The judgement over what was seen. `correct`: of predicted speeds, by what was measured on this machine. Pure."""
     order: dict[str, int] = {"bad": 0, "note": 1, "good": 2}
     findings = sorted(judged(machine, seen), key=lambda finding: order[finding.state])
-    return Report(machine, tuple(findings), tuple(runs(machine)))
+    return Report(machine, tuple(findings), tuple(runs(machine, correct)))
 
 
 def judged(machine: Machine, seen: Seen) -> Iterator[Finding]:
@@ -223,11 +223,11 @@ def usual(billions: float, layers: int, width: int, inner: int, heads: int, shar
     )  # fmt: skip
 
 
-def runs(machine: Machine) -> Iterable[Runs]:
+def runs(machine: Machine, correct: Correct = none) -> Iterable[Runs]:
     """How models of usual sizes would do on this machine, as Q4_K_M with one slot. Pure."""
     wish = Wish(CONTEXT, SLOTS)
     for dims in FAMILY:
-        options = every([Candidate(usual(*dims))], wish, machine)
+        options = every([Candidate(usual(*dims))], wish, machine, correct)
         one: Option = max(options, key=lambda each: (each.fits, rank(each, wish)))
         yield Runs(dims[0], KIND, CONTEXT, one.fits, one.needs, one.pace.first, one.pace.decode)
 

@@ -13,6 +13,7 @@ import pytest
 
 from quant import doctor, hardware
 from quant.doctor import Finding, Seen, report, usual
+from quant.fit_speed import Factors
 from quant.hardware import Gpu, Limit, Machine
 
 GIB = 1 << 30
@@ -40,6 +41,13 @@ def test_what_breaks(changes: dict[str, object], name: str) -> None:
     found = only(GOOD, changes)
     assert [(each.name, each.state) for each in found] == [(name, "bad")] and found[0].do
     assert report(GOOD, msgspec.structs.replace(SEEN, **changes)).broken
+
+
+def test_speeds_are_corrected_by_what_was_measured() -> None:
+    plain, slower = report(GOOD, SEEN).runs, report(GOOD, SEEN, lambda kind: Factors(decode=3.0, prefill=2.0)).runs
+    alike = [(a, b) for a, b in zip(plain, slower, strict=True) if a.needs == b.needs]  # else another cache is the better one now
+    assert len(alike) > 3
+    assert all(b.decode == pytest.approx(a.decode / 3) and b.first > 1.9 * a.first for a, b in alike)
 
 
 def test_a_slim_image_is_told_what_it_lacks() -> None:
