@@ -90,14 +90,16 @@ def this_machine(*, again: bool = False) -> tuple[Machine, Book]:
     kept, since a busy machine only shows less. Blocks."""
     import msgspec
 
-    from quant import calibrate, hardware
+    from quant import calibrate, fit_speed, hardware
 
     machine = hardware.look()
     book = calibrate.load(calibrate.place(), machine.fingerprint)
+    here = msgspec.structs.replace(machine, bandwidth=book.bandwidth)
     if again or not book.bandwidth:
-        book = msgspec.structs.replace(book, bandwidth=max(book.bandwidth, hardware.bandwidth(machine.cores)))
+        known, here = here, msgspec.structs.replace(machine, bandwidth=max(book.bandwidth, hardware.bandwidth(machine.cores)))
+        book = calibrate.with_bandwidth(book, here.bandwidth, fit_speed.reading(here) / fit_speed.reading(known))
         _keep(book)
-    return msgspec.structs.replace(machine, bandwidth=book.bandwidth), book
+    return here, book
 
 
 def _keep(book: Book) -> None:
@@ -112,7 +114,7 @@ def _keep(book: Book) -> None:
 
 def _measured(candidate: Candidate, wish: Wish, machine: Machine, book: Book) -> Book:
     """The book after the model itself was run, in the best form of its own file that fits."""
-    from quant import fit, fit_measure
+    from quant import fit, fit_measure, fit_truth
 
     if candidate.how != "here":
         raise FitError("--measure needs the model on this machine; pull it first, or name a file", usage=True)
@@ -125,7 +127,7 @@ def _measured(candidate: Candidate, wish: Wish, machine: Machine, book: Book) ->
     except fit_measure.MeasureError as error:
         raise FitError(str(error)) from None
     full = truth.prompt + 32 >= setup.context  # shorter prompts touch less than is predicted
-    book = fit_measure.taught(book, candidate.card, setup, machine, truth, memory=full)
+    book = fit_truth.taught(book, candidate.card, setup, machine, truth, memory=full)
     _keep(book)
     return book
 

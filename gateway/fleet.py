@@ -32,6 +32,7 @@ from gateway.config_kv import KvEvents
 from gateway.discovery.finder import Located
 from gateway.discovery.models import listed
 from gateway.discovery.places import Places
+from gateway.engine_truths import Truths
 from gateway.fleet_types import EngineState, Found, NoLink, same
 from gateway.model_files import LLAMA
 from gateway.residency_keeper import Keeper as Residents
@@ -71,6 +72,7 @@ class Fleet:
         self._alone = True
         self.elastic: frozenset[str] = frozenset()  # backends whose engines come and go as they are needed
         self.keeper = None if follows else Residents(self)
+        self.truths = Truths()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self.places = Places(self)  # of backends whose servers Kubernetes tells
 
@@ -225,6 +227,7 @@ class Fleet:
     def _changed(self, instance: Instance) -> None:
         """The supervisor says that an instance's state is another."""
         name = instance.spec.name
+        self.truths.changed(instance)
         worded = self.keeper.changed(instance) if self.keeper is not None else ""
         if instance in self.supervisor.instances and name in self.configs:
             health = _HEALTH.get(instance.state, "down")
@@ -366,6 +369,7 @@ class Fleet:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
         await self.places.stop()
+        await self.truths.stop()
         if self.keeper is not None:
             await self.keeper.stop()
         for signs in [one for signers in self._signers.values() for one in signers.values()]:

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import msgspec
 
-from quant.fit_speed import SMALL, Factors
+from quant.fit_factors import Factors
+from quant.fit_speed import SMALL
 
 FILE = "machine.json"
 MAX_KINDS = 64
@@ -25,7 +26,7 @@ MAX_RUNS = 1_000_000
 MAX_FILE = 1 << 20
 SHARE = 0.3  # how far a new truth moves a factor that others have already shaped
 _ALL = ""
-_BOUNDS = {"decode": (1 / 64, 64.0), "prefill": (1 / 64, 64.0), "memory": (0.5, 2.0)}
+_BOUNDS = {"decode": (1 / 64, 64.0), "prefill": (1 / 64, 64.0), "base": (0.5, 2.0), "memory": (0.5, 2.0)}
 
 
 class CalibrationError(ValueError):
@@ -37,6 +38,7 @@ class Kept(msgspec.Struct, frozen=True):
 
     decode: float = 1.0
     prefill: float = 1.0
+    base: float = 1.0
     memory: float = 1.0
     runs: Mapping[str, int] = {}
 
@@ -56,12 +58,12 @@ class Book(msgspec.Struct, frozen=True):
             source = own if own.runs.get(what) else every
             return float(getattr(source, what))
 
-        return Factors(one("decode"), one("prefill"), one("memory"))
+        return Factors(one("decode"), one("prefill"), one("base"), one("memory"))
 
 
 def learn(book: Book, kind: str, what: str, predicted: float, measured: float) -> Book:
-    """The book after a truth. `what`: "decode" or "prefill" (seconds), or "memory" (bytes beside weights and cache); `predicted`: without
-    any factor. Numbers that can be no truth (none, negative, infinite) change nothing. Pure; raises `KeyError` for another `what`."""
+    """The book after a truth. `what`: "decode" or "prefill" (seconds), "base" or "memory" (bytes); `predicted`: without any
+    factor. Numbers that can be no truth (none, negative, infinite) change nothing. Pure; raises `KeyError` for another `what`."""
     low, high = _BOUNDS[what]
     if not (math.isfinite(predicted) and math.isfinite(measured) and predicted > 0 and measured > 0):
         return book
@@ -80,6 +82,17 @@ def _moved(kept: Kept, what: str, seen: float) -> Kept:
     factor = math.exp((1 - share) * math.log(getattr(kept, what)) + share * math.log(seen))
     counted = {**kept.runs, what: min(runs + 1, MAX_RUNS)}
     return msgspec.structs.replace(kept, runs=counted, **{what: min(high, max(low, factor))})
+
+
+def with_bandwidth(book: Book, bandwidth: float, change: float) -> Book:
+    """The book with another bandwidth, by which tokens are predicted to be `change` times as fast as with the one before. What was learned
+    of their seconds was relative to that, and keeps its meaning. Pure."""
+    low, high = _BOUNDS["decode"]
+    kinds = {
+        name: msgspec.structs.replace(kept, decode=min(high, max(low, kept.decode * change))) if kept.runs.get("decode") else kept
+        for name, kept in book.kinds.items()
+    }
+    return msgspec.structs.replace(book, bandwidth=bandwidth, kinds=kinds)
 
 
 def place(environ: Mapping[str, str] = os.environ) -> Path:

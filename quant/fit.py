@@ -16,8 +16,9 @@ import msgspec
 
 from backends.engines import sizing
 from quant.fit_card import Card
+from quant.fit_factors import Factors
 from quant.fit_memory import MIB, Parts, Setup, predict
-from quant.fit_speed import PLAIN, Factors, Pace, kind, pace
+from quant.fit_speed import PLAIN, Pace, kind, pace
 from quant.hardware import Machine
 
 # Mean KLD against F16 (Llama-3-8B, without an importance matrix where both are published).
@@ -106,8 +107,7 @@ def option(candidate: Candidate, setup: Setup, machine: Machine, wish: Wish, fac
     """One option, judged. Pure; raises `GgmlError` for a type of the cache that the model cannot take."""
     card = candidate.card
     parts = predict(card, setup, machine.features)
-    fixed = parts.weights + parts.repacked + parts.cache + parts.copies
-    needs = int(fixed + (parts.total - fixed) * factors.memory) + parts.most - parts.total
+    needs = parts.needs(factors)
     measured = candidate.kld
     return Option(
         quant=card.quant or "unknown", how=candidate.how, name=candidate.name or card.name, setup=setup, parts=parts,

@@ -12,10 +12,12 @@ import msgspec
 from backends.engines import sizing
 from backends.engines.gguf import GgufError
 from backends.engines.spec import EngineSpec
-from quant import fit_card, hardware
+from quant import calibrate, fit_card, hardware
 from quant.fit_card import Card
 from quant.fit_memory import CACHE_KINDS, MIB, Parts, Setup, predict
+from quant.fit_speed import kind
 from quant.ggml import NAMES, GgmlError
+from quant.hardware import Machine
 from quant.tensors import TensorError
 
 KINDS = ("llamacpp", "llama-server")
@@ -38,28 +40,43 @@ def setup(spec: EngineSpec, card: Card, memory: int) -> Setup:
     )  # fmt: skip
 
 
-def predicted(spec: EngineSpec) -> Parts | None:
-    """Memory by part of one replica; None where nothing tells. Blocks."""
+def known(spec: EngineSpec) -> tuple[Card, Setup, Machine] | None:
+    """The model, the engine's settings as they will be, and this machine without its cards (an engine on the processor does not use them);
+    None where nothing tells. Blocks."""
     if spec.kind not in KINDS:
         return None
     try:
         card = fit_card.load(spec.model)
         machine = hardware.look(tool=_no_tool)
-        known = setup(spec, card, sizing.machine_memory())
-        if not card.takes(known.key, known.value):
-            known = msgspec.structs.replace(known, key="F16", value="F16")
-        return predict(card, known, machine.features)
+        found = setup(spec, card, sizing.machine_memory())
+        if not card.takes(found.key, found.value):
+            found = msgspec.structs.replace(found, key="F16", value="F16")
+        predict(card, found, machine.features)
+        return card, found, machine
     except (GgufError, TensorError, GgmlError):
         return None
 
 
+def predicted(spec: EngineSpec) -> Parts | None:
+    """Memory by part of one replica, not corrected; None where nothing tells. Blocks."""
+    found = known(spec)
+    return predict(found[0], found[1], found[2].features) if found is not None else None
+
+
 def footprint(spec: EngineSpec) -> int:
-    """Bytes that all replicas of a llama.cpp engine will hold with full slots and a full prompt cache; 0 where nothing tells. Blocks."""
-    parts = predicted(spec)
-    if parts is None:
+    """Bytes that all replicas of a llama.cpp engine will hold with full slots and a full prompt cache, corrected by what was measured on
+    this machine; 0 where nothing tells. Blocks."""
+    found = known(spec)
+    if found is None:
         return 0
-    # What llama-server keeps of finished prompts by default (8 GiB) is no plan of ours: only what its slots leave there is counted.
-    return ((parts.most if spec.kind == "llamacpp" else parts.total) + _beside(spec)) * spec.replicas
+    card, settings, machine = found
+    parts = predict(card, settings, machine.features)
+    factors = calibrate.load(calibrate.place(), machine.fingerprint).factors(kind(card, machine))
+    needs = parts.needs(factors)
+    if spec.kind != "llamacpp":
+        # What llama-server keeps of finished prompts by default (8 GiB) is no plan of ours: only what its slots leave there is counted.
+        needs -= parts.most - parts.total
+    return (needs + _beside(spec)) * spec.replicas
 
 
 def _beside(spec: EngineSpec) -> int:

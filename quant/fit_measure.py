@@ -14,16 +14,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import msgspec
-
 from backends.engines.instance import Instance
 from backends.engines.spec import EngineSpec
 from backends.engines.supervisor import Supervisor
-from quant.calibrate import Book, learn
-from quant.fit_card import Card
-from quant.fit_memory import LIBRARIES, Parts, Setup, predict
-from quant.fit_speed import kind, pace
-from quant.hardware import Machine
+from quant.fit_memory import Setup
+from quant.fit_truth import Truth
 
 PATIENCE = 600.0  # seconds for the engine to load, and for one answer
 MAX_ANSWER = 1 << 20
@@ -32,16 +27,6 @@ KINDS = {"F32": 0, "F16": 1, "Q4_0": 2, "Q4_1": 3, "Q5_0": 6, "Q5_1": 7, "Q8_0":
 
 class MeasureError(RuntimeError):
     """Why nothing could be measured. `str()` is one sentence."""
-
-
-class Truth(msgspec.Struct, frozen=True):
-    """What was seen after a prompt in every slot: bytes (0 where the system does not tell), tokens, and seconds of the best slot."""
-
-    resident: int
-    anonymous: int
-    prompt: int
-    first: float
-    decode: float
 
 
 def spec_of(path: str, setup: Setup, threads: int | None = None) -> EngineSpec:
@@ -112,28 +97,3 @@ def resident_bytes(pid: int) -> tuple[int, int]:
         return 0, 0
     found = {name: int(size) << 10 for name, size in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.M)}
     return found.get("Rss", 0), found.get("Anonymous", 0)
-
-
-def taught(book: Book, card: Card, setup: Setup, machine: Machine, truth: Truth, *, memory: bool = True) -> Book:
-    """The book after a truth: what was predicted (without corrections) against what was seen. `memory`: the prompts were as long as the
-    context, so that memory can be compared. Pure."""
-    said, name = pace(card, setup, truth.prompt, machine), kind(card, machine)
-    book = learn(book, name, "decode", 1 / said.decode, 1 / truth.decode)
-    book = learn(book, name, "prefill", said.first - 1 / said.decode, truth.first - 1 / truth.decode)
-    if not memory or not truth.anonymous:
-        return book
-    return remembered(book, name, predict(card, setup, machine.features), truth.anonymous)
-
-
-def remembered(book: Book, name: str, parts: Parts, anonymous: int) -> Book:
-    """The book after an engine's anonymous bytes, with a prompt in every slot, against those predicted. `name`: `fit_speed.kind`. Pure.
-
-    Of these, weights and cache are certain; what is corrected is the rest."""
-    certain = parts.repacked + parts.cache + parts.copies - LIBRARIES
-    return learn(book, name, "memory", parts.anonymous - certain, anonymous - certain)
-
-
-def loaded(book: Book, name: str, parts: Parts, anonymous: int) -> Book:
-    """The same for an engine that was just loaded and has not been asked anything. Pure."""
-    certain = parts.repacked + parts.cache - LIBRARIES
-    return learn(book, name, "memory", parts.loaded - certain, anonymous - certain)

@@ -25,6 +25,7 @@ from backends.engines import sizing
 from backends.engines.gguf import BLOCKS
 from quant import ggml
 from quant.fit_card import Card, Layer, layer_bytes
+from quant.fit_factors import Factors
 from quant.fit_graph import Batch, Shape, touched
 
 MIB = 1 << 20
@@ -81,9 +82,18 @@ class Parts(msgspec.Struct, frozen=True):
         return self.total - self.copies + max(self.copies, self.cache_limit)
 
     @property
-    def loaded(self) -> int:
-        """Anonymous bytes of an engine that has loaded the model and has not been asked anything."""
-        return self.repacked + self.cache + self.vocabulary + self.process - LIBRARIES
+    def base(self) -> int:
+        """Anonymous bytes of an engine that has loaded the model and has not been asked anything, beside cache and interleaved copies."""
+        return self.vocabulary + self.process - LIBRARIES
+
+    @property
+    def prompted(self) -> int:
+        """What prompts add, beside copies of the cache."""
+        return self.compute + self.work + self.output + self.prompts
+
+    def needs(self, factors: Factors) -> int:
+        """`most`, corrected by what was measured on this machine."""
+        return self.most + int(self.base * (factors.base - 1) + self.prompted * (factors.memory - 1))
 
     @property
     def anonymous(self) -> int:

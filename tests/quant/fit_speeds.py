@@ -15,11 +15,11 @@ from pathlib import Path
 
 import msgspec
 
-from quant import fit_measure, hardware
+from quant import fit_measure, fit_truth, hardware
 from quant.calibrate import Book
-from quant.fit_measure import Truth
 from quant.fit_memory import Setup
 from quant.fit_speed import kind, pace
+from quant.fit_truth import Truth
 from quant.hardware import Machine
 from tests.quant.fit_made import Made
 
@@ -69,7 +69,7 @@ def report(found: Found, machine: Machine) -> str:
             f"| {truth.decode:.1f} | {decode:+.0%} | {said.first:.2f} | {truth.first:.2f} | {first:+.0%} |"
         )
         if book is None:
-            books[made.qt] = fit_measure.taught(Book(), card, SETUP, machine, truth, memory=False)
+            books[made.qt] = fit_truth.taught(Book(), card, SETUP, machine, truth, memory=False)
         else:
             errors["decode"].append(abs(decode))
             errors["first"].append(abs(first))

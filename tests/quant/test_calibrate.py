@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from quant import calibrate
 from quant.calibrate import Book, CalibrationError, learn, load, place, save
-from quant.fit_speed import SMALL, Factors
+from quant.fit_factors import Factors
+from quant.fit_speed import SMALL
 
 
 def test_the_first_truth_is_believed_and_later_ones_move_it() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from quant import doctor, hardware
 from quant.doctor import Finding, Seen, report, usual
-from quant.fit_speed import Factors
+from quant.fit_factors import Factors
 from quant.hardware import Gpu, Limit, Machine
 
 GIB = 1 << 30

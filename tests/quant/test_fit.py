@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from quant import fit, fit_card, fit_find, fit_speed
 from quant.doctor import usual
 from quant.fit import Candidate, Wish, answer, called, every
+from quant.fit_factors import Factors
 from quant.fit_memory import MIB, Setup
-from quant.fit_speed import SMALL, Factors, pace
+from quant.fit_speed import SMALL, pace
 from quant.hardware import Limit, Machine
 from quant.quantize import facts, quantize
 from quant.tensors import load
