@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if where.huggingface:
         folders["hub cache"] = where.huggingface[0]
     found = doctor.report(machine, doctor.examine(args.port, folders, Path(doctor.__file__).parent), book.factors)
-    sys.stdout.write(as_json(found) if args.json else "\n".join(text(found, bool(book.kinds))) + "\n")
+    sys.stdout.write(as_json(found) if args.json else "\n".join(text(found, book.knows(found.runs[0].kind))) + "\n")
     return 1 if found.broken else 0
 
 

@@ -37,7 +37,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0: something fits; 1: nothing does. Blocks, for seconds, with `--measure` for as long as the model takes. Raises `FitError`."""
-    from quant import calibrate, fit, fit_find
+    from quant import calibrate, fit, fit_find, fit_speed
 
     wish = _wish(args)
     try:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         sys.stdout.write(as_json(found, machine))
     else:
-        source = calibrate.place() if book.kinds else None
+        source = calibrate.place() if book.knows(fit_speed.kind(candidates[0].card, machine)) else None
         sys.stdout.write("\n".join(text(found, candidates[0], machine, wish)) + "\n")
         sys.stdout.write(f"Speeds are corrected by what was measured here ({source}).\n" if source else UNCORRECTED)
     return 0 if found.best is not None else 1

@@ -18,6 +18,7 @@ from gateway import config_experiments_check, config_flags
 from gateway.config_check import check, is_loopback
 from gateway.config_decode import ConfigError, Problem, decode, expand, join, lines, read_yaml
 from gateway.config_flags import Flags
+from gateway.config_paths import anchored
 from gateway.config_probed import fold
 from gateway.config_provider import fill
 from gateway.config_target import FactsOverride, TargetConfig
@@ -92,7 +93,7 @@ def _read(text: str, env: Mapping[str, str], source: str, folder: Path | None) -
     if problems:
         raise ConfigError(lines(problems), source)
     assert isinstance(config, Config)
-    return _anchor(config, folder) if folder is not None else config
+    return anchored(config, folder) if folder is not None else config
 
 
 def _finish(config: Config, source: str) -> Config:
@@ -131,27 +132,6 @@ def _seal(key: KeyConfig, path: str, problems: list[Problem]) -> KeyConfig:
     elif not key.key or not all(33 <= ord(letter) <= 126 for letter in key.key):
         problems.append((path, "`key` must be visible ASCII without spaces, and not empty"))
     return msgspec.structs.replace(key, key=None, hash=hash_key(key.key))
-
-
-def _anchor(config: Config, folder: Path) -> Config:
-    """`config` with its relative paths made absolute from `folder`."""
-
-    def at(path: str) -> str:
-        return str(folder / Path(path).expanduser())
-
-    def backend(entry: BackendConfig) -> BackendConfig:
-        changes: dict[str, Any] = {}
-        if isinstance(entry.verify, str):
-            changes["verify"] = at(entry.verify)
-        if entry.credentials:
-            changes["credentials"] = at(entry.credentials)
-        if entry.model and not entry.model.startswith("hf:") and (entry.model.startswith((".", "~")) or entry.model.endswith(".gguf")):
-            changes["model"] = at(entry.model)
-        return msgspec.structs.replace(entry, **changes) if changes else entry
-
-    tls = config.server.tls
-    server = msgspec.structs.replace(config.server, tls=Tls(cert=at(tls.cert), key=at(tls.key))) if tls is not None else config.server
-    return msgspec.structs.replace(config, server=server, backends={name: backend(entry) for name, entry in config.backends.items()})
 
 
 def remarks(config: Config) -> list[str]:

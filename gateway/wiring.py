@@ -30,6 +30,7 @@ from gateway.config_check import is_loopback
 from gateway.experiments import wired
 from gateway.experiments.api import Experiments
 from gateway.experiments.feedback import Feedbacks
+from gateway.experiments.feedback import gauges as feedback_gauges
 from gateway.experiments.wired import Wired
 from gateway.fleet import Fleet
 from gateway.front import Front
@@ -298,6 +299,7 @@ class Gateway(Control):
         gauges.register(self.figures, self.core, self.fleet)
         scheduling.gauges(self.figures, self.scheduling)
         wired.gauges(self.figures, self.wired)
+        feedback_gauges(self.figures, self.feedback)
         self._experiment(config)
         self.checks = Checks(self.fleet)
         server = settings(

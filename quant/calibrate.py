@@ -52,13 +52,19 @@ class Book(msgspec.Struct, frozen=True):
 
     def factors(self, kind: str) -> Factors:
         """For weights of this kind: its own truths, else those of all kinds, else none."""
-        own, every = self.kinds.get(kind, Kept()), self.kinds.get(_ALL, Kept()) if kind != SMALL else Kept()
 
         def one(what: str) -> float:
-            source = own if own.runs.get(what) else every
-            return float(getattr(source, what))
+            return float(getattr(self._source(kind, what), what))
 
         return Factors(one("decode"), one("prefill"), one("base"), one("memory"))
+
+    def knows(self, kind: str) -> bool:
+        """Whether speeds of such weights are corrected by a truth."""
+        return bool(self._source(kind, "decode").runs.get("decode"))
+
+    def _source(self, kind: str, what: str) -> Kept:
+        own = self.kinds.get(kind, Kept())
+        return own if kind == SMALL or own.runs.get(what) else self.kinds.get(_ALL, Kept())
 
 
 def learn(book: Book, kind: str, what: str, predicted: float, measured: float) -> Book:

@@ -23,6 +23,7 @@ from backends import wire
 from backends.types import Fault
 from gateway.experiments.words import Feedback
 from gateway.limits import too_large
+from gateway.metrics import Metrics
 from routing.experiments.words import FEEDBACK, Design, Kind
 
 MOST_ITEMS = 100
@@ -250,3 +251,11 @@ def _id(tenant: str, key: bytes, body: bytes) -> str:
         return f"fb_{secrets.token_hex(12)}"
     said = b"%b\0%b\0%b" % (tenant.encode(), key, body)
     return f"fb_{hashlib.sha256(said).hexdigest()[:24]}"
+
+
+def gauges(figures: Metrics, feedback: Feedbacks) -> None:
+    """Registers what was taken and refused."""
+    name, help = "pointsman_experiment_feedback", "Pieces of feedback that clients sent and that are on the disk"
+    figures.callback(f"{name}_total", f"{help}.", lambda: float(feedback.accepted), kind="counter")
+    refused = "Requests with feedback that were refused: a mistake in them, no experiment, or a store that could not keep them."
+    figures.callback(f"{name}_refused_total", refused, lambda: float(feedback.refused), kind="counter")

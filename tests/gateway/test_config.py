@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from backends.engines.spec import Lora
 from backends.types import Timeouts
 from gateway.config import Config, ConfigError, hash_key, load, parse, remarks, schema
 
@@ -110,17 +111,29 @@ def test_relative_paths_count_from_the_file(tmp_path: Path) -> None:
     for name in ("c.pem", "k.pem", "ca.pem"):
         (tmp_path / name).touch()
     source = """
-server: {tls: {cert: c.pem, key: k.pem}}
+server: {tls: {cert: c.pem, key: k.pem}, responses: {path: r.db}, experiments: {path: e.db}}
 backends:
   far: {url: https://a, verify: ca.pem, discover: true}
-  near: {engine: llamacpp, model: m.gguf}
+  near:
+    engine: llamacpp
+    model: m.gguf
+    draft: ./d.gguf
+    projector: p.gguf
+    lora: [a.gguf, {path: b.gguf, scale: 0.5}]
+    kv_store: {path: kv}
   repo: {engine: vllm, model: Qwen/Qwen3-8B}
 """
     (tmp_path / "pointsman.yaml").write_text("\ufeff" + source, encoding="utf-8")
     config = load(tmp_path / "pointsman.yaml", {})
     assert config.server.tls is not None and config.server.tls.cert == str(tmp_path / "c.pem")
     assert config.backends["far"].verify == str(tmp_path / "ca.pem")
-    assert [config.backends[name].model for name in ("near", "repo")] == [str(tmp_path / "m.gguf"), "Qwen/Qwen3-8B"]
+    assert (config.server.responses.path, config.server.experiments.path) == (str(tmp_path / "r.db"), str(tmp_path / "e.db"))
+    near = config.backends["near"]
+    assert [near.model, near.draft, near.projector] == [str(tmp_path / name) for name in ("m.gguf", "d.gguf", "p.gguf")]
+    assert near.lora == (str(tmp_path / "a.gguf"), Lora(str(tmp_path / "b.gguf"), 0.5))
+    assert near.kv_store.path == str(tmp_path / "kv")
+    repo = config.backends["repo"]
+    assert (repo.model, repo.projector, repo.kv_store.path) == ("Qwen/Qwen3-8B", True, None)
 
 
 # --- what a mistake is told

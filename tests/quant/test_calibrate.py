@@ -32,8 +32,10 @@ def test_the_first_truth_is_believed_and_later_ones_move_it() -> None:
 def test_small_models_tell_nothing_of_large_ones() -> None:
     book = learn(Book("m"), SMALL, "decode", 1.0, 10.0)
     assert book.factors(SMALL).decode == pytest.approx(10.0) and book.factors("Q8_0") == Factors()
+    assert book.knows(SMALL) and not book.knows("Q8_0")
     book = learn(book, "Q8_0", "decode", 1.0, 2.0)
     assert book.factors(SMALL).decode == pytest.approx(10.0) and book.factors("Q4_0").decode == pytest.approx(2.0)
+    assert book.knows("Q8_0") and book.knows("Q4_0") and not Book("m").knows("Q8_0")
 
 
 @pytest.mark.parametrize(("predicted", "measured"), [(0, 1), (1, 0), (-1, 1), (1, math.inf), (math.nan, 1)])

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from backends.types import Fault
 from gateway.app import App, safely
 from gateway.config import KeyConfig
-from gateway.experiments.feedback import MOST_AT_ONCE, MOST_BYTES, Feedbacks, kinds, read
+from gateway.experiments.feedback import MOST_AT_ONCE, MOST_BYTES, Feedbacks, gauges, kinds, read
 from gateway.experiments.words import Feedback
+from gateway.metrics import Metrics
 from gateway.responses_store import ResponsesStore
 from routing.experiments.words import Design, Kind, Metric
 from tests.gateway.parts import World
@@ -270,8 +271,9 @@ def _hashed(*keys: str) -> list[tuple[str, str]]:
 
 def test_a_retry_with_its_key_has_the_same_id() -> None:
     store = Store()
-    taker = Feedbacks()
+    taker, figures = Feedbacks(), Metrics()
     taker.follow(store, [DESIGN])
+    gauges(figures, taker)
 
     def ids(tenant: str, key: bytes, body: bytes = THUMBS) -> str:
         return cast(str, json.loads(asyncio.run(taker.take(body, tenant, key)))["id"])
@@ -279,6 +281,11 @@ def test_a_retry_with_its_key_has_the_same_id() -> None:
     first = ids("t", b"k1")
     assert ids("t", b"k1") == first
     assert len({first, ids("u", b"k1"), ids("t", b"k2"), ids("t", b"k1", THUMBS + b" "), ids("t", b""), ids("t", b"")}) == 6
+    with pytest.raises(Fault):
+        asyncio.run(taker.take(b"{}", "t"))
+    text = figures.render()
+    assert "pointsman_experiment_feedback_total 7\n" in text
+    assert "pointsman_experiment_feedback_refused_total 1\n" in text
 
 
 def test_only_post() -> None:
