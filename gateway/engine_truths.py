@@ -1,4 +1,4 @@
-"""After each load of a llama.cpp engine: what it turned out to take and how fast it was, against what was predicted, kept for the machine.
+"""After each load of our own llama.cpp engine: what it turned out to take and how fast it was, against what was predicted, kept for the machine.
 
 Memory is told by the engine itself the moment it has loaded. Speed comes from its own counters, looked at until requests that had it to
 themselves have told enough: nothing is sent to it for that, and each load teaches once. What is learned corrects `pointsman fit`,
@@ -20,11 +20,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from backends.engines.instance import Instance
-from backends.engines.spec import LLAMA_CPP
 
 if TYPE_CHECKING:
     from quant.fit_truth import Counters
 
+KIND = "llamacpp"  # a llama-server that somebody installed may compute on a card, and what it does says nothing of the processor
 log = logging.getLogger("pointsman.engines")
 FIRST_LOOK, LONGEST_LOOK = 5.0, 60.0  # seconds between two looks at an engine's counters: doubled while it has nothing to do
 PATIENCE = 10.0  # seconds for them to come: they wait for the batch that is computed
@@ -49,7 +49,7 @@ class Truths:
         if not instance.ready:
             if known is not None:
                 self._tasks.pop(instance.name).cancel()
-        elif known is None and instance.spec.kind in LLAMA_CPP:
+        elif known is None and instance.spec.kind == KIND:
             self._tasks[instance.name] = asyncio.create_task(self._follow(instance))
 
     async def stop(self) -> None:
@@ -67,8 +67,8 @@ class Truths:
         anonymous = instance.fact("anonymous") or 0
         if anonymous:
             await self._learned(instance.name, partial(fit_learn.memory, spec, anonymous))
-        if spec.threads is not None or spec.draft:
-            return  # it is as fast as it was told to be, or as its draft is good
+        if spec.threads is not None or spec.replicas > 1 or spec.draft:
+            return  # it is as fast as it was told to be, as the others leave it, or as its draft is good
         before: Counters | None = None
         wait = FIRST_LOOK
         while True:

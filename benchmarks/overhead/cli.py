@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.overhead import html, install, meter, peers, policies, report, run, soak, tools
+from benchmarks.overhead import html, install, meter, peers, policies, report, run, soak, together, tools
 from benchmarks.overhead.peers import Peer, Site
 from benchmarks.overhead.proc import port_in_use
 from benchmarks.overhead.target import Broken
@@ -24,6 +24,7 @@ EXAMPLES = """examples:
   python -m benchmarks.overhead --peers direct,nginx,pointsman --rounds 1
   python -m benchmarks.overhead --report result.json --html result.html
   python -m benchmarks.overhead --soak --peers pointsman
+  python -m benchmarks.overhead --together gateways.md   all up at once, measured in turns by `pointsman bench overhead`
   python -m benchmarks.overhead --policies --quiet 60  what choosing costs: weighted, kv_aware, routers' cache_aware over 8 replicas
 """
 AGAIN_SECONDS = 2.0  # after a signal, should it have been lost
@@ -61,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--smoke", action="store_true", help="start and check each, measure nothing")
     p.add_argument("--soak", action="store_true", help="memory over 200,000 answers and 2,000,000 streamed chunks")
     p.add_argument("--policies", action="store_true", help=f"policies over {policies.REPLICAS} replicas: {','.join(policies.NAMES)}")
+    p.add_argument("--together", type=Path, metavar="OUT.md", help="all at once, in turns, by `pointsman bench overhead`; its tables there")
     p.add_argument("--soak-scale", type=_within(0.0001, 1), default=1.0, metavar="X", help="that part of the soak's counts (default 1)")
     p.add_argument("--list", action="store_true", help="name the gateways, and why one cannot run here")
     p.add_argument("--install", metavar="A,B", help=f"make the virtual environments of peers: {','.join(peers.ENVS)} or all")
@@ -212,6 +214,20 @@ def measure_policies(a: argparse.Namespace) -> int:
     return 1 if result["failed"] else 0
 
 
+def measure_together(a: argparse.Namespace) -> int:
+    """All of them at once; see `together`."""
+    tools.require(["cc", *(["taskset"] if len(os.sched_getaffinity(0)) > 1 else [])])
+    site = site_of(a)
+    found, absent = choose(a.peers.split(",") if a.peers else None, site)
+    for name, why in absent.items():
+        say(f"left out: {name}: {why}")
+    tools.raise_file_limit()
+    cores = meter.Cores.choose(os.sched_getaffinity(0))
+    run.pin_self(cores)
+    names = [name for name in found if name != "direct"]
+    return together.run(site, names, peers.make, tools.build(a.cache)["mock"], cores, a.rounds, a.secs, a.together)
+
+
 def list_peers(a: argparse.Namespace) -> int:
     """Names every gateway with its version, or why it cannot run here."""
     site = site_of(a)
@@ -246,6 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 1 if install.install((a.envs or a.cache / "envs").resolve(), names, say) else 0
         if a.policies:
             return measure_policies(a)
+        if a.together is not None:
+            return measure_together(a)
         return show(a.report, a.html) if a.report else measure(a)
     except (tools.Missing, Broken) as e:
         say(str(e))

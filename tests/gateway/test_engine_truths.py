@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from backends.engines.instance import Instance
@@ -32,7 +33,7 @@ def runs() -> dict[str, int]:
 
 
 def instance(state: str = "ready", anonymous: int = 0, **more: object) -> Instance:
-    found = Instance("toy#0", EngineSpec("toy", "llamacpp", model=str(builtin.path()), context=1024, slots=2, **more))  # type: ignore[arg-type]
+    found = Instance("toy#0", msgspec.structs.replace(SPEC, **more))
     found.state, found.facts = state, {"context": 1024, "anonymous": anonymous}  # type: ignore[assignment]
     return found
 
@@ -120,11 +121,13 @@ def test_an_idle_engine_is_looked_at_ever_more_rarely() -> None:
     assert runs() == {}
 
 
-@pytest.mark.parametrize("changes", [{"threads": 1}, {"draft": "d.gguf"}, {"state": "starting"}, {"kind": "vllm"}])
+@pytest.mark.parametrize(
+    "changes", [{"threads": 1}, {"replicas": 2}, {"draft": "d.gguf"}, {"state": "starting"}, {"kind": "vllm"}, {"kind": "llama-server"}]
+)
 def test_what_was_set_by_hand_teaches_no_speed(changes: dict[str, str]) -> None:
     async def story() -> None:
         looks = Looks()
-        one = instance(**changes) if "kind" not in changes else Instance("toy#0", EngineSpec("toy", "vllm", model="m"))
+        one = instance(**changes)
         looks.truths.changed(one)
         for task in [*looks.truths._tasks.values()]:
             await task
