@@ -1,8 +1,9 @@
 """After each load of our own llama.cpp engine: what it turned out to take, and how fast it was, against what was predicted.
 
 Memory is told by the engine itself the moment it has loaded. Speed comes from its own counters, looked at until requests that had it to
-themselves have told enough: nothing is sent to it for that, and each load teaches once. What is learned is kept for the machine and corrects
-`pointsman fit`, `pointsman doctor`, and what the memory budget sets aside. One a gateway, in the process that runs the engines, on its loop.
+themselves have told enough; nothing is sent to it for that, and each load teaches once. What is learned is kept for the machine, and
+corrects `pointsman fit`, `pointsman doctor` and what the memory budget sets aside. One a gateway, in the process that runs the engines, on
+its loop.
 """
 
 from __future__ import annotations
