@@ -43,6 +43,8 @@ def _read(path: Path) -> bytes:
 def text(told: Mapping[str, Any]) -> str:
     """The explanation for people: where it would go, what became of parameters, what would be sent."""
     lines = [f"{told['api']} call of model '{told['model']}', route '{told['route']}', policy {told.get('policy', 'weighted')}"]
+    for one in told.get("experiments", ()):
+        lines.append(f"experiment {one['experiment']}: {'arm ' + one['arm'] if one['arm'] else 'no part'} ({one['why']})")
     decision = told.get("decision") or {}
     if decision:
         lines.append(f"goes to {decision['replica']}, model {decision['model']}: {decision['reason']}")

@@ -22,7 +22,9 @@ from gateway import logs, surfaces, volatile
 from gateway.asgi import AsgiSink, Make
 from gateway.auth import Tenant
 from gateway.exchange import Exchange
+from gateway.experiments.trial import RouteTrials
 from gateway.explain_policy import UNWEIGHED, Explains, Guide, decided, picked, weighed
+from gateway.explain_trials import DryTrials
 from gateway.serve import Core
 from gateway.surface import SurfaceExchange
 from routing import pool
@@ -47,9 +49,17 @@ class _DryCore(Core):
         self.__dict__.update(core.__dict__)
         self.named = {}  # so that every route comes from `route`
         self.dry: dict[Route, Route] = {}  # each copy, and what it is of
+        self.tried: list[Json] = []  # what its experiments made of the request
 
     def route(self, model: str, tenant: Tenant) -> Route:
         found = super().route(model, tenant)
+        dry = self.copy(found)
+        if isinstance(found.trials, RouteTrials):
+            dry.try_out(DryTrials(found.trials, self.copy, self.tried))
+        return dry
+
+    def copy(self, found: Route) -> Route:
+        """A route that nobody else sees."""
         dry = Route(found.name, found.arms, retries=found.retries, drop=found.drop, tell=found.tell, timeouts=found.timeouts)
         dry.turn = found.turn
         self.dry[dry] = found
@@ -145,6 +155,7 @@ def _about(core: _DryCore, exchange: Exchange, decision: Decision | None) -> Jso
         "model": exchange.call.model, "route": route.name, "decision": None, "policy": core.guide(route).policy,
         "candidates": _candidates(core, exchange, decision),
         "native": False, "estimate": None, "parameters": [], "requests": [], "error": None, "volatile": volatile.of_exchange(exchange),
+        "experiments": core.tried,
     }  # fmt: skip
 
 

@@ -135,11 +135,21 @@ class Place(NamedTuple):
     changes: Changes | None
 
 
+class Told(NamedTuple):
+    """What an experiment would make of a request, for who asks. `arm` "": it has no part, or none yet; `why`: in a few words."""
+
+    arm: str
+    why: str
+    place: Place | None
+
+
 class Live:
     """One experiment as it is in force: what `State` has made of it. Only its slice of the layer moves on, with time; where keys belong is
     remembered until then, as far as KNOWN goes."""
 
-    __slots__ = ("before", "end", "experiment", "fixed", "held", "key", "known", "left", "name", "places", "plain", "split", "until")
+    __slots__ = (
+        "before", "end", "experiment", "fixed", "held", "key", "known", "left", "name", "places", "plain", "split", "until", "winner",
+    )  # fmt: skip
 
     def __init__(self, experiment: Experiment, state: State, left: Left) -> None:
         self.experiment, self.left, self.name = experiment, left, experiment.name
@@ -151,6 +161,7 @@ class Live:
         self.before = Place((name, epoch, BEFORE), None, None) if experiment.history else None
         self.held = Place((name, epoch, HOLDOUT), None, None)
         self.fixed: Place | None = None  # where all go
+        self.winner = state.winner
         if state.status == "promoted" and state.winner in arms:
             self.fixed = self.places[arms.index(state.winner)]._replace(mark=None)
         self.key = experiment.key
@@ -182,6 +193,25 @@ class Live:
                 known.clear()
             known[asked] = found
         return found
+
+    def told(self, exchange: Exchange, unix: float) -> Told:
+        """What `place` would say, in words. Counts nothing and remembers nobody."""
+        if self.experiment.exclude is not None and self._excluded(exchange):
+            return Told("", "such requests are excluded", None)
+        if self.fixed is not None:
+            return Told(self.winner or "", "it was promoted: everybody has it", self.fixed)
+        key = self.key(exchange)
+        if not key:
+            return Told("", "the request has no key to assign it by", None)
+        if unix >= self.until:
+            self._grow(unix)
+        drawn = self._drawn(unit_of(exchange.tenant.name, key))
+        if drawn is None or drawn[0].mark is None:
+            return Told("", "its key is not in the experiment's share now", None)
+        place, arm = drawn[0], drawn[0].mark[2]
+        if arm == BEFORE:
+            return Told("", "its key is not in the experiment's share yet; counted as history", place)
+        return Told("", "its key is held out", place) if arm == HOLDOUT else Told(arm, "drawn by its key", place)
 
     def _drawn(self, unit: int) -> tuple[Place, int] | None:
         found = self.split.arm(unit, self.end) if self.end else OUT
