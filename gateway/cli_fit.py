@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -94,22 +94,27 @@ def this_machine(*, again: bool = False) -> tuple[Machine, Book]:
 
     machine = hardware.look()
     book = calibrate.load(calibrate.place(), machine.fingerprint)
-    here = msgspec.structs.replace(machine, bandwidth=book.bandwidth)
     if again or not book.bandwidth:
-        known, here = here, msgspec.structs.replace(machine, bandwidth=max(book.bandwidth, hardware.bandwidth(machine.cores)))
-        book = calibrate.with_bandwidth(book, here.bandwidth, fit_speed.reading(here) / fit_speed.reading(known))
-        _keep(book)
-    return here, book
+        measured = hardware.bandwidth(machine.cores)
+
+        def better(kept: Book) -> Book:
+            best = max(kept.bandwidth, measured)
+            rates = [fit_speed.reading(msgspec.structs.replace(machine, bandwidth=one)) for one in (kept.bandwidth, best)]
+            return calibrate.with_bandwidth(kept, best, rates[1] / rates[0])
+
+        book = _keep(book, machine, better)
+    return msgspec.structs.replace(machine, bandwidth=book.bandwidth), book
 
 
-def _keep(book: Book) -> None:
-    """Keeps what was measured; where that cannot be, it is said and measured again the next time."""
+def _keep(book: Book, machine: Machine, change: Callable[[Book], Book]) -> Book:
+    """The book with what was measured, which is kept; where that cannot be, it is said and measured again the next time."""
     from quant import calibrate
 
     try:
-        calibrate.save(calibrate.place(), book)
+        return calibrate.update(calibrate.place(), machine.fingerprint, change)
     except calibrate.CalibrationError as error:
         sys.stderr.write(f"pointsman: {error}\n")
+        return change(book)
 
 
 def _measured(candidate: Candidate, wish: Wish, machine: Machine, book: Book) -> Book:
@@ -127,9 +132,7 @@ def _measured(candidate: Candidate, wish: Wish, machine: Machine, book: Book) ->
     except fit_measure.MeasureError as error:
         raise FitError(str(error)) from None
     full = truth.prompt + 32 >= setup.context  # shorter prompts touch less than is predicted
-    book = fit_truth.taught(book, candidate.card, setup, machine, truth, memory=full)
-    _keep(book)
-    return book
+    return _keep(book, machine, lambda kept: fit_truth.taught(kept, candidate.card, setup, machine, truth, memory=full))
 
 
 def as_json(found: Answer, machine: Machine) -> str:

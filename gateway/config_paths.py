@@ -1,7 +1,9 @@
-"""Relative paths of a configuration count from the folder of its file. Pure."""
+"""Relative paths of a configuration count from the folder of its file; those within `command` and `args`, which are an engine's own words,
+from the folder that the gateway runs in. Pure."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,9 @@ def anchored(config: Config, folder: Path) -> Config:
 
 
 def _at(folder: Path, path: str) -> str:
-    return str(folder / Path(path).expanduser())
+    with contextlib.suppress(RuntimeError):  # nobody knows a home folder, as in some containers
+        path = str(Path(path).expanduser())
+    return str(folder / path)
 
 
 def _server(server: ServerConfig, folder: Path) -> ServerConfig:
@@ -41,6 +45,8 @@ def _backend(entry: BackendConfig, folder: Path) -> BackendConfig:
         path = getattr(entry, field)
         if isinstance(path, str) and path:
             changes[field] = _at(folder, path)
+    if entry.python and "/" in entry.python:
+        changes["python"] = _at(folder, entry.python)
     if entry.lora:
         changes["lora"] = tuple(_lora(one, folder) for one in entry.lora)
     if entry.kv_store.path is not None:

@@ -9,16 +9,18 @@ cannot be read, is as good as none.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import msgspec
 
 from quant.fit_factors import Factors
 from quant.fit_speed import SMALL
+from quant.places import expanded
 
 FILE = "machine.json"
 MAX_KINDS = 64
@@ -104,7 +106,21 @@ def with_bandwidth(book: Book, bandwidth: float, change: float) -> Book:
 def place(environ: Mapping[str, str] = os.environ) -> Path:
     """Where the file is: `pointsman/machine.json` in the folder for state (XDG base directories)."""
     base = environ.get("XDG_STATE_HOME", "")
-    return (Path(base) if os.path.isabs(base) else Path.home() / ".local" / "state") / "pointsman" / FILE
+    return (Path(base) if os.path.isabs(base) else expanded("~/.local/state")) / "pointsman" / FILE
+
+
+def update(path: Path, fingerprint: str, change: Callable[[Book], Book]) -> Book:
+    """Changes what is kept, as it is in this moment: one process at a time. Returns the new book. Blocks; raises `CalibrationError`, and
+    then nothing has changed."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.with_name(f"{path.name}.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            book = change(load(path, fingerprint))
+            save(path, book)
+            return book
+    except OSError as error:
+        raise _unkept(path, error) from None
 
 
 def load(path: Path, fingerprint: str) -> Book:
@@ -138,6 +154,8 @@ def save(path: Path, book: Book) -> None:
                 os.unlink(name)
             raise
     except OSError as error:
-        raise CalibrationError(
-            f"What was measured cannot be kept in {path}: {error.strerror}; set XDG_STATE_HOME to a writable folder."
-        ) from None
+        raise _unkept(path, error) from None
+
+
+def _unkept(path: Path, error: OSError) -> CalibrationError:
+    return CalibrationError(f"What was measured cannot be kept in {path}: {error.strerror}; set XDG_STATE_HOME to a writable folder.")

@@ -71,8 +71,8 @@ def footprint(spec: EngineSpec) -> int:
         return 0
     card, settings, machine = found
     parts = predict(card, settings, machine.features)
-    factors = calibrate.load(calibrate.place(), machine.fingerprint).factors(kind(card, machine))
-    needs = parts.needs(factors)
+    book = calibrate.load(calibrate.place(), machine.fingerprint)
+    needs = parts.needs(book.factors(kind(card, msgspec.structs.replace(machine, bandwidth=book.bandwidth))))
     if spec.kind != "llamacpp":
         # What llama-server keeps of finished prompts by default (8 GiB) is no plan of ours: only what its slots leave there is counted.
         needs -= parts.most - parts.total

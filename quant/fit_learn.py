@@ -22,10 +22,24 @@ from quant.hardware import Machine
 Teach = Callable[[Book, Card, Setup, Machine], tuple[Book, str]]
 
 
+# Settings that `fit_engine` knows of.
+USUAL = frozenset({"cache_type_k", "cache_type_v", "n_ubatch", "cache_ram_mib"})
+
+
+def usual(spec: EngineSpec) -> bool:
+    """Whether an engine runs as it is predicted to: our own, with nothing beside its model nor among its arguments that changes what it
+    takes. Pure."""
+    beside = spec.lora or spec.projector or spec.draft
+    return spec.kind == "llamacpp" and not beside and {item.partition("=")[0].strip() for item in spec.args} <= USUAL
+
+
+def whole(spec: EngineSpec) -> bool:
+    """Whether it has all cores, as far as its settings say. Pure."""
+    return spec.threads is None and spec.replicas == 1 and not spec.nice
+
+
 def memory(spec: EngineSpec, anonymous: int) -> str:
     """After an engine said how many anonymous bytes it holds, loaded and not asked anything yet."""
-    if spec.lora or spec.projector or spec.draft:
-        return ""  # they are in these bytes too
 
     def teach(book: Book, card: Card, setup: Setup, machine: Machine) -> tuple[Book, str]:
         parts, factor = predict(card, setup, machine.features), book.factors(kind(card, machine)).base
@@ -43,7 +57,7 @@ def speed(spec: EngineSpec, seen: Pace) -> str:
         new = fit_truth.paced(book, card, setup, machine, seen)
         if not seen.token:
             return new, f"it computed {seen.prompt} tokens of prompts in {seen.prompt_seconds:.2f} s"
-        length = max(1, min(seen.prompt, setup.context - 1))
+        length = max(1, min(seen.prompt, seen.depth, setup.context - 1))
         said = token_seconds(card, setup, length, machine) * book.factors(kind(card, machine)).decode
         return new, f"it wrote {1 / seen.token:.1f} tokens a second; predicted: {1 / said:.1f}"
 
@@ -55,9 +69,12 @@ def _learned(spec: EngineSpec, teach: Teach) -> str:
     if known is None:
         return ""
     card, setup, machine = known
-    book = calibrate.load(calibrate.place(), machine.fingerprint)
-    new, told = teach(book, card, setup, msgspec.structs.replace(machine, bandwidth=book.bandwidth))
-    if new == book:
-        return ""
-    calibrate.save(calibrate.place(), new)
-    return told
+    told: list[str] = []
+
+    def change(book: Book) -> Book:
+        new, said = teach(book, card, setup, msgspec.structs.replace(machine, bandwidth=book.bandwidth))
+        told.append("" if new == book else said)
+        return new
+
+    calibrate.update(calibrate.place(), machine.fingerprint, change)
+    return told[0]

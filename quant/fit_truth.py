@@ -18,8 +18,8 @@ from quant.hardware import Machine
 
 TOKENS = 16  # answered, and
 PROMPT = 64  # computed of prompts: less says nothing
-LONGEST = 4096  # tokens of prompts together: how many prompts they were is not told, and the attention of one grows with its square
 SHARED = 1.05  # requests at once, on average, from which on a request is not alone
+STEP = 1e-4  # of a counter: what moved by less says little, since they are told with six digits
 _FIGURE = re.compile(r"^llamacpp:(\w+) ([0-9.eE+-]+)$", re.M)
 
 
@@ -35,7 +35,8 @@ class Truth(msgspec.Struct, frozen=True):
 
 class Counters(msgspec.Struct, frozen=True):
     """What llama.cpp's server counts from its start (`GET /metrics`): tokens computed of prompts and answered, seconds of each, calls of
-    `llama_decode`, and the sum over these of requests they were for. `depth`: most tokens that a slot ever held."""
+    `llama_decode`, and the sum over these of requests they were for. `depth`: most tokens that a slot ever held. `working`: requests that
+    are under way or wait; what is under way is counted in part."""
 
     prompt: float
     prompt_seconds: float
@@ -44,15 +45,17 @@ class Counters(msgspec.Struct, frozen=True):
     calls: float
     busy: float
     depth: float
+    working: float
 
 
 class Pace(msgspec.Struct, frozen=True):
-    """How fast requests were that had the engine to themselves. `prompt`: tokens computed in `prompt_seconds`; `token`: seconds of one.
-    0.0: too few to tell."""
+    """How fast requests were that had the engine to themselves. `prompt`: tokens computed in `prompt_seconds`, of prompts of `depth` tokens
+    at most; `token`: seconds of one. 0.0: too few to tell."""
 
     prompt: int
     prompt_seconds: float
     token: float
+    depth: int
 
 
 def counters(text: str) -> Counters | None:
@@ -64,35 +67,33 @@ def counters(text: str) -> Counters | None:
         return Counters(
             found["prompt_tokens_total"], found["prompt_seconds_total"], found["tokens_predicted_total"],
             found["tokens_predicted_seconds_total"], calls, found["n_busy_slots_per_decode"] * calls, found["n_tokens_max"],
+            found["requests_processing"] + found["requests_deferred"],
         )  # fmt: skip
     except KeyError:
         return None
 
 
-def shared(before: Counters, after: Counters) -> bool:
-    """Whether several requests were computed at once between two looks. Pure."""
-    calls = after.calls - before.calls
-    return calls < 0 or after.busy - before.busy > SHARED * calls
-
-
 def alone(before: Counters, after: Counters) -> Pace | None:
-    """How fast the requests between two looks were; None where they are too few to tell, where they shared the engine, or where most of
-    their prompts was found in its cache, so that what they looked back at was not computed with them. Pure."""
-    if shared(before, after):
+    """How fast the requests between two looks at an engine at rest were, with 0.0 for what were too few. None: nothing is to be told of
+    them, since they shared the engine, guessed tokens ahead, found most of their prompts in its cache (what they looked back at was not
+    computed with them), or are lost in what was counted before. Pure."""
+    calls, tokens, prompt = after.calls - before.calls, after.tokens - before.tokens, int(after.prompt - before.prompt)
+    if calls < 0 or after.busy - before.busy > SHARED * calls or tokens > calls:
         return None
-    tokens, prompt = after.tokens - before.tokens, int(after.prompt - before.prompt)
     if after.depth > 1.25 * prompt + tokens + PROMPT:
         return None
-    token = (after.token_seconds - before.token_seconds) / tokens if tokens >= TOKENS else 0.0
-    seconds = after.prompt_seconds - before.prompt_seconds if PROMPT <= prompt <= LONGEST else 0.0
-    return Pace(prompt, max(0.0, seconds), max(0.0, token)) if token > 0 or seconds > 0 else None
+    writing, reading = after.token_seconds - before.token_seconds, after.prompt_seconds - before.prompt_seconds
+    if (tokens >= TOKENS and writing <= STEP * after.token_seconds) or (prompt >= PROMPT and reading <= STEP * after.prompt_seconds):
+        return None
+    return Pace(prompt, reading if prompt >= PROMPT else 0.0, writing / tokens if tokens >= TOKENS else 0.0, int(after.depth))
 
 
 def paced(book: Book, card: Card, setup: Setup, machine: Machine, seen: Pace) -> Book:
-    """The book after a pace. Pure."""
-    name, length = kind(card, machine), max(1, min(seen.prompt, setup.context - 1))
+    """The book after a pace. Several prompts are compared as so many of the longest. Pure."""
+    name, length = kind(card, machine), max(1, min(seen.prompt, seen.depth, setup.context - 1))
     book = learn(book, name, "decode", token_seconds(card, setup, length, machine), seen.token)
-    return learn(book, name, "prefill", prompt_seconds(card, setup, length, machine), seen.prompt_seconds)
+    said = prompt_seconds(card, setup, length, machine) * seen.prompt / length
+    return learn(book, name, "prefill", said, seen.prompt_seconds)
 
 
 def loaded(book: Book, card: Card, setup: Setup, machine: Machine, anonymous: int) -> Book:
@@ -104,7 +105,7 @@ def loaded(book: Book, card: Card, setup: Setup, machine: Machine, anonymous: in
 def taught(book: Book, card: Card, setup: Setup, machine: Machine, truth: Truth, *, memory: bool = True) -> Book:
     """The book after a truth. `memory`: the prompts were as long as the context, so that memory can be compared. Pure."""
     token = 1 / truth.decode
-    book = paced(book, card, setup, machine, Pace(truth.prompt, truth.first - token, token))
+    book = paced(book, card, setup, machine, Pace(truth.prompt, truth.first - token, token, truth.prompt))
     if not memory or not truth.anonymous:
         return book
     return _filled(book, kind(card, machine), predict(card, setup, machine.features), truth.anonymous)

@@ -121,7 +121,8 @@ backends:
     projector: p.gguf
     lora: [a.gguf, {path: b.gguf, scale: 0.5}]
     kv_store: {path: kv}
-  repo: {engine: vllm, model: Qwen/Qwen3-8B}
+  repo: {engine: vllm, model: Qwen/Qwen3-8B, python: venv/bin/python}
+  here: {engine: vllm, model: Qwen/Qwen3-8B, python: python3}
 """
     (tmp_path / "pointsman.yaml").write_text("\ufeff" + source, encoding="utf-8")
     config = load(tmp_path / "pointsman.yaml", {})
@@ -134,6 +135,7 @@ backends:
     assert near.kv_store.path == str(tmp_path / "kv")
     repo = config.backends["repo"]
     assert (repo.model, repo.projector, repo.kv_store.path) == ("Qwen/Qwen3-8B", True, None)
+    assert (repo.python, config.backends["here"].python) == (str(tmp_path / "venv/bin/python"), "python3")
 
 
 # --- what a mistake is told

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,7 +14,7 @@ import pytest
 from backends.engines.instance import Instance
 from backends.engines.spec import EngineSpec
 from backends.engines.supervisor import Supervisor
-from gateway.engine_truths import FIRST_LOOK, LONGEST_LOOK, Truths, metrics
+from gateway.engine_truths import FIRST_LOOK, LONGEST_LOOK, Truths, metrics, processor
 from quant import builtin, calibrate, fit_measure, hardware
 from quant.fit_speed import SMALL
 from tests.ports import free_port
@@ -22,7 +23,7 @@ SPEC = EngineSpec("toy", "llamacpp", model=str(builtin.path()), context=1024, sl
 FIGURES = (
     "llamacpp:prompt_tokens_total {prompt}\nllamacpp:prompt_seconds_total {prompt_seconds}\nllamacpp:tokens_predicted_total {tokens}\n"
     "llamacpp:tokens_predicted_seconds_total {seconds}\nllamacpp:n_decode_total {calls}\nllamacpp:n_tokens_max 140\n"
-    "llamacpp:n_busy_slots_per_decode {busy}\n"
+    "llamacpp:n_busy_slots_per_decode {busy}\nllamacpp:requests_processing {working}\nllamacpp:requests_deferred 0\n"
 )
 
 
@@ -39,13 +40,20 @@ def instance(state: str = "ready", anonymous: int = 0, **more: object) -> Instan
 
 
 class Looks:
-    """Counters, one text after the other, and how long was waited between; `over` is set when the last one was given."""
+    """Counters, one text after the other, and how long was waited between; `over` is set after a dozen looks. `ticks`: of others, by
+    look."""
 
-    def __init__(self, *texts: str) -> None:
-        self.left: Iterator[str] = iter(texts)
+    def __init__(self, *texts: str, ticks: Sequence[int] = ()) -> None:
+        self.left, self.ticks = iter(texts), iter(ticks)
         self.waits: list[float] = []
         self.over = asyncio.Event()
-        self.truths = Truths(lambda address, key: next(self.left, "?"), self.pause)
+        self.truths = Truths(lambda address, key: next(self.left, "?"), self.used, self.pause)
+        self.own = self.others = 0
+
+    def used(self, group: int) -> tuple[int, int]:
+        self.own += 100
+        self.others += next(self.ticks, 0)
+        return self.own, self.own + self.others
 
     async def pause(self, seconds: float) -> None:
         self.waits.append(seconds)
@@ -64,8 +72,9 @@ class Looks:
         await self.truths.stop()
 
 
-def figures(prompt: int = 0, tokens: int = 0, calls: int = 0, busy: float = 1) -> str:
-    return FIGURES.format(prompt=prompt, prompt_seconds=prompt / 200, tokens=tokens, seconds=tokens / 20, calls=calls, busy=busy)
+def figures(prompt: int = 0, tokens: int = 0, calls: int = 0, busy: float = 1, working: int = 0) -> str:
+    seconds = {"prompt_seconds": prompt / 200, "seconds": tokens / 20}
+    return FIGURES.format(prompt=prompt, tokens=tokens, calls=calls, busy=busy, working=working, **seconds)
 
 
 def test_an_engine_of_ours_teaches_memory_and_speed_once_a_load() -> None:
@@ -77,7 +86,7 @@ def test_an_engine_of_ours_teaches_memory_and_speed_once_a_load() -> None:
                 return  # it counts when the answer is over
             asked.append(await asyncio.to_thread(fit_measure._ask, supervisor.instances[0], 0, 200, 64))
 
-        truths = Truths(pause=pause)
+        truths = Truths(ticks=lambda group: (0, 0), pause=pause)  # other tests may run beside this one
         ready = asyncio.Event()
 
         def changed(one: Instance) -> None:
@@ -111,19 +120,65 @@ def test_requests_that_shared_the_engine_tell_nothing_and_those_after_do() -> No
     assert looks.waits == [FIRST_LOOK, 2 * FIRST_LOOK, 4 * FIRST_LOOK, FIRST_LOOK]  # doubled while it has nothing to do
 
 
-def test_an_idle_engine_is_looked_at_ever_more_rarely() -> None:
+def test_a_request_that_is_under_way_is_not_judged() -> None:
+    """Its tokens are counted when it ends: what is seen before is a part."""
+
     async def story() -> Looks:
-        looks = Looks(*[figures()] * 12)
+        looks = Looks(figures(), figures(100, 0, 30, working=1), figures(100, 40, 50))
         await looks.follow(instance())
         return looks
 
-    assert asyncio.run(story()).waits[-3:] == [LONGEST_LOOK] * 3
+    assert len(asyncio.run(story()).waits) == 2
+    assert runs() == {"decode": 1, "prefill": 1}
+
+
+def test_each_figure_is_learned_when_it_comes_and_once() -> None:
+    async def story() -> Looks:
+        looks = Looks(figures(), figures(10, 40, 50), figures(20, 90, 105), figures(200, 130, 150))
+        await looks.follow(instance())
+        return looks
+
+    assert len(asyncio.run(story()).waits) == 3
+    assert runs() == {"decode": 1, "prefill": 1}
+
+
+def test_a_busy_machine_teaches_nothing() -> None:
+    async def story() -> None:
+        texts = [figures(100 * n, 40 * n, 50 * n) for n in range(4)]
+        await Looks(*texts, ticks=(0, 90, 26, 25)).follow(instance())
+
+    asyncio.run(story())
+    assert runs() == {"decode": 1, "prefill": 1}, "only the last, beside which others took no more than a quarter"
+
+
+def test_an_idle_engine_is_looked_at_ever_more_rarely() -> None:
+    async def story(*texts: str) -> Looks:
+        looks = Looks(*texts)
+        await looks.follow(instance())
+        return looks
+
+    assert asyncio.run(story(*[figures()] * 12)).waits[-3:] == [LONGEST_LOOK] * 3
+    assert asyncio.run(story(figures(), *[figures(10, 3, 12)] * 12)).waits[-3:] == [LONGEST_LOOK] * 3  # one small request
     assert runs() == {}
 
 
-@pytest.mark.parametrize(
-    "changes", [{"threads": 1}, {"replicas": 2}, {"draft": "d.gguf"}, {"state": "starting"}, {"kind": "vllm"}, {"kind": "llama-server"}]
-)
+def test_a_mistake_of_ours_is_told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(text: str) -> None:
+        raise KeyError(text)
+
+    monkeypatch.setattr("quant.fit_truth.counters", broken)
+    asyncio.run(Looks(figures()).follow(instance()))
+    assert "toy#0: nothing is learned of it" in caplog.text
+
+
+def test_the_processors_time() -> None:
+    own, every = processor(os.getpgrp())
+    assert 0 < own <= every
+
+
+@pytest.mark.parametrize("changes", [
+    {"threads": 1}, {"replicas": 2}, {"draft": "d.gguf"}, {"state": "starting"}, {"kind": "vllm"}, {"args": ("n_gpu_layers=9",)},
+])  # fmt: skip
 def test_what_was_set_by_hand_teaches_no_speed(changes: dict[str, str]) -> None:
     async def story() -> None:
         looks = Looks()
