@@ -57,13 +57,14 @@ async def _measure(spec: EngineSpec, slots: int, prompt: int, tokens: int) -> Tr
                     raise MeasureError(f"The engine does not run: {instance.reason or instance.log.last or instance.state}")
                 await changed.wait()
                 changed.clear()
+        before = instance.fact("anonymous") or 0
         timings = [await asyncio.to_thread(_ask, instance, slot, prompt, tokens) for slot in range(slots)]
         resident, anonymous = await asyncio.to_thread(resident_bytes, instance.pid or 0)
     except TimeoutError:
         raise MeasureError(f"The engine was not ready after {PATIENCE:.0f} seconds; try a smaller model.") from None
     finally:
         await supervisor.stop()
-    return Truth(resident, anonymous, prompt, min(first for first, _ in timings), max(decode for _, decode in timings))
+    return Truth(resident, anonymous, prompt, min(first for first, _ in timings), max(decode for _, decode in timings), before)
 
 
 def _ask(instance: Instance, slot: int, prompt: int, tokens: int) -> tuple[float, float]:

@@ -24,13 +24,15 @@ _FIGURE = re.compile(r"^llamacpp:(\w+) ([0-9.eE+-]+)$", re.M)
 
 
 class Truth(msgspec.Struct, frozen=True):
-    """What was seen after a prompt in every slot: bytes (0 where the system does not tell), tokens, and seconds of the best slot."""
+    """What was seen after a prompt in every slot: bytes (0 where the system does not tell), tokens, and seconds of the best slot. `loaded`:
+    anonymous bytes before the first prompt."""
 
     resident: int
     anonymous: int
     prompt: int
     first: float
     decode: float
+    loaded: int = 0
 
 
 class Counters(msgspec.Struct, frozen=True):
@@ -106,6 +108,8 @@ def taught(book: Book, card: Card, setup: Setup, machine: Machine, truth: Truth,
     """The book after a truth. `memory`: the prompts were as long as the context, so that memory can be compared. Pure."""
     token = 1 / truth.decode
     book = paced(book, card, setup, machine, Pace(truth.prompt, truth.first - token, token, truth.prompt))
+    if truth.loaded:
+        book = loaded(book, card, setup, machine, truth.loaded)
     if not memory or not truth.anonymous:
         return book
     return _filled(book, kind(card, machine), predict(card, setup, machine.features), truth.anonymous)

@@ -22,6 +22,7 @@ from benchmarks.rolling.site import Gateway, free_port, until
 
 SILENT_SECONDS = 3600.0  # that the upstream takes for its second token
 ANSWER_SECONDS = 60.0
+SLACK = 4  # descriptors that come and go by themselves
 TOGETHER = 50  # connections that are made at the same time
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
 
@@ -68,23 +69,26 @@ async def hold(port: int, stream: bool, count: int, size: int) -> Held:
     return held
 
 
-async def let_go(held: Held) -> None:
-    """Closes them."""
+async def let_go(pid: int, held: Held, each: int) -> None:
+    """Closes them, and waits until the gateway has done so too: `each` is how many descriptors one takes there. Raises
+    RuntimeError when it does not."""
+    most = taken(pid, "", 0).descriptors - each * len(held) + SLACK
     for writer in held:
         writer.close()
     await asyncio.gather(*(writer.wait_closed() for writer in held), return_exceptions=True)
+    await asyncio.to_thread(until, lambda: taken(pid, "", 0).descriptors <= most, "the end of connections that were closed")
 
 
 async def levels(pid: int, port: int, count: int, size: int) -> list[Level]:
     """Reads the gateway at rest, with idle connections, at rest again, and with silent streams."""
-    await let_go(await hold(port, True, TOGETHER, size))  # pools and caches have their size
+    await let_go(pid, await hold(port, True, TOGETHER, size), 2)  # pools and caches have their size
     found = [taken(pid, "at rest", 0)]
     idle = await hold(port, False, count, size)
     found.append(taken(pid, "idle connections", count))
-    await let_go(idle)
+    await let_go(pid, idle, 1)
     streams = await hold(port, True, count, size)
     found.append(taken(pid, "silent streams", count))
-    await let_go(streams)
+    await let_go(pid, streams, 2)
     return found
 
 

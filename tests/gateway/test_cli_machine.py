@@ -61,12 +61,13 @@ def test_mistakes_are_one_sentence(words: list[str], said: str, capsys: pytest.C
     assert said in found.err and found.err.count("\n") == 1 and not found.out
 
 
+@pytest.mark.usefixtures("uncovered")
 def test_measured_is_kept_and_used(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "builtin", "--context", "512", "--slots", "1", "--prompt", "512", "--measure"]) == 0
     assert "corrected by what was measured here" in capsys.readouterr().out
     book = calibrate.load(machine, HERE.fingerprint)
-    assert set(book.kinds) == {"small"} and book.kinds["small"].runs.keys() >= {"decode", "prefill"}
-    assert 0.5 < book.factors("small").memory < 1.5
+    assert set(book.kinds) == {"small"} and book.kinds["small"].runs.keys() >= {"decode", "prefill", "base"}
+    assert 0.7 < book.factors("small").base < 1.4
 
 
 def test_what_cannot_be_kept_is_said_once(machine: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -99,6 +99,8 @@ def test_memory_is_corrected_by_part() -> None:
     assert (factors.base, factors.memory) == (pytest.approx(1.5, rel=1e-6), pytest.approx(1.25, rel=1e-5))
     assert (factors.decode, factors.prefill) == (pytest.approx(1.0), pytest.approx(1.0))
     assert parts.needs(factors) == pytest.approx(full + parts.weights + (parts.total - parts.weights - parts.anonymous), rel=1e-6)
+    before = parts.repacked + parts.cache + int(1.5 * parts.base)
+    assert taught(Book(), CARD, SETUP, MACHINE, msgspec.structs.replace(truth, loaded=before)).factors("Q8_0") == factors
     assert taught(Book(), CARD, SETUP, MACHINE, Truth(0, 0, 1000, 1.0, 9.0)).factors("Q8_0").memory == 1.0  # no system tells bytes of it
 
 
