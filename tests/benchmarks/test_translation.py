@@ -22,7 +22,7 @@ needs_taskset = pytest.mark.skipif(shutil.which("taskset") is None, reason="need
 @needs_taskset
 @pytest.mark.timeout(180)
 def test_it_measures(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    flags = ["--rounds", "1", "--secs", "0.7", "--streams", "4", "--paced", "100", "--port", str(free_port(100)), "--cache", str(tmp_path)]
+    flags = ["--rounds", "1", "--secs", "2", "--streams", "4", "--paced", "100", "--port", str(free_port(100)), "--cache", str(tmp_path)]
     assert cli.main([*flags, "--pointsman", POINTSMAN]) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in out.splitlines() if row.startswith("| ")]
