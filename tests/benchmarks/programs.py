@@ -18,6 +18,7 @@ from benchmarks.overhead import tools
 from tests.ports import free_port as free_port
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler: the mock upstream is C and is built by the harness")
+needs_load = pytest.mark.skipif(shutil.which("taskset") is None or shutil.which("wrk") is None, reason="needs taskset and wrk")
 
 
 def build(folder: Path) -> dict[str, Path]:

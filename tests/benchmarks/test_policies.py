@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,9 @@ import pytest
 
 from benchmarks.overhead import chats, cli, policies
 from benchmarks.overhead.peers import Site
-from tests.benchmarks.programs import free_port, needs_cc
+from tests.benchmarks.programs import free_port, needs_cc, needs_load
 
 POINTSMAN = f"{sys.executable} -m gateway"
-needs_load = pytest.mark.skipif(shutil.which("taskset") is None or shutil.which("wrk") is None, reason="needs taskset and wrk")
 
 
 def test_chats_grow_turn_by_turn_among_each_other() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,10 +9,9 @@ import pytest
 
 from benchmarks.overhead import cli, together
 from benchmarks.overhead.peers import Site
-from tests.benchmarks.programs import free_port, needs_cc
+from tests.benchmarks.programs import free_port, needs_cc, needs_load
 
 POINTSMAN = f"{sys.executable} -m gateway"
-needs_load = pytest.mark.skipif(shutil.which("taskset") is None or shutil.which("wrk") is None, reason="needs taskset and wrk")
 
 
 def test_each_has_a_folder_and_ports_of_its_own(tmp_path: Path) -> None:
