@@ -25,15 +25,21 @@ from benchmarks.bench.errors import BenchError
 from benchmarks.bench.nullserver import Script, running
 from benchmarks.bench.words import Profile
 
-SCRIPT = Script(chunks=64, ttft=0.05, itl=0.01)
+FIRST_MS = 200  # to the first token, so that the millisecond or two which an HTTP client takes are less than what may be between clients
+_CHUNKS, _ITL = 64, 0.01
 _RATE = 10.0
 _WARM = 4
 _PROMPT = 64
 
 
-def loads(names: Sequence[str], seconds: float) -> list[Load]:
+def script_of(first_ms: int) -> Script:
+    """What the server does, its first token after so many milliseconds."""
+    return Script(chunks=_CHUNKS, ttft=first_ms / 1e3, itl=_ITL)
+
+
+def loads(script: Script, names: Sequence[str], seconds: float) -> list[Load]:
     """What is sent: about `seconds` of each load, by the script's own times."""
-    whole = SCRIPT.ttft + SCRIPT.itl * (SCRIPT.chunks - 1)
+    whole = script.ttft + script.itl * (script.chunks - 1)
     known = [
         Load("sync", Profile("sync"), max(5, round(seconds / whole)), _WARM),
         Load("concurrent=4", Profile("concurrent", 4.0), max(8, 4 * round(seconds / whole)), _WARM),
@@ -42,11 +48,13 @@ def loads(names: Sequence[str], seconds: float) -> list[Load]:
     return [load for load in known if load.profile.name in names]
 
 
-async def measure(site_of: Callable[[str], tools.Site], plan: Sequence[Load], repeats: int, say: Callable[[str], None]) -> list[Run]:
+async def measure(
+    script: Script, site_of: Callable[[str], tools.Site], plan: Sequence[Load], repeats: int, say: Callable[[str], None]
+) -> list[Run]:
     """Every client with every load, in turn, each repeat begun by another one. RuntimeError: no server."""
     runs: list[Run] = []
     clients: tuple[Who, ...] = (OURS, *OTHERS)
-    async with running(SCRIPT) as server:
+    async with running(script) as server:
         site = site_of(server.url.removesuffix("/v1"))
         for repeat in range(repeats):
             for load in plan:
@@ -80,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--profiles", default="sync,concurrent,rate", metavar="A,B", help="which loads (default: %(default)s)")
     p.add_argument("--repeats", type=_count, default=3, metavar="N", help="of every load and client (default: %(default)s)")
     p.add_argument("--seconds", type=_count, default=30, metavar="S", help="of one load, about (default: %(default)s)")
+    p.add_argument("--first", type=_count, default=FIRST_MS, metavar="MS", help="of the server, to its first token (default: %(default)s)")
     p.add_argument("--out", type=Path, metavar="FILE.md", help="write the tables there, too")
     return p
 
@@ -94,11 +103,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs it; the exit code. Blocks."""
     parser = _parser()
     a = parser.parse_args(argv)
-    plan = loads(a.profiles.split(","), a.seconds)
+    script = script_of(a.first)
+    plan = loads(script, a.profiles.split(","), a.seconds)
     if not plan or set(a.profiles.split(",")) - {"sync", "concurrent", "rate"}:
         parser.error(f"--profiles {a.profiles!r}: there are sync, concurrent and rate")
     try:
-        return _install(a.cache) if a.install else _compare(a, plan)
+        return _install(a.cache) if a.install else _compare(a, script, plan)
     except (BenchError, RuntimeError) as error:
         sys.stderr.write(f"agreement: {error}\n")
         return 1
@@ -111,7 +121,7 @@ def _install(cache: Path) -> int:
     return 0
 
 
-def _compare(a: argparse.Namespace, plan: Sequence[Load]) -> int:
+def _compare(a: argparse.Namespace, script: Script, plan: Sequence[Load]) -> int:
     absent = tools.missing(a.cache)
     if absent:
         raise BenchError(f"{' and '.join(absent)} not installed in {a.cache}; run again with --install first")
@@ -119,12 +129,12 @@ def _compare(a: argparse.Namespace, plan: Sequence[Load]) -> int:
     results = a.cache / "results" / datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
 
     def site(url: str) -> tools.Site:
-        return tools.Site(environments=a.cache, tokenizer=words, url=url, tokens=SCRIPT.chunks, prompt=_PROMPT, results=results)
+        return tools.Site(environments=a.cache, tokenizer=words, url=url, tokens=script.chunks, prompt=_PROMPT, results=results)
 
-    runs = asyncio.run(measure(site, plan, a.repeats, _say))
+    runs = asyncio.run(measure(script, site, plan, a.repeats, _say))
     found = rows(runs)
     code, told = summary(found, runs)
-    text = f"{_head(a.repeats)}\n\n{tables(found)}\n{told}\n"
+    text = f"{_head(script, a.repeats)}\n\n{tables(found)}\n{told}\n"
     sys.stdout.write(text)
     if a.out is not None:
         _write(a.out, text)
@@ -132,9 +142,9 @@ def _compare(a: argparse.Namespace, plan: Sequence[Load]) -> int:
     return code
 
 
-def _head(repeats: int) -> str:
+def _head(script: Script, repeats: int) -> str:
     return (
-        f"Server: {SCRIPT.chunks} tokens, the first after {1e3 * SCRIPT.ttft:g} ms, one each {1e3 * SCRIPT.itl:g} ms. Repeats: {repeats}; "
+        f"Server: {script.chunks} tokens, the first after {1e3 * script.ttft:g} ms, one each {1e3 * script.itl:g} ms. Repeats: {repeats}; "
         f"medians of them. Clients: ours, {', '.join(tools.PACKAGES.values())}."
     )
 

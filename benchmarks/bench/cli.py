@@ -36,6 +36,8 @@ examples:
 The key is read from $POINTSMAN_KEY or $OPENAI_API_KEY, never from the command line. docs/bench.md defines every figure.
 """
 
+_REPLAY = {"--from": "start", "--to": "stop", "--jitter": "jitter", "--clip": "clip"}
+
 
 def main(argv: Sequence[str], version: str = "") -> int:
     """Runs `pointsman bench ARGV`; the exit code. `version`: of what this is part of. Blocks. Raises SystemExit (argparse)."""
@@ -56,6 +58,10 @@ def parse(argv: Sequence[str], version: str = "") -> tuple[Options, argparse.Nam
     )
     load.add_argument("--arrivals", default="poisson", help="of an open loop: poisson (default), constant, or gamma:B (B below 1: bursts)")
     load.add_argument("--speed", type=_positive, default=1.0, metavar="X", help="replay a trace or capture X times as fast")
+    load.add_argument("--from", type=_positive, dest="start", metavar="S", help="leave out a trace's or capture's first S seconds")
+    load.add_argument("--to", type=_positive, dest="stop", metavar="S", help="and what comes after S seconds of it")
+    load.add_argument("--jitter", type=_positive, metavar="S", help="send each of its lines up to S seconds later, by chance")
+    load.add_argument("--clip", action="store_true", help="cut its prompts that are longer than the model takes, else they are left out")
     load.add_argument("--max-concurrency", type=_count, metavar="N", help="at most N requests under way in an open loop; the others wait")
     load.add_argument("--repeats", type=_count, default=3, metavar="N", help="of every level, in turn (default: 3)")
     _workload(load)
@@ -67,7 +73,17 @@ def parse(argv: Sequence[str], version: str = "") -> tuple[Options, argparse.Nam
         "--watch-pid", type=_count, metavar="PID", action="append", default=[], help="draw this process's memory; may be repeated"
     )
     args = parser.parse_args(argv)
+    _replayed(args)
     return options(args, argv, version), args
+
+
+def _replayed(args: argparse.Namespace) -> None:
+    """Raises BenchError for what is said of a replay where there is none, or an empty one."""
+    said = [name for name in ("--from", "--to", "--jitter", "--clip") if getattr(args, _REPLAY[name])]
+    if said and not args.profile.startswith(("trace=", "capture=")):
+        raise BenchError(f"{said[0]} is of a replay: it needs --profile trace=FILE or capture=FILE", usage=True)
+    if args.stop is not None and args.stop <= (args.start or 0.0):
+        raise BenchError(f"--to {args.stop:g} leaves nothing after --from {args.start or 0.0:g}", usage=True)
 
 
 def options(args: argparse.Namespace, argv: Sequence[str], version: str, url: str = "") -> Options:
@@ -91,6 +107,8 @@ def options(args: argparse.Namespace, argv: Sequence[str], version: str, url: st
         salt=args.salt or "", same_prompts=args.same_prompts, api=args.api, stream=not args.no_stream,
         key=words.key(os.environ, args.key_env), headers=words.headers(args.header), extra=words.extra(args.extra) if args.extra else {},
         max_concurrency=getattr(args, "max_concurrency", None), timeout=args.timeout, watch=tuple(getattr(args, "watch_pid", [])),
+        part=(getattr(args, "start", None) or 0.0, getattr(args, "stop", None)), jitter=getattr(args, "jitter", None) or 0.0,
+        clip=getattr(args, "clip", False),
         command=("pointsman", "bench", *argv), version=version,
     )  # fmt: skip
 

@@ -10,9 +10,10 @@ from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.bench.words import SECONDS_OF_LAG, Health
+from benchmarks.bench.words import SECONDS_OF_LAG, STOLEN, Health
 
 TICK = 0.010  # seconds between two looks at the loop
+STAT = Path("/proc/stat")
 BUSY = 0.90  # of one core: a client that uses more is at its limit
 MOST_TICKS = 1_000_000  # kept of one stage: almost three hours
 
@@ -37,12 +38,12 @@ class Pulse:
     def __init__(self) -> None:
         self._ticks: array[float] = array("d")
         self._sends: array[float] = array("d")
-        self._due = self._begun = self._worked = 0.0
+        self._due = self._begun = self._worked = self._taken = 0.0
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
         """Begins; the loop must be running."""
-        self._begun, self._worked = time.monotonic(), time.process_time()
+        self._begun, self._worked, self._taken = time.monotonic(), time.process_time(), stolen()
         self._due = self._begun
         self._next()
 
@@ -77,6 +78,7 @@ class Pulse:
             lag_p99=quantile(late, 0.99),
             lag_most=late[-1] if late else 0.0,
             cpu=(time.process_time() - self._worked) / wall if wall > 0 else 0.0,
+            stolen=(stolen() - self._taken) / wall if wall > 0 else 0.0,
         )
         health.trouble = trouble(health, quantile(ticks, 0.99))
         return health
@@ -85,14 +87,26 @@ class Pulse:
 def trouble(health: Health, loop_p99: float) -> str:
     """A sentence where a stage measured the client rather than the server, else nothing. `loop_p99`: how late the event loop woke, in
     seconds: what was read then was stamped late, whatever was sent in time. Pure."""
+    taken = f" The hypervisor kept {health.stolen:.1%} of a core from this machine meanwhile." if health.stolen >= STOLEN else ""
     cure = "use a lower rate, fewer connections, shorter prompts, or a faster or idler machine for the client"
     if health.lag_p99 > SECONDS_OF_LAG:
-        return f"The client was {_ms(health.lag_p99)} late at p99 (limit {_ms(SECONDS_OF_LAG)}): it measured itself; {cure}."
+        return f"The client was {_ms(health.lag_p99)} late at p99 (limit {_ms(SECONDS_OF_LAG)}): it measured itself; {cure}.{taken}"
     if loop_p99 > SECONDS_OF_LAG:
-        return f"The client's event loop woke {_ms(loop_p99)} late at p99 (limit {_ms(SECONDS_OF_LAG)}): its stamps are late; {cure}."
+        late = f"{_ms(loop_p99)} late at p99 (limit {_ms(SECONDS_OF_LAG)})"
+        return f"The client's event loop woke {late}: its stamps are late; {cure}.{taken}"
     if health.cpu > BUSY:
         return f"The client used {health.cpu:.0%} of a core (limit {BUSY:.0%}): it may be what limits the rate; {cure}."
     return ""
+
+
+def stolen() -> float:
+    """Seconds since the machine's start that its processors, all together, were ready to run and the hypervisor ran others instead: the
+    eighth figure of the first line of /proc/stat (proc(5)). 0 where that is not told. Blocks for some microseconds."""
+    try:
+        with STAT.open("rb") as file:
+            return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def _ms(seconds: float) -> str:

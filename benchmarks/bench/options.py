@@ -47,6 +47,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int | None = None
     timeout: float = 600.0
     watch: tuple[int, ...] = ()
+    part: tuple[float, float | None] = (0.0, None)  # of a trace or capture, seconds from its first line
+    jitter: float = 0.0  # of a trace's or capture's times
+    clip: bool = False  # prompts that are too long are cut instead of left out
     command: tuple[str, ...] = ()
     version: str = ""
 

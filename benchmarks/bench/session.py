@@ -54,7 +54,7 @@ class Session(msgspec.Struct, frozen=True):
         most = _context(self.facts)
         return Workload(
             self.target, lengths(options, most), texts, exact=self.can.exact, continuous=self.can.continuous,
-            cut=Cut(context=most), fresh=not options.same_prompts,
+            cut=Cut(*options.part, context=most, clip=options.clip, jitter=options.jitter), fresh=not options.same_prompts,
         )  # fmt: skip
 
     def asks(self, profile: Profile, repeat: int, number: int, workload: Workload | None = None) -> Iterator[Ask]:

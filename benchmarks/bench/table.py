@@ -30,7 +30,7 @@ from benchmarks.bench.texts import (
     warnings,
     wide,
 )
-from benchmarks.bench.words import Level, Result, Slo, Spread
+from benchmarks.bench.words import STOLEN, Level, Result, Slo, Spread
 
 __all__ = ["Progress", "compare_table", "grid", "table"]
 
@@ -193,8 +193,10 @@ def _client(result: Result) -> str:
     lag, cpu = max(h.lag_p99 for h in found), max(h.cpu for h in found)
     null = max(h.null_p50 for h in found)
     calibrated = f", {duration(null)} (p50) of its own against an empty server" if null > 0 else ""
+    taken = max(h.stolen for h in found)
+    kept = f", {percent(taken)} of one kept from the machine by its hypervisor" if taken >= STOLEN else ""
     repeats = max((len(one.repeats) for one in result.levels), default=0)
-    return f"Client: late by {duration(lag)} at most (p99), {percent(cpu)} of a core{calibrated}. Repeats: {repeats}."
+    return f"Client: late by {duration(lag)} at most (p99), {percent(cpu)} of a core{kept}{calibrated}. Repeats: {repeats}."
 
 
 def compare_table(differences: Mapping[str, Difference], names: tuple[str, str] = ("A", "B"), width: int = WIDTH) -> str:

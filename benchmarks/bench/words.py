@@ -13,6 +13,7 @@ import msgspec
 ProfileName = Literal["sync", "concurrent", "rate", "sweep", "trace", "capture"]
 Api = Literal["chat", "completions"]
 SECONDS_OF_LAG = 0.005  # a client whose lag has a p99 above this measures itself
+STOLEN = 0.005  # of a core, kept from the machine by its hypervisor: less is not worth a word
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -117,7 +118,7 @@ class Health(msgspec.Struct):
     """Whether the client was up to it. `lag`: how late requests were sent (open loop) or the event loop woke (closed loop): p50, p99,
     greatest; `cpu`: the share of one core that the client used; `null`: p50 and p99 of the same client against an empty server that
     answers at once, over TCP on loopback: what of a latency may be the client's own. `trouble`: a sentence when the stage measures the
-    client, else empty."""
+    client, else empty. `stolen`: the share of one core that a hypervisor kept from the whole machine (0: none, or not told)."""
 
     lag_p50: float = 0.0
     lag_p99: float = 0.0
@@ -126,6 +127,7 @@ class Health(msgspec.Struct):
     null_p50: float = 0.0
     null_p99: float = 0.0
     trouble: str = ""
+    stolen: float = 0.0
 
 
 class Sample(msgspec.Struct):

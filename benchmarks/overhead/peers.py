@@ -18,7 +18,9 @@ from benchmarks.overhead import tools
 
 HERE = Path(__file__).resolve().parent
 BASELINES = HERE / "baselines"
-MODELS = ("mock", "mock-64x0ms", "mock-64x20ms")  # every model name that the phases send
+WHOLE, UNPACED, PACED = "mock", "mock-64x0ms", "mock-64x20ms"  # what the phases send: whole answers, streams without pause, paced ones
+BOTH = "mock-paced-16x4ms"  # whole answers at once, streams of 16 chunks, one each 4 ms
+MODELS = (WHOLE, UNPACED, PACED, BOTH)
 KEY = "sk-bench"
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from benchmarks.overhead import meter, tools
-from benchmarks.overhead.peers import MODELS
+from benchmarks.overhead.peers import PACED, UNPACED
+from benchmarks.overhead.peers import WHOLE as MODEL
 from benchmarks.overhead.target import PATH, STREAM_EVENTS, Broken, Target, body
 
 Phase = dict[str, float]
-MODEL, UNPACED, PACED = MODELS
 CADENCE_MS = 20  # of PACED
 WRK = tools.CSRC / "wrk_post.lua"
 

@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.overhead import machine, meter
-from benchmarks.overhead.phases import MODEL, UNPACED, Bench, run_load
+from benchmarks.overhead.peers import UNPACED
+from benchmarks.overhead.peers import WHOLE as MODEL
+from benchmarks.overhead.phases import Bench, run_load
 from benchmarks.overhead.report import NONE, Section, number, table
 from benchmarks.overhead.run import FAULTS, SCHEMA, Plan, Say, check_ports
 from benchmarks.overhead.target import WHOLE_EVENTS, Broken, Mock, Target

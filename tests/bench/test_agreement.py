@@ -189,7 +189,7 @@ def site(folder: Path) -> tools.Site:
 
 
 def test_every_client_is_told_the_same_load(tmp_path: Path) -> None:
-    plan = cli.loads(["sync", "concurrent", "rate"], 30)
+    plan = cli.loads(cli.script_of(50), ["sync", "concurrent", "rate"], 30)
     assert [(load.name, load.requests) for load in plan] == [("sync", 44), ("concurrent=4", 176), ("rate=10", 300)]
     assert math.isinf(plan[2].profile.shape)
     for load, theirs, pace in zip(plan, ("synchronous", "concurrent,streams=4", "constant,rate=10"), ("1", "4", "10"), strict=True):

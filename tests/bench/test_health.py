@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -40,6 +41,9 @@ def test_a_quantile_of_nothing_is_nothing() -> None:
         (Health(), 0.2, "event loop woke 200 ms late at p99"),
         (Health(cpu=0.9), 0.0, ""),
         (Health(cpu=0.97), 0.0, "97% of a core (limit 90%)"),
+        (Health(lag_p99=0.0061, stolen=0.034), 0.0, "The hypervisor kept 3.4% of a core from this machine meanwhile."),
+        (Health(stolen=0.034), 0.2, "The hypervisor kept 3.4% of a core"),
+        (Health(stolen=0.9), 0.0, ""),
     ],
 )
 def test_the_verdict(found: Health, loop: float, words: str) -> None:
@@ -98,6 +102,16 @@ def test_late_sending_is_the_open_loops_lag() -> None:
 
     found = asyncio.run(main())
     assert (found.lag_p50, found.lag_most) == (0.002, 0.5)
+
+
+def test_stolen_time_is_the_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    told = tmp_path / "stat"
+    monkeypatch.setattr(health, "STAT", told)
+    assert health.stolen() == 0.0  # no Linux
+    told.write_text("cpu  7331033 2341281 679439 5029269 27441 0 96833 535456 0 0\ncpu0 1 2 3\n")
+    assert health.stolen() == 535456 / os.sysconf("SC_CLK_TCK")
+    told.write_text("cpu 1 2\n")
+    assert health.stolen() == 0.0
 
 
 def test_memory_of_processes() -> None:

@@ -135,3 +135,24 @@ def test_wrong_values_are_told_in_one_sentence(line: str) -> None:
     with pytest.raises(BenchError) as caught:
         parse(line.split())
     assert caught.value.usage and "\n" not in str(caught.value)
+
+
+def test_a_part_of_a_trace() -> None:
+    chosen, _ = parse("u --profile trace=t.jsonl --from 60 --to 120 --jitter 0.5 --clip".split())
+    assert (chosen.part, chosen.jitter, chosen.clip) == ((60.0, 120.0), 0.5, True)
+    plain, _ = parse("u --profile trace=t.jsonl --to 120".split())
+    assert (plain.part, plain.jitter, plain.clip) == ((0.0, 120.0), 0.0, False)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("u --from 3", "--from is of a replay"),
+        ("u --profile rate=3 --clip", "--clip is of a replay"),
+        ("u --profile trace=t --from 9 --to 9", "--to 9 leaves nothing after --from 9"),
+    ],
+)
+def test_no_part_of_a_trace(line: str, words: str) -> None:
+    with pytest.raises(BenchError) as caught:
+        parse(line.split())
+    assert caught.value.usage and words in str(caught.value)

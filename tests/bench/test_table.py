@@ -141,3 +141,10 @@ def test_a_stream_that_is_gone_ends_no_run(tmp_path: Path) -> None:
     progress.end(made, figures(made, ()))
     progress.close()
     assert (tmp_path / "out").read_text() == ""
+
+
+def test_time_that_the_hypervisor_kept_is_told() -> None:
+    result, _ = KINDS["one_request"]()
+    assert "hypervisor" not in table(result)
+    result.levels[0].repeats[0].health.stolen = 0.034
+    assert "3.4 % of one kept from the machine by its hypervisor" in " ".join(table(result, 200).split())

@@ -106,7 +106,9 @@ def test_pointsman_is_started_with_a_key_two_replicas_and_one_route_a_model(site
         "server": {"port": 19200, "host": "127.0.0.1", "admin": {"port": 0}, "log": {"level": "warning"}},
         "keys": [{"name": "bench", "key": "sk-bench"}],
         "backends": {"a": url, "b": url},
-        "routes": {m: {"targets": [{"backend": b, "model": m} for b in "ab"]} for m in ("mock", "mock-64x0ms", "mock-64x20ms")},
+        "routes": {
+            m: {"targets": [{"backend": b, "model": m} for b in "ab"]} for m in ("mock", "mock-64x0ms", "mock-64x20ms", "mock-paced-16x4ms")
+        },
     }
     logging = peers.make("pointsman-log", site)
     assert isinstance(logging, Peer) and logging.command == made.command and "a line of JSON a request" in logging.about

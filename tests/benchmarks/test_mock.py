@@ -142,6 +142,15 @@ def test_a_stream_is_one_chunk_an_event(mock_port: int, call: dict[str, Any] | s
     assert found[65]["choices"] == [] and found[65]["usage"] == USAGE
 
 
+def test_one_model_is_whole_at_once_and_paced_as_a_stream(mock_port: int) -> None:
+    with Wire(mock_port) as wire:
+        wire.socket.sendall(request({"model": "mock-paced-3x2ms"}))
+        status, answer = wire.answer()
+        assert (status, answer["choices"][0]["message"]["content"]) == (200, TEXT)
+        wire.socket.sendall(request({"model": "mock-paced-3x2ms", "stream": True}))
+        assert len(events(wire.stream())) == 5
+
+
 def test_the_stamps_keep_the_cadence(mock_port: int) -> None:
     with Wire(mock_port) as wire:
         wire.socket.sendall(request({"model": "mock-5x30ms", "stream": True}))

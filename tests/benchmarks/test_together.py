@@ -36,7 +36,7 @@ def test_it_measures(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert status in (0, 1), said.err  # 1: this machine was too busy for the client's stamps
     text = out.read_text()
     for name in ("pointsman", "pointsman-asgi"):
-        assert f"| {name} | streams | 1 | TTFT | p50 |" in text and f"| {name} | whole answers | 16 |" in text
+        assert f"| {name} | streams | 16 | TTFT | p50 |" in text and f"| {name} | whole answers | 16 |" in text
     assert "| null server |" in text and "does not list" not in said.err
 
 

@@ -22,7 +22,7 @@ from benchmarks.bench.texts import (
     troubles,
     warnings,
 )
-from benchmarks.bench.words import Figures, Result, Spread
+from benchmarks.bench.words import STOLEN, Figures, Result, Spread
 
 _SEEN = 8  # warnings that are not folded
 
@@ -148,4 +148,7 @@ def client(result: Result) -> Markup | None:
             f" The same client against an empty server that answers at once takes {duration(null50)} (p50) and {duration(null99)} (p99): "
             "so much of a latency may be its own."
         )
+    taken = max(f.health.stolen for f in found)
+    if taken >= STOLEN:
+        text += f" Meanwhile the hypervisor kept up to {percent(taken)} of a core from this machine."
     return tag("p", text, class_="note")
