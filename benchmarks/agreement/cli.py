@@ -15,12 +15,14 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from benchmarks.agreement import tokenizer, tools
 from benchmarks.agreement.judge import rows
 from benchmarks.agreement.table import summary, tables
 from benchmarks.agreement.words import OTHERS, OURS, Load, Run, Who
+from benchmarks.bench.calm import Calm
 from benchmarks.bench.errors import BenchError
 from benchmarks.bench.nullserver import Script, running
 from benchmarks.bench.words import Profile
@@ -53,6 +55,7 @@ async def measure(
 ) -> list[Run]:
     """Every client with every load, in turn, each repeat begun by another one. RuntimeError: no server."""
     runs: list[Run] = []
+    calm = Calm()
     clients: tuple[Who, ...] = (OURS, *OTHERS)
     async with running(script) as server:
         site = site_of(server.url.removesuffix("/v1"))
@@ -61,7 +64,9 @@ async def measure(
                 for at in range(len(clients)):
                     who = clients[(at + repeat) % len(clients)]
                     say(f"repeat {repeat + 1} of {repeats}, {load.name}: {who}")
-                    runs.append(await _once(who, site, load, repeat))
+                    runs.append(await calm.measure(partial(_once, who, site, load, repeat)))
+    if calm.again:
+        say(calm.words())
     return runs
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import sys
@@ -63,7 +64,8 @@ def _mark(environments: Path, name: str) -> Path:
 
 async def run(who: Who, site: Site, load: Load, repeat: int) -> Run:
     """One client, one load, once, into a folder of its own. BenchError: it failed, or left something else than it should."""
-    folder = site.results / f"{load.name.replace('=', '-')}-{repeat}-{who}"
+    name = f"{load.name.replace('=', '-')}-{repeat}-{who}"
+    folder = next(one for n in itertools.count(1) if not (one := site.results / (name if n == 1 else f"{name}-{n}")).exists())
     try:
         folder.mkdir(parents=True)
     except OSError as error:

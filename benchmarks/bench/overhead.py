@@ -14,12 +14,14 @@ import itertools
 import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.bench import added, files, pairs, wrk
 from benchmarks.bench.added import Overhead
+from benchmarks.bench.calm import Calm
 from benchmarks.bench.client import Client
 from benchmarks.bench.drive import Limits, run_stage
 from benchmarks.bench.errors import BenchError
@@ -145,6 +147,7 @@ class _Run:
         self.rates: list[added.Rate] = []
         self.warnings: list[str] = []
         self._troubles: dict[str, Health] = {}
+        self._calm = Calm(stop.is_set)
         self.whole_by = "this client" if plan_.own or wrk.installed() is None else "wrk"
         self._rng = random.Random(f"overhead {plan_.direct.options.seed}")
         self._number = itertools.count()  # of what was sent so far: no two stages have the same texts
@@ -189,10 +192,15 @@ class _Run:
         """Streams, one at a time, request by request in turn."""
         self.say("streams, one at a time, in turn")
         options, profile = self.plan.direct.options, Profile("sync")
-        sides = [pairs.Side(self.sessions[name].client, self.sessions[name].asks(profile, 0, self._next())) for name in self._names]
         seconds = options.seconds * self.plan.rounds if options.seconds is not None else None
         bounds = pairs.Bounds(1, options.requests, seconds, pairs.warm(options))
-        await pairs.measure(sides, bounds, options.seed, self.stop, lambda _: None)
+
+        async def once() -> list[pairs.Side]:
+            sides = [pairs.Side(self.sessions[name].client, self.sessions[name].asks(profile, 0, self._next())) for name in self._names]
+            await pairs.measure(sides, bounds, options.seed, self.stop, lambda _: None)
+            return sides
+
+        sides = await self._calm.measure(once)
         self._judge("streams, one at a time", sides[0].health)
         seen = dict(zip(self._names, (side.timed for side in sides), strict=True))
         for gateway in self._gateways:
@@ -233,7 +241,7 @@ class _Run:
         client = session.client if load == "stream" else Client(session.target, timeout=session.options.timeout)
         profile = Profile("concurrent", value=concurrency)
         try:
-            stage = await self._sent(client, profile, session.asks(profile, 0, self._next()))
+            stage = await self._calm.measure(lambda: self._sent(client, profile, session.asks(profile, 0, self._next())))
         finally:
             if client is not session.client:
                 await client.close()
@@ -253,7 +261,9 @@ class _Run:
 
     def doubts(self) -> list[str]:
         """What makes the figures doubtful, in sentences."""
-        return [*self.warnings, *(f"{what}, at worst: {health.trouble}" for what, health in self._troubles.items())]
+        again = [words] if (words := self._calm.words()) else []
+        worst = [f"{what}, at worst: {health.trouble}" for what, health in self._troubles.items()]
+        return [*self.warnings, *again, *worst]
 
     @property
     def late(self) -> bool:
@@ -267,10 +277,8 @@ class _Run:
             self.say(f"whole answers by wrk, {concurrency} at a time, round {number + 1} of {self.plan.rounds}")
             came = {}
             for name in self._rng.sample(self._names, len(self._names)):
-                session = self.sessions[name].whole()
-                asks = list(itertools.islice(session.asks(Profile("sync"), 0, self._next()), _BODIES))
                 try:
-                    came[name] = await or_stop(wrk.run(session.target, asks, concurrency, seconds), self.stop)
+                    came[name] = await self._calm.measure(partial(self._wrk_once, name, concurrency, seconds))
                 except Interrupted:
                     break
             if len(came) < len(self._names):
@@ -284,6 +292,12 @@ class _Run:
             self.rates.append(added.rate(name, "whole", concurrency, [each.rate for each in told[name]], [], sent, failed))
         for gateway in self._gateways:
             self.rows += added.by_wrk(concurrency, gateway, told[DIRECT], told[gateway])
+
+    async def _wrk_once(self, name: str, concurrency: int, seconds: float) -> wrk.Told:
+        """Raises Interrupted."""
+        session = self.sessions[name].whole()
+        asks = list(itertools.islice(session.asks(Profile("sync"), 0, self._next()), _BODIES))
+        return await or_stop(wrk.run(session.target, asks, concurrency, seconds), self.stop)
 
     async def _own_limit(self) -> None:
         """The same loads on a server that computes nothing: what this client can send at most."""

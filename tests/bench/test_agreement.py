@@ -213,8 +213,12 @@ def test_ours_really_runs_and_what_is_not_there_is_said(tmp_path: Path) -> None:
     (tmp_path / "aiperf" / "bin" / "aiperf").symlink_to(sys.executable)
     with pytest.raises(BenchError, match="aiperf with sync failed with status"):
         asyncio.run(tools.run("aiperf", site(tmp_path), load, 0))
-    with pytest.raises(BenchError, match="cannot be made"):
+    with pytest.raises(BenchError, match="failed with status"):  # again, beside what the first left
         asyncio.run(tools.run("aiperf", site(tmp_path), load, 0))
+    assert {"sync-0-aiperf", "sync-0-aiperf-2"} <= {each.name for each in (tmp_path / "results").iterdir()}
+    (tmp_path / "file").touch()
+    with pytest.raises(BenchError, match="cannot be made"):
+        asyncio.run(tools.run("aiperf", site(tmp_path / "file"), load, 0))
 
 
 _HOLDS = 'exec 3>"$0"; sleep 600 & echo ready >&3; wait'  # a child that outlives its parent keeps the pipe open
