@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.overhead.peers import find_pointsman
@@ -177,5 +177,5 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 1
     sys.stdout.write(table(a.balancer, plan, seen, told))
     if a.json:
-        Path(a.json).write_text(json.dumps({"plan": asdict(plan), "seen": asdict(seen), "told": asdict(told)}))
+        Path(a.json).write_text(json.dumps({"plan": vars(plan), "seen": vars(seen), "told": vars(told)}))
     return 1 if seen.failed or seen.broken else 0

@@ -92,7 +92,7 @@ class Load:
         try:
             await client.call(self.plan.tokens if stream else 1, stream)
         except Broken as e:
-            (self.seen.broken if stream else self.seen.failed)[str(e)[:300]] += 1
+            (self.seen.broken if stream else self.seen.failed)[" ".join(str(e).split())[:300]] += 1
         (self.seen.streams if stream else self.seen.calls).append((due, time.monotonic()))
         self._idle.append(client)
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import urllib.request
+from contextlib import nullcontext
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -17,7 +21,7 @@ import pytest
 from benchmarks.overhead.tools import find
 from benchmarks.rolling import cli
 from benchmarks.rolling.load import Plan, Seen, percentile, split
-from benchmarks.rolling.site import BALANCERS, FILES, WRITTEN, replaced
+from benchmarks.rolling.site import BALANCERS, FILES, WRITTEN, Site, replaced, until
 
 POINTSMAN = f"{sys.executable} -m gateway"
 needs_redis = pytest.mark.skipif(find("redis-server") is None or find_spec("redis") is None, reason="needs redis-server and redis-py")
@@ -63,6 +67,21 @@ def test_a_restart_under_a_few_calls(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert f"| restarts | {len(told['ends'])} |" in table
 
 
+def test_all_that_seem_to_be_gone_are_asked_all_the_same(tmp_path: Path) -> None:
+    balancer("haproxy")
+    with Site(POINTSMAN.split(), tmp_path, "haproxy", notice=60.0, redis=False) as site:
+        for gateway in site.gateways:
+            os.kill(gateway.pid, signal.SIGTERM)  # both in their notice: each check fails, each call is served
+        until(lambda: ",a,DOWN" in (said := site.balancer.states()) and ",b,DOWN" in said, "both gateways down in HAProxy's eyes")
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{site.balancer.port}/v1/chat/completions",
+            b'{"model": "m", "max_tokens": 3, "messages": [{"role": "user", "content": "Hi"}]}', {"Content-Type": "application/json"},
+        )  # fmt: skip
+        for _ in range(4):
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                assert answer.status == 200 and json.load(answer)["choices"][0]["finish_reason"]
+
+
 @pytest.mark.full
 @pytest.mark.timeout(240)
 @needs_redis
@@ -91,7 +110,7 @@ def test_the_balancers_files_are_valid(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_says_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"must say 127\.0\.0\.1:8484 once"):
+    with pytest.raises(ValueError, match=r"must say 127\.0\.0\.1:8484"):
         replaced("bind 127.0.0.1:8080", 1, [2, 3], tmp_path)
 
 
@@ -116,6 +135,16 @@ def test_what_is_lost_is_told_and_fails() -> None:
         and "| failed: status 502: bad | 1 |" in text
         and "| streams of 3.0 s, broken | 1, 0 |" in text
     )
+
+
+def test_a_run_that_lost_something_leaves_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen = Seen(calls=[(0.0, 0.5)])
+    seen.failed["status 502: bad"] += 2
+    monkeypatch.setattr(cli, "Site", lambda *_: nullcontext())
+    monkeypatch.setattr(cli, "measure", lambda *_: (seen, cli.Told()))
+    out = tmp_path / "out.json"
+    assert cli.main(["--pointsman", POINTSMAN, "--json", str(out)]) == 1
+    assert json.loads(out.read_text())["seen"]["failed"] == {"status 502: bad": 2}
 
 
 def test_what_is_missing_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
