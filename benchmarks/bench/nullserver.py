@@ -19,11 +19,14 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httptools
 import msgspec
+
+from benchmarks.bench.alarm import Alarm, Handle
 
 MOST_BODY = 64 << 20
 DEFAULT_CHUNKS = 16
@@ -172,7 +175,7 @@ class Served(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._body = bytearray()
         self._busy = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Handle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """A client came."""
@@ -243,8 +246,7 @@ class Served(asyncio.Protocol):
 
     def _pace(self, parts: list[bytes], at: int, last: bytes, wait: float, begun: float) -> None:
         """Writes part `at` when it is due, by the time that the request came, so that lateness does not add up."""
-        loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(max(0.0, begun + wait - time.monotonic()), self._part, parts, at, last, wait, begun)
+        self._timer = self._null.alarm.at(begun + wait, partial(self._part, parts, at, last, wait, begun))
 
     def _part(self, parts: list[bytes], at: int, last: bytes, wait: float, begun: float) -> None:
         if parts and at == 0:
@@ -260,8 +262,8 @@ class Served(asyncio.Protocol):
 class Null:
     """The server's state, its loop's own."""
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
+    def __init__(self, script: Script, alarm: Alarm) -> None:
+        self.script, self.alarm = script, alarm
         self._requests = 0
 
     def failing(self) -> bool:
@@ -283,13 +285,15 @@ def _say(document: Any) -> None:
 
 
 async def _serve(port: int, script: Script) -> None:
-    loop, null = asyncio.get_running_loop(), Null(script)
+    loop, alarm = asyncio.get_running_loop(), Alarm()
+    null = Null(script, alarm)
     over = asyncio.Event()
     server = await loop.create_server(lambda: Served(null), "127.0.0.1", port, backlog=4096)
     threading.Thread(target=_lifeline, args=(loop, over), name="lifeline", daemon=True).start()
     _say({"port": server.sockets[0].getsockname()[1]})
     await over.wait()
     server.close()
+    alarm.close()
 
 
 def _lifeline(loop: asyncio.AbstractEventLoop, over: asyncio.Event) -> None:
