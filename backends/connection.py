@@ -17,7 +17,7 @@ import httptools
 from backends.dial import Dial, unmade
 from backends.heads import PAUSE, Known, learn
 from backends.origin import unreachable
-from backends.splice import LINES, LONGEST, Splice
+from backends.splice import LINES, LONGEST, QUOTE, Splice
 from backends.types import Fault, Receiver, Timeouts
 
 if TYPE_CHECKING:
@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
                 kind = splice.learn(len(data))
             begin, at, end, after, passed = kind
             text = data[at:end]  # all is built again and compared: cheaper than three searches, and nothing can overlap
-            if begin + text + after == data and b'"' not in text:
+            if b"".join((begin, text, after)) == data and QUOTE not in text:
                 kind[4] = passed + 1
                 flight.last = self.clients.now
                 write = splice.write
@@ -202,10 +202,10 @@ class Connection(asyncio.Protocol):
                 flight.last = self.clients.now
                 flight.receiver.on_data(data[len(line) : -2])  # type: ignore[union-attr]
                 return
-        elif self.known is not None and not self.answered:
-            body = self.known.body(data)
-            if body is not None:
-                self._again(flight, self.known, body)
+        elif not self.answered:
+            known = self.known
+            if known is not None and (body := known.body(data)) is not None:
+                self._again(flight, known, body)
                 return
         self._parse(flight, data)
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 MAX_LEARNED = 8 * 1024  # bytes of a head that is kept
 PAUSE = 0.5  # seconds from one head that is learned to the next of a connection: a `date` makes another one each second, an id each time
-DECIMALS = 1 << 13
+DECIMALS = MAX_LEARNED + 32  # more than any head has bytes, so that what is too short by a head counts from its end
 DECIMAL = tuple([b"%d" % n for n in range(DECIMALS)])  # lengths as text: a look-up costs a fraction of what formatting does
 _LENGTH = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]+)[ \t]*\r\n")
 _CHANGES = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"content-encoding"})
@@ -21,23 +21,24 @@ _CHANGES = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b
 class Known:
     """A learned head: the bytes before its number and those after, and its fields (names in lower case, without the length)."""
 
-    __slots__ = ("after", "around", "before", "digits", "fields")
+    __slots__ = ("after", "before", "digits", "fields", "size")
 
     def __init__(self, before: bytes, after: bytes, fields: Mapping[bytes, bytes]) -> None:
         self.before, self.after, self.fields = before, after, fields
-        self.around = len(before) + len(after)
         self.digits = 1  # of the last length
+        self.size = len(before) + self.digits + len(after)
 
     def body(self, data: bytes) -> bytes | None:
         """The body of a whole message in `data` whose head is this one but for its length; None for anything else."""
-        # The length is compared as text: what is written otherwise (zeros before it, thousands of digits) is the parser's.
-        left, digits = len(data) - self.around, self.digits
-        text = DECIMAL[left - digits] if digits <= left < DECIMALS else b"%d" % (left - digits)
-        if len(text) != digits:
-            text = self._length(left)
+        # The length is compared as text: what is written otherwise (zeros before it, thousands of digits) is the parser's. Where `data` is
+        # shorter than the head, the text is of some other number, and the head does not fit in.
+        length = len(data) - self.size
+        text = DECIMAL[length] if length < DECIMALS else b"%d" % length
+        if len(text) != self.digits:
+            text = self._length(length + self.digits)
             if not text:
                 return None
-        head = self.before + text + self.after
+        head = b"".join((self.before, text, self.after))  # half of what two additions cost
         return data[len(head) :] if data.startswith(head) else None
 
     def _length(self, left: int) -> bytes:
@@ -45,6 +46,7 @@ class Known:
         for digits in (len(b"%d" % left), len(b"%d" % left) - 1):
             text = b"%d" % (left - digits)
             if len(text) == digits:
+                self.size += digits - self.digits
                 self.digits = digits
                 return text
         return b""

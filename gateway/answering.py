@@ -97,7 +97,7 @@ class Answering:
             self._whole(status, headers, body)
             return
         # An error object names itself at its start, and has no choices.
-        if b'"choices"' not in body[:256] and b'"error"' in body[:512]:
+        if body.find(b'"choices"', 0, 256) < 0 and body.find(b'"error"', 0, 512) >= 0:
             self._whole(status, headers, body)
             return
         if not PASSED.isdisjoint(headers) or (pilot is not None and pilot.told):
@@ -125,7 +125,7 @@ class Answering:
             self.clean, self.call = True, NO_CALL  # nothing that waits for a next request should hold this one's body
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
-        self.sink.respond(200, JSON_HEAD + self.id + replica.line, body)
+        self.sink.respond(200, b"".join((JSON_HEAD, self.id, replica.line)), body)
 
     def _whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         """The same as its parts one after the other; its flight is over already."""

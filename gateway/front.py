@@ -97,13 +97,30 @@ class Front(asyncio.Protocol):
         self.parser = self.on_header = self.on_body = self.spare = None
 
     def data_received(self, data: bytes) -> None:
+        known = self.known
+        if known is None or self.state != IDLE or self.buffer or (body := known.body(data)) is None:
+            self._data(data)
+            return
+        # A whole request with a head that is known. The parser is left where it was, between two messages.
+        core = self.core
+        if self.door is not core.door:
+            self.door, self.tenant = core.door, core.door.knows(known.fields)
+        if len(body) > core.limits.body_bytes:
+            self._reply(too_large(core.limits.body_bytes))
+            return
+        self.state = BUSY
+        exchange = self.spare
+        if exchange is None:
+            exchange = Exchange(core, self, self.api, known.fields)
+        else:
+            exchange.anew(known.fields)
+        self.exchange = exchange
+        exchange.start(body, self.tenant)
+        if self.paused:  # the client has not read the answer before this one
+            exchange.pause()
+
+    def _data(self, data: bytes) -> None:
         if self.state == IDLE:
-            known = self.known
-            if known is not None and not self.buffer:
-                body = known.body(data)
-                if body is not None:
-                    self._again(known, body)
-                    return
             self._head(data)
         elif self.state == READING:
             self._feed(data)
@@ -193,25 +210,6 @@ class Front(asyncio.Protocol):
             self.taught, self.known, self.door = now, learn(data[:size], self.fields), None
         elif self.taught == NEVER:
             self.taught = -PAUSE
-
-    def _again(self, known: Known, body: bytes) -> None:
-        """A whole request with a head that is known. The parser is left where it was, between two messages."""
-        core = self.core
-        if self.door is not core.door:
-            self.door, self.tenant = core.door, core.door.knows(known.fields)
-        if len(body) > core.limits.body_bytes:
-            self._reply(too_large(core.limits.body_bytes))
-            return
-        self.state = BUSY
-        exchange = self.spare
-        if exchange is None:
-            exchange = Exchange(core, self, self.api, known.fields)
-        else:
-            exchange.anew(known.fields)
-        self.exchange = exchange
-        exchange.start(body, self.tenant)
-        if self.paused:  # the client has not read the answer before this one
-            exchange.pause()
 
     def _early(self) -> None:
         headers = lowered(self.headers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from backends.heads import DECIMALS, Known, learn
+from backends.heads import DECIMALS, MAX_LEARNED, Known, learn
 
 HEAD = b"HTTP/1.1 200 OK\r\nA: b\r\nContent-Length: %b\r\nC: d\r\n\r\n"
 
@@ -37,7 +37,7 @@ def test_a_length_that_is_not_the_message_s() -> None:
     for size in (0, 1, 8, 9, 10, 11, 98, 99, 100, 101, 998, 999, 1000, 1001, 8190, 8191, 8192, 9999, 10_000):
         for digits in (1, 2, 3, 4, 5):
             one = known()
-            one.digits = digits
+            assert one.body(message(10 ** (digits - 1))) is not None and one.digits == digits
             wrong = [b"%d" % n for n in (size - 1, size + 1, size + 10, size * 10, size // 10) if n != size]
             odd = [form % size for form in (b"0%d", b"+%d", b" %d", b"%d ", b"-%d")]
             for number in (*wrong, *odd, b"%x" % (size + 10), b"", b"\0"):
@@ -52,3 +52,21 @@ def test_what_is_no_such_message_at_all() -> None:
     assert one.body(whole + b"x") is None
     for at in range(len(whole) - 10):  # another byte anywhere in the head
         assert one.body(whole[:at] + b"?" + whole[at + 1 :]) is None
+
+
+def test_a_head_as_long_as_can_be_and_less_than_all_of_it() -> None:
+    for size in range(MAX_LEARNED - 10, MAX_LEARNED + 1):
+        pad = size - len(b"HTTP/1.1 200 OK\r\nA: \r\ncontent-length: 3\r\n\r\n")
+        head = b"HTTP/1.1 200 OK\r\nA: " + b"b" * pad + b"\r\ncontent-length: %b\r\n\r\n"
+        one = learn(head % b"3", {b"content-length": b"3"})
+        assert one is not None
+        for digits in (1, 2, 3, 4, 5, 6):
+            long = 10 ** (digits - 1)
+            assert one.body(head % (b"%d" % long) + b"x" * long) == b"x" * long and one.digits == digits
+            for data in (b"", b"x", head[:10], head[:-1] % b"3", head % b"3"):
+                assert one.body(data) is None
+                assert one.body(head % (b"%d" % long) + b"x" * long) == b"x" * long
+
+
+def test_a_head_that_is_longer_is_not_learned() -> None:
+    assert learn(b"x" * MAX_LEARNED + HEAD % b"3", {b"content-length": b"3"}) is None
