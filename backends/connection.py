@@ -17,7 +17,7 @@ import httptools
 from backends.dial import Dial, unmade
 from backends.heads import PAUSE, Known, learn
 from backends.origin import unreachable
-from backends.splice import LINES, LONGEST, Splice
+from backends.splice import LINES, LONGEST, QUOTE, Splice
 from backends.types import Fault, Receiver, Timeouts
 
 if TYPE_CHECKING:
@@ -57,6 +57,11 @@ class Sent:
             self.last = self.pool.clients.now
             if self.conn is not None:
                 self.conn.transport.resume_reading()
+
+    def let_pass(self, splice: Splice) -> None:
+        """From now on chunks that `splice` knows pass by the receiver, until another comes. Nothing changes in the middle of a chunk."""
+        if self.conn is not None and self.conn.between:
+            self.splice = splice
 
     def cancel(self) -> None:
         """Gives the answer up and closes its connection at once, so that the engine stops computing."""
@@ -111,12 +116,12 @@ class Connection(asyncio.Protocol):
     """One pooled connection: llhttp framing, lent to one `Sent` at a time."""
 
     __slots__ = (
-        "answered", "between", "complete", "dial", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since", "interim",
-        "known", "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "taught", "transport",
+        "answered", "between", "clients", "complete", "dial", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since",
+        "interim", "known", "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "taught", "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
-        self.pool = pool
+        self.pool, self.clients = pool, pool.clients
         self.flight: Sent | None = None
         self.headers: dict[bytes, bytes] = {}
         self.fields: dict[bytes, bytes] = {}  # the answer's headers, names in lower case
@@ -133,8 +138,8 @@ class Connection(asyncio.Protocol):
 
     def _reset(self) -> None:
         self.head = 0  # status, once the head is complete
-        self.head_told = self.complete = self.interim = self.extra = self.answered = False
-        self.between = False  # the parser stands between two chunks of a body
+        # between: the parser stands between two chunks of a body
+        self.head_told = self.complete = self.interim = self.extra = self.answered = self.between = False
         self.overhead = 0
 
     # --- asyncio's side
@@ -174,29 +179,33 @@ class Connection(asyncio.Protocol):
         if flight is None:  # bytes that nobody asked for: whatever they are, they must not reach the next request
             self.transport.abort()
             return
+        splice = flight.splice
+        if splice is not None:  # set only while `between`
+            try:
+                kind = splice.kinds[len(data)]
+            except KeyError:
+                kind = splice.learn(len(data))
+            begin, at, end, after, passed = kind
+            text = data[at:end]  # all is built again and compared: cheaper than three searches, and nothing can overlap
+            if b"".join((begin, text, after)) == data and QUOTE not in text:
+                kind[4] = passed + 1
+                flight.last = self.clients.now
+                write = splice.write
+                write(data)
+                return
+            flight.splice = None
         if self.between:
             length = len(data)
-            line = LINES[length] if length < LONGEST else b"\0"
-            if data.startswith(line):
+            line = LINES[length] if length < LONGEST else None
+            if line is not None and data.startswith(line) and data.endswith(b"\r\n"):
                 # One whole chunk, as most reads of a stream are: the parser need not see it, it ends where it began.
-                flight.last, at = self.pool.clients.now, len(line)
-                splice = flight.splice
-                if splice is not None:
-                    # The first quotation mark after `before` must be that of `after`: the text has none, and the two do not overlap.
-                    end = length - splice.tail
-                    if data.startswith(splice.before, at) and data.endswith(splice.after) and data.find(b'"', at + splice.head) == end:
-                        splice.chunks += 1
-                        splice.rest += length - at
-                        splice.write(data)
-                        return
-                    flight.splice = None
-                if data.endswith(b"\r\n"):
-                    flight.receiver.on_data(data[at:-2])  # type: ignore[union-attr]
-                    return
-        elif self.known is not None and not self.answered:
-            body = self.known.body(data)
-            if body is not None:
-                self._again(flight, self.known, body)
+                flight.last = self.clients.now
+                flight.receiver.on_data(data[len(line) : -2])  # type: ignore[union-attr]
+                return
+        elif not self.answered:
+            known = self.known
+            if known is not None and (body := known.body(data)) is not None:
+                self._again(flight, known, body)
                 return
         self._parse(flight, data)
 
@@ -250,16 +259,21 @@ class Connection(asyncio.Protocol):
         flight.receiver = flight.conn = self.flight = None
         pool = self.pool
         pool.busy.discard(flight)
+        transport, idle = self.transport, pool.idle
         if flight.paused:
-            self.transport.resume_reading()
+            transport.resume_reading()
         # An early answer may have overtaken our request: then the rest of its body is still on its way.
-        if self.transport.get_write_buffer_size() == 0 and len(pool.idle) < pool.keep:
-            self.idle_since = pool.clients.now
-            pool.idle.append(self)
+        if not transport.get_write_buffer_size() and len(idle) < pool.keep:
+            self.idle_since = self.clients.now
+            idle.append(self)
         else:
             self._shut()
         if receiver is not None:
-            _tell(receiver, 200, known.fields, body)
+            try:  # as `_tell`, without its frame
+                receiver.on_whole(200, known.fields, body)
+            except Exception:
+                log.exception("a bug: a whole answer")
+                receiver.on_fault(_bug())
 
     def _deliver(self, flight: Sent, body: bytes, broken: str | None) -> None:
         """Hands on what one read brought, in order; any callback may end the flight."""
@@ -341,8 +355,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def eof_received(self) -> None:
-        flight = self.flight
-        fields = self.fields
+        flight, fields = self.flight, self.fields
         framed = b"content-length" in fields or b"chunked" in fields.get(b"transfer-encoding", b"").lower()
         if flight is not None and self.head and not framed and not self.complete:
             self._finish(flight, reusable=False)  # the end of such an answer is the end of the connection (RFC 9112, 6.3)
@@ -376,7 +389,11 @@ def _tell(receiver: Receiver, status: int, headers: Mapping[bytes, bytes], body:
         receiver.on_whole(status, headers, body)
     except Exception:
         log.exception("a bug: a whole answer")
-        receiver.on_fault(Fault("upstream", "The gateway failed; its log says why.", status=500, code="internal_error"))
+        receiver.on_fault(_bug())
+
+
+def _bug() -> Fault:
+    return Fault("upstream", "The gateway failed; its log says why.", status=500, code="internal_error")
 
 
 def _upstream(message: str, code: str) -> Fault:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 
 import msgspec
 
 from backends import wire
 from backends.fetch import Answer, Carrier, fetch
+from backends.heads import DECIMAL, DECIMALS
 from backends.quirks import QUIRKS, TELL_USAGE
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 
@@ -18,6 +18,7 @@ PATHS: Mapping[str, str] = {
 _ASK_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _FORWARDED = (b"traceparent", b"tracestate")
 AGENT = b"pointsman"
+MODELS = 4096  # names whose JSON is kept
 JOIN = 16 * 1024  # bytes of a body; a smaller one goes out in one write with its head
 Guard = Callable[[Mapping[str, msgspec.Raw]], Fault | None]
 
@@ -27,10 +28,30 @@ def api_base(path: str) -> str:
     return path or "/v1"
 
 
-@functools.lru_cache(maxsize=4096)
+_models: dict[str, msgspec.Raw] = {}
+
+
 def target_raw(model: str) -> msgspec.Raw:
     """A model's name as JSON: there are few, and each is needed at every call."""
-    return wire.raw(model)
+    found = _models.get(model)
+    if found is None:
+        if len(_models) >= MODELS:
+            _models.clear()
+        found = _models[model] = wire.raw(model)
+    return found
+
+
+def _encoded(doc: wire.Doc, model: str) -> bytes:
+    """The document as JSON, with `model` in place of what it asks for."""
+    try:
+        # It stands in the document for as long as that is written, which costs less than a copy.
+        name, asked = _models[model], doc["model"]
+    except KeyError:
+        return wire.encode({**doc, "model": target_raw(model)})
+    doc["model"] = name
+    body = wire.encode(doc)
+    doc["model"] = asked
+    return body
 
 
 def _ask_usage(doc: wire.Doc) -> None:
@@ -92,16 +113,19 @@ class OpenAILink:
         doc = call.doc
         if self.guard is not None or self.quirks:
             doc = self._guarded(doc)
-        doc = {**doc, "model": target_raw(target.model)}
         if call.stream and self.asks:
+            doc = {**doc, "model": target_raw(target.model)}
             _ask_usage(doc)
-        body = wire.encode(doc)
+            body = wire.encode(doc)
+        else:
+            body = _encoded(doc, target.model)
         head = self.heads[call.api]
         if b"traceparent" in call.headers:
             head = self._traced(head, call.headers)
         length = len(body)
         if length < JOIN:
-            payload = (b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (head, call.id, length, body), b"")
+            number = DECIMAL[length] if length < DECIMALS else b"%d" % length
+            payload = (b"".join((head, call.id, b"\r\ncontent-length: ", number, b"\r\n\r\n", body)), b"")
         else:
             payload = (b"%b%b\r\ncontent-length: %d\r\n\r\n" % (head, call.id, length), body)
         return self.pool.send(payload, receiver, timeouts or self.timeouts)

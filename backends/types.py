@@ -105,7 +105,7 @@ class Target(msgspec.Struct, frozen=True):
     price: Callable[[Usage], float | None] | None = None
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """One request as the client meant it. `doc` holds the JSON body's top-level values as raw slices. `surface`: which surface of ours
     reads the answer, in the hub's own form; empty for a client of `api` itself. `private`: what it says must stay here, and in memory."""
 

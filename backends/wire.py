@@ -15,6 +15,7 @@ from backends.types import Fault, Usage
 Doc = dict[str, msgspec.Raw]
 
 _doc = msgspec.json.Decoder(Doc)
+split = _doc.decode  # `parse` for a body that is ASCII, without its words for what is wrong
 _docs = msgspec.json.Decoder(list[Doc])
 _str = msgspec.json.Decoder(str)
 _encoder = msgspec.json.Encoder()
@@ -106,16 +107,16 @@ def drop(doc: Doc, keys: Iterable[str]) -> Doc:
 _Tokens = Annotated[int, msgspec.Meta(ge=0)]
 
 
-class _PromptDetails(msgspec.Struct):
+class _PromptDetails(msgspec.Struct, gc=False):
     cached_tokens: _Tokens | None = None
     cache_write_tokens: _Tokens | None = None
 
 
-class _OutputDetails(msgspec.Struct):
+class _OutputDetails(msgspec.Struct, gc=False):
     reasoning_tokens: _Tokens | None = None
 
 
-class _WireUsage(msgspec.Struct):
+class _WireUsage(msgspec.Struct, gc=False):
     prompt_tokens: _Tokens | None = None
     completion_tokens: _Tokens | None = None
     total_tokens: Any = None
@@ -123,7 +124,7 @@ class _WireUsage(msgspec.Struct):
     completion_tokens_details: _OutputDetails | None = None
 
 
-class _WithUsage(msgspec.Struct):
+class _WithUsage(msgspec.Struct, gc=False):
     usage: _WireUsage | None = None
 
 

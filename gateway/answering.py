@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.serve import Core
 
 MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
+_BRACE, _BRACE_END = b"{}"
 _SSE = b"text/event-stream"
 NOTHING: Mapping[bytes, bytes] = {}
 NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
@@ -40,14 +41,14 @@ class Answering:
     """The state of one request under way, and what its upstream's answer makes of it."""
 
     __slots__ = (
-        "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "comment_at", "core", "cors", "decision", "dropped", "ended",
-        "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received", "relay",
-        "route", "sink", "splice", "status", "stream", "tail", "tenant", "trial", "ttft", "upstream_headers", "watched",
+        "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "clean", "comment_at", "core", "cors", "decision", "dropped",
+        "ended", "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received",
+        "relay", "route", "sink", "splice", "status", "stream", "tail", "tenant", "trial", "ttft", "upstream_headers", "watched",
     )  # fmt: skip
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
         self.core, self.sink, self.api, self.headers = core, sink, api, headers
-        self.id = core.request_id(headers) if b"x-request-id" in headers else b"%b%d" % (core.id_prefix, next(core.ids))
+        self.id = core.request_id(headers) if b"x-request-id" in headers else next(core.ids)
         self.received = monotonic()
         self.tenant: Tenant = ANYONE
         self.route: Route = NO_ROUTE
@@ -62,7 +63,9 @@ class Answering:
         self.last_fault: Fault | None = None
         self.upstream_headers: Mapping[bytes, bytes] = NOTHING
         self.attempts = self.status = self.chunks = self.bytes_out = 0
-        self.stream = self.begun = self.ended = self.watched = False  # watched: it has a guide, or failed before
+        # watched: its answer takes more than the shortest way, as of a stream, of one with a guide, or that failed before
+        self.stream = self.begun = self.ended = self.watched = False
+        self.clean = False  # it is over, and nobody else knows of it: `anew` may be called
         self.guide: Guide | None = None  # where its route has a plan
         self.pilot: Pilot | None = None  # where its route has a policy
         self.trial: Entry | None = None  # where it is in an experiment
@@ -73,17 +76,31 @@ class Answering:
         self.tail: bytes | None = None  # what the recorder reads the usage from
         self.cors = self.dropped = b""
 
+    def anew(self, headers: Mapping[bytes, bytes]) -> None:
+        """Makes a `clean` one the next request of the same client's for the same `api`: what is not set here is as it was at first."""
+        core = self.core
+        self.headers = headers
+        self.id = core.request_id(headers) if b"x-request-id" in headers else next(core.ids)
+        self.received = monotonic()
+        self.tenant, self.route, self.decision = ANYONE, NO_ROUTE, UNDECIDED
+        self.attempts = 0
+        self.paused_at = None
+        self.ended = self.clean = False
+
     # --- Receiver
     def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
-        # An event stream does not begin with a brace, and an error object names itself at its start.
-        good = status == 200 and body[:1] == b"{" and body[-1:] == b"}" and body.find(b'"error"', 0, 512) < 0
-        seconds = monotonic() - self.received
-        core = self.core
-        if not good or self.stream or self.watched or seconds > PLAIN_SECONDS or len(body) > core.limits.answer_bytes:
+        seconds, size = monotonic() - self.received, len(body)
+        core, pilot = self.core, self.pilot
+        # An event stream does not begin with a brace.
+        odd = status != 200 or not size or body[0] != _BRACE or body[-1] != _BRACE_END
+        if odd or self.watched or seconds > PLAIN_SECONDS or size > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
-        pilot = self.pilot
-        if self.dropped or self.cors or not PASSED.isdisjoint(headers) or (pilot is not None and pilot.told):
+        # An error object names itself at its start, and has no choices.
+        if body.find(b'"choices"', 0, 256) < 0 and body.find(b'"error"', 0, 512) >= 0:
+            self._whole(status, headers, body)
+            return
+        if not PASSED.isdisjoint(headers) or (pilot is not None and pilot.told):
             # There is more to tell, in the answer's head and in the record.
             self._whole(status, headers, body)
             return
@@ -98,14 +115,17 @@ class Answering:
         core.inflight.discard(self)
         at = body.rfind(b',"usage":{', -1024)
         tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
+        trial = self.trial
         if pilot is not None:
             pilot.whole(tail)
-        core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, len(body), tail))
-        if self.trial is not None:
-            self.trial.plain(self, seconds, tail, body)
+        core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail))
+        if trial is not None:
+            trial.plain(self, seconds, tail, body)
+        elif pilot is None:
+            self.clean, self.call = True, NO_CALL  # nothing that waits for a next request should hold this one's body
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
-        self.sink.respond(200, b"%b%b%b" % (JSON_HEAD, self.id, replica.line), body)
+        self.sink.respond(200, b"".join((JSON_HEAD, self.id, replica.line)), body)
 
     def _whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
         """The same as its parts one after the other; its flight is over already."""
@@ -172,7 +192,7 @@ class Answering:
         if self.splice is None:
             self.splice = Splice(write)
         self.splice.teach(relay.before, relay.after)
-        flight.splice = self.splice
+        flight.let_pass(self.splice)
 
     def _over(self, fault: Fault) -> None:
         """The answer is over before its end, by what it holds: the connection is of no more use."""

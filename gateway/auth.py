@@ -83,6 +83,15 @@ class Door:
         self.local(headers)
         return _ANYONE_PRIVATE if self.private in headers and self._says_private(headers) else ANYONE
 
+    def knows(self, headers: Mapping[bytes, bytes]) -> Tenant | None:
+        """Who sends this head, so that it need not be asked again; None where the answer depends on more, or is a refusal."""
+        if self.origins:
+            return None
+        try:
+            return self.identify(headers)
+        except Fault:
+            return None
+
     def private_headers(self, headers: Mapping[bytes, bytes]) -> Mapping[bytes, bytes]:
         """The same headers, of a private call."""
         return {**headers, self.private: b"true"}

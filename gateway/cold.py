@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
@@ -29,3 +31,11 @@ def closes(inner: object) -> None:
     cycle = getattr(inner, "cycle", None)
     if cycle is not None and not getattr(cycle, "response_started", True):
         cycle.keep_alive = False
+
+
+def begun(inner: HttpToolsProtocol, transport: asyncio.Transport) -> HttpToolsProtocol:
+    """A fresh inner protocol, on a connection that is not its own. Mutates it."""
+    inner.connection_made(transport)
+    # Only the connection itself is registered, or shutdown would wait for the inner one for ever.
+    inner.server_state.connections.discard(inner)
+    return inner

@@ -67,7 +67,10 @@ class Exchange(Answering):
             self.refuse(Fault("upstream", "The gateway failed; its log says why.", status=500, code="internal_error"))
 
     def _read(self, body: bytes) -> None:
-        doc = wire.parse(body)
+        try:
+            doc = wire.split(body) if body.isascii() else wire.parse(body)
+        except (msgspec.MsgspecError, RecursionError):
+            doc = wire.parse(body)  # says what is wrong
         tenant = self.tenant
         try:
             model, route = self.core.named[bytes(doc["model"])]  # as most clients write it
@@ -76,6 +79,8 @@ class Exchange(Answering):
         if tenant.limited:
             route = self.core.permitted(model, route, tenant)
         self.stream = stream = "stream" in doc and wire.flag(doc, "stream")
+        if stream:
+            self.watched = True
         route.inflight += 1
         self.route = route
         self.call = Call(self.id, self.api, model, stream, doc, tenant.name, self.headers, self.received, "", tenant.private)
@@ -123,22 +128,23 @@ class Exchange(Answering):
         """Sends the call to a replica, parks it until one comes, or raises the Fault that says why neither can be."""
         route, call, core = self.route, self.call, self.core
         pilot = self.pilot
-        decision = pick(route, core.clients.now, core.draw(), self.excluded) if pilot is None else pilot.choose(self.excluded)
+        draw = core.draw  # called as a method, an attribute is looked up the long way
+        decision = pick(route, core.clients.now, draw(), self.excluded) if pilot is None else pilot.choose(self.excluded)
         if decision is None:
             if pilot is not None and pilot.holds:
                 core.hold(self)
             else:
                 core.park(self)
             return
-        if self.attempts:  # nothing of an earlier attempt may be told of this one
+        tried = self.attempts
+        if tried:  # nothing of an earlier attempt may be told of this one
             self.relay, self.answer, self.upstream_headers, self.dropped = None, None, NOTHING, b""
             self.watched = True
-        self.attempts += 1
-        self.parked_at = None
-        self.decision = decision
+        self.attempts, self.parked_at, self.decision = tried + 1, None, decision
         target, replica = decision.target, decision.replica
         if target.unsupported and not target.unsupported.isdisjoint(call.doc):
-            call = self._unsupported(call, target)
+            call, self.dropped = self.fitted(call, target)
+            self.watched = True
         if pilot is not None:
             pilot.sent(decision)
         self.held = replica
@@ -168,10 +174,6 @@ class Exchange(Answering):
         if self.flight is not None:
             self.flight.cancel()
         self.refuse(Fault("unavailable", "The gateway is shutting down.", retry_after=1.0, code="draining"))
-
-    def _unsupported(self, call: Call, target: Target) -> Call:
-        call, self.dropped = self.fitted(call, target)
-        return call
 
     def fitted(self, call: Call, target: Target) -> tuple[Call, bytes]:
         """The call without what the target does not support, and the names of what is lost. Raises Fault where the route is strict."""

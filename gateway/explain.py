@@ -132,7 +132,7 @@ def _explained(core: _DryCore, exchange: Exchange, doc: Doc) -> Json:
     try:
         if not native and not target.unsupported.isdisjoint(call.doc):
             notes += _left_out(call.doc, target)
-            call = exchange._unsupported(call, target)  # refuses where the route is strict
+            call, _ = exchange.fitted(call, target)  # refuses where the route is strict
         made = prepare(decision.replica.link, call, target)
     except Fault as fault:
         return out | _refused(fault, notes)

@@ -12,23 +12,22 @@ at once. A connection returns from COLD only at a certain message boundary; wher
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httptools
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from backends.heads import PAUSE, Known, learn
+from backends.heads import DECIMAL, DECIMALS, PAUSE, Known, learn
 from backends.types import Fault
 from gateway.answers import CLOSE, refusal
 from gateway.auth import Door, Tenant
-from gateway.cold import at_boundary, within_head
+from gateway.cold import at_boundary, begun, within_head
 from gateway.exchange import Exchange
 from gateway.heads import lowered, status_line, without_h2c
-from gateway.limits import bad_request, headers_too_large, too_large, too_slow
+from gateway.limits import bad_request, check_length, head_fault, headers_too_large, too_large, too_slow
 
 if TYPE_CHECKING:
     from gateway.serve import Core
@@ -48,7 +47,8 @@ class Front(asyncio.Protocol):
 
     __slots__ = (
         "api", "body", "buffer", "config", "core", "door", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep",
-        "known", "on_body", "on_header", "parser", "parts", "paused", "server_state", "since", "state", "taught", "tenant", "transport",
+        "known", "on_body", "on_header", "parser", "parts", "paused", "server_state", "since", "spare", "state", "taught", "tenant",
+        "transport",
     )  # fmt: skip
 
     def __init__(
@@ -65,9 +65,9 @@ class Front(asyncio.Protocol):
         self.fields: dict[bytes, bytes] = {}  # the same, names in lower case
         self.parts: list[bytes] = []
         self.exchange: Exchange | None = None
+        self.spare: Exchange | None = None  # of an earlier request, for the next with the head that is known
         self.parser: httptools.HttpRequestParser | None = None
-        self.on_header: Any = None
-        self.on_body: Any = None
+        self.on_header = self.on_body = cast(Any, None)
         self.paused = self.keep = self.extra = False
         self.fed = 0
         self.known: Known | None = None  # the head of an earlier request, for `api`
@@ -94,16 +94,33 @@ class Front(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.gone()
-        self.parser = self.on_header = self.on_body = None
+        self.parser = self.on_header = self.on_body = self.spare = None
 
     def data_received(self, data: bytes) -> None:
+        known = self.known
+        if known is None or self.state != IDLE or self.buffer or (body := known.body(data)) is None:
+            self._data(data)
+            return
+        # A whole request with a head that is known. The parser is left where it was, between two messages.
+        core = self.core
+        if self.door is not core.door:
+            self.door, self.tenant = core.door, core.door.knows(known.fields)
+        if len(body) > core.limits.body_bytes:
+            self._reply(too_large(core.limits.body_bytes))
+            return
+        self.state = BUSY
+        exchange = self.spare
+        if exchange is None:
+            exchange = Exchange(core, self, self.api, known.fields)
+        else:
+            exchange.anew(known.fields)
+        self.exchange = exchange
+        exchange.start(body, self.tenant)
+        if self.paused:  # the client has not read the answer before this one
+            exchange.pause()
+
+    def _data(self, data: bytes) -> None:
         if self.state == IDLE:
-            known = self.known
-            if known is not None and not self.buffer:
-                body = known.body(data)
-                if body is not None:
-                    self._again(known, body)
-                    return
             self._head(data)
         elif self.state == READING:
             self._feed(data)
@@ -152,7 +169,7 @@ class Front(asyncio.Protocol):
             data, end = head + data[end + 4 :], len(head) - 4
         api = HOT.get(data[: data.find(b"\n") + 1])
         if api is not None:
-            self.api, self.known = api, None
+            self.api, self.known, self.spare = api, None, None
             self._hot(data)
             if self.state == READING:  # the body is still to come: what the head says can be checked before
                 self._early()
@@ -171,11 +188,9 @@ class Front(asyncio.Protocol):
             if data:
                 self._head(data)
             return
-        limit = self.core.limits.header_bytes
-        if end > limit or len(data) > limit:
-            self._reply(headers_too_large(limit))
-        elif b"\n\n" in data or b"\n\r\n" in data.replace(b"\r\n", b""):
-            self._reply(bad_request("Header lines must end with CRLF."))
+        fault = head_fault(data, end, self.core.limits.header_bytes)
+        if fault is not None:
+            self._reply(fault)
         else:
             self.buffer = data
 
@@ -196,34 +211,11 @@ class Front(asyncio.Protocol):
         elif self.taught == NEVER:
             self.taught = -PAUSE
 
-    def _again(self, known: Known, body: bytes) -> None:
-        """A whole request with a head that is known. The parser is left where it was, between two messages."""
-        core = self.core
-        if self.door is not core.door:
-            self._recognise(core.door, known)
-        if len(body) > core.limits.body_bytes:
-            self._reply(too_large(core.limits.body_bytes))
-            return
-        self.state = BUSY
-        exchange = self.exchange = Exchange(core, self, self.api, known.fields)
-        exchange.start(body, self.tenant)
-        if self.paused:  # the client has not read the answer before this one
-            exchange.pause()
-
-    def _recognise(self, door: Door, known: Known) -> None:
-        """Who sends this head, as this door says, so that it need not be asked again; not where its answer depends on more."""
-        self.door, self.tenant = door, None
-        if not door.origins:
-            with contextlib.suppress(Fault):  # the exchange will be told the same
-                self.tenant = door.identify(known.fields)
-
     def _early(self) -> None:
         headers = lowered(self.headers)
         try:
             self.core.door.identify(headers)
-            length = headers.get(b"content-length", b"0")
-            if length.isdigit() and int(length) > self.core.limits.body_bytes:
-                raise too_large(self.core.limits.body_bytes)
+            check_length(headers, self.core.limits.body_bytes)
         except Fault as fault:
             self._reply(fault)
             return
@@ -273,8 +265,7 @@ class Front(asyncio.Protocol):
         body, self.body = self.body, b""
         self.parts.clear()
         self.headers.clear()
-        if self.extra:
-            self.keep = False
+        self.keep = self.keep and not self.extra
         if len(body) > self.core.limits.body_bytes:
             self._reply(too_large(self.core.limits.body_bytes))
             return
@@ -285,12 +276,18 @@ class Front(asyncio.Protocol):
 
     # --- Sink
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
-        core, transport = self.core, self.transport
-        if status == 200 and self.keep and len(body) < _JOIN:
-            transport.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (core.ok, lines, len(body), body))
+        core, transport, length = self.core, self.transport, len(body)
+        if status == 200 and self.keep and length < _JOIN:
+            number = DECIMAL[length] if length < DECIMALS else b"%d" % length
+            transport.write(b"".join((core.ok, lines, b"content-length: ", number, b"\r\n\r\n", body)))
+            if core.idle and not self.buffer:  # as `_done`, without its frame
+                exchange, self.exchange = self.exchange, None
+                self.spare = exchange if exchange is not None and exchange.clean else None
+                self.state, self.since = IDLE, core.clients.now
+                return
         else:
             keep = b"" if self.keep else CLOSE
-            transport.write(b"%b%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), core.date, lines, keep, len(body)))
+            transport.write(b"%b%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), core.date, lines, keep, length))
             transport.write(body)
         self._done()
 
@@ -316,7 +313,8 @@ class Front(asyncio.Protocol):
 
     def _done(self) -> None:
         """The answer is out: back to the boundary, and to whatever came early."""
-        self.exchange = None
+        exchange, self.exchange = self.exchange, None
+        self.spare = exchange if exchange is not None and exchange.clean else None
         if not self.keep or not self.core.idle:
             self.transport.close()
             return
@@ -341,10 +339,7 @@ class Front(asyncio.Protocol):
     # --- everything else
     def _inner(self) -> HttpToolsProtocol:
         if self.inner is None:
-            self.inner = HttpToolsProtocol(*self.inner_args)
-            self.inner.connection_made(self.transport)
-            # Only this connection is registered, or shutdown would wait for the inner one for ever.
-            self.server_state.connections.discard(self.inner)
+            self.inner = begun(HttpToolsProtocol(*self.inner_args), self.transport)
         return self.inner
 
     def _cold(self, data: bytes) -> None:

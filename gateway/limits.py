@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backends.types import Fault
 
 
@@ -23,3 +25,19 @@ def bad_request(message: str) -> Fault:
 def too_slow(what: str, seconds: float) -> Fault:
     """The request came in too slowly."""
     return Fault("timeout", f"The {what} took more than {seconds:g} s.", origin="client", status=408, code="request_timeout")
+
+
+def head_fault(data: bytes, end: int, limit: int) -> Fault | None:
+    """What is wrong with a head that is not all there, or, its last line found at `end`, too long; None: more may come."""
+    if end > limit or len(data) > limit:
+        return headers_too_large(limit)
+    if b"\n\n" in data or b"\n\r\n" in data.replace(b"\r\n", b""):
+        return bad_request("Header lines must end with CRLF.")
+    return None
+
+
+def check_length(headers: Mapping[bytes, bytes], limit: int) -> None:
+    """Raises Fault for a body that is announced to be longer than `limit` bytes."""
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length) > limit:
+        raise too_large(limit)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable
 from typing import Any
 
@@ -48,6 +48,7 @@ class Recorder:
         self.unparsed = 0  # answers whose usage could not be read
         self.untrue: dict[str, int] = {}  # answers whose usage cannot be true, by the invariant that it breaks
         self._metrics, self._capacity, self._clock = metrics, capacity, clock
+        self._enough = min(BATCH - 1, capacity)  # before that many plain ones wait there is nothing to decide
         self._log = log or logging.getLogger(REQUEST_LOG)
         self._lines: JsonLines | TextLines | None = None
         self._queue: deque[tuple[Record, bytes | None, Target]] = deque()
@@ -84,12 +85,14 @@ class Recorder:
     def put_plain(self, plain: Plain) -> None:
         """Queues what the most common kind of request leaves; never blocks, never raises."""
         queue = self._plain
-        if len(queue) >= self._capacity:
-            self.dropped += 1
-            return
+        waiting = len(queue)
+        if waiting >= self._enough:
+            if waiting >= self._capacity:
+                self.dropped += 1
+                return
+            if waiting == BATCH - 1 and self.soon is not None:
+                self.soon(self._drain_batch)
         queue.append(plain)
-        if len(queue) == BATCH and self.soon is not None:
-            self.soon(self._drain_batch)
 
     def _drain_batch(self) -> None:
         self.drain(BATCH)
@@ -136,22 +139,19 @@ class Recorder:
         else:
             batch = [queue.popleft() for _ in range(limit)]
         self._recent.extend(batch)
-        groups: dict[tuple[Decision, str], list[Plain]] = {}
+        groups: dict[tuple[Decision, str], list[Plain]] = defaultdict(list)
         for plain in batch:
-            key = (plain[0], plain[3])
-            if key in groups:
-                groups[key].append(plain)
-            else:
-                groups[key] = [plain]
+            groups[plain[0], plain[3]].append(plain)
         told: dict[bytes, wire.Told] | None = {} if self._log.isEnabledFor(logging.INFO) else None
         for (decision, api), group in groups.items():
-            tails, odd = [plain[8] for plain in group if plain[8] is not None], list[bytes]()
+            _, routes, _, _, _, _, durations, sizes, ends = zip(*group, strict=True)
+            tails, odd = [*filter(None, ends)], list[bytes]()
             usage, unparsed = wire.usage_sum(tails, odd, told)
             self.unparsed += unparsed
             for tail in odd:
                 self._check(tail)
-            seconds, route, target = sorted([plain[6] for plain in group]), group[0][1], decision.target
-            self._metrics.observe_plain(route, target.backend, api, seconds, sum([plain[7] for plain in group]), usage)
+            seconds, route, target = sorted(durations), routes[0], decision.target
+            self._metrics.observe_plain(route, target.backend, api, seconds, sum(sizes), usage)
             cost, reported = prices.together(tails, target.price)
             if cost or reported:
                 self._metrics.observe_cost(route, target.backend, api, cost, reported)

@@ -12,7 +12,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MAX_PARKED = 4096
 TICK_SECONDS = 0.1
+_FIRST, _DIGITS = [b"%d" % n for n in range(1, 1000)], [b"%03d" % n for n in range(1000)]
 _ID = re.compile(rb"[A-Za-z0-9._:\-]{1,128}\Z")
 
 
@@ -85,8 +86,7 @@ class Core:
         self.draining = False  # no time is left: nothing more is begun
         self.idle = math.inf  # seconds that a connection may idle, where that is less than what is configured; 0: none may
         self.draw = (draw or random.Random()).random  # [0, 1)
-        self.ids = itertools.count(1)
-        self.id_prefix = f"req-{os.urandom(6).hex()}-".encode()
+        self.ids = numbered(f"req-{os.urandom(6).hex()}-".encode())  # of requests
         self.swap(generation)
 
     def __repr__(self) -> str:
@@ -132,7 +132,7 @@ class Core:
         """The client's own x-request-id where it is a plain token, else a new one."""
         if b"x-request-id" in headers and _ID.match(headers[b"x-request-id"]):
             return headers[b"x-request-id"]
-        return self.id_prefix + b"%d" % next(self.ids)
+        return next(self.ids)
 
     def admit(self, exchange: Exchange) -> None:
         """Sets the exchange's tenant, or raises the Fault that keeps it out."""
@@ -140,6 +140,7 @@ class Core:
         exchange.tenant = door.identify(exchange.headers)
         if door.origins:
             exchange.cors = door.cors(exchange.headers)
+            exchange.watched = True
 
     def refusal(self) -> Fault:
         """Why nobody is let in just now."""
@@ -277,7 +278,9 @@ class Core:
         if int(unix) != self._date_at:
             self.tick_date(unix)
         for exchange in [*self.inflight]:
-            exchange.tick(now)
+            # A stream under way waits for nothing that comes with time, and there may be thousands of them.
+            if exchange.ttft is None or exchange.paused_at is not None or exchange.guide is not None:
+                exchange.tick(now)
         if self.residency is not None:
             self.residency.tick()
         if self.parked:
@@ -299,6 +302,15 @@ class Core:
             self.shadows.cut()
         for exchange in [*self.inflight]:
             exchange.shut()
+
+
+def numbered(prefix: bytes) -> Iterator[bytes]:
+    """`prefix` with 1, 2, 3 and so on behind it, without end. Most of them are made without a step of the interpreter."""
+
+    def thousand(n: int) -> Iterator[bytes]:
+        return map((prefix + (b"%d" % n if n else b"")).__add__, _DIGITS if n else _FIRST)
+
+    return itertools.chain.from_iterable(map(thousand, itertools.count()))
 
 
 def _whole(route: Route) -> Route:

@@ -111,7 +111,7 @@ class SurfaceExchange(Exchange):
         self.notes: tuple[Note, ...] = ()
         self.unread: Fault | None = None  # why the document cannot be chat; targets that speak the surface may take it all the same
         self.usage: bytes | None = None  # of a whole answer: what the recorder reads
-        own = self.id if b"x-request-id" not in headers else b"%b%d" % (core.id_prefix, next(core.ids))
+        own = self.id if b"x-request-id" not in headers else next(core.ids)
         self.context = Context(own.decode("latin-1"), int(time.time()), "")
 
     # --- a dialect's own

@@ -17,7 +17,7 @@ from backends.types import Fault
 from backends.wire import Doc
 from gateway.responses_store import Kept, ResponsesStore
 
-OURS = "resp_req-"  # how the ids of responses begin that were made here; see `Core.id_prefix`
+OURS = "resp_req-"  # how the ids of responses begin that were made here; see `Core.ids`
 _MARK = "_req-"
 _STATES = (PLAIN, PACKED)
 

@@ -27,7 +27,10 @@ def pick(route: Route, now: float, draw: float, excluded: Collection[Replica] = 
     arms = route.arms
     if not arms:
         return None
-    arm = arms[0] if len(arms) == 1 else arms[bisect_right(route.bounds, route.total_weight * draw)]
+    if len(arms) == 2:  # a comparison, where `bisect_right` would only prepare for one
+        arm = arms[0] if route.total_weight * draw < route.bounds[0] else arms[1]
+    else:
+        arm = arms[0] if len(arms) == 1 else arms[bisect_right(route.bounds, route.total_weight * draw)]
     chosen = arm.only
     if chosen is not None and not excluded:  # the most common case, and the hottest
         replica = chosen.replica

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 from collections.abc import Container
-from importlib.metadata import PackageNotFoundError, version
 
 import msgspec
 
@@ -124,6 +123,8 @@ def _unwanted(store: Store | None, old: Shared | None) -> None:
 
 
 def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # a twentieth of what a start imports, for whoever keeps prompts
+
     try:
         return version("xllamacpp")
     except PackageNotFoundError:

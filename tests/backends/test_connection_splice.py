@@ -7,9 +7,9 @@ from typing import Any, cast
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backends.connection import Connection
+from backends.connection import Connection, Sent
 from backends.http import Clients
-from backends.splice import Splice
+from backends.splice import KINDS, LONGEST, Splice
 from gateway.relay import StreamRelay
 from tests.backends.played import REQUEST, Played, T, Wire
 from tests.backends.seen import Seen
@@ -74,3 +74,56 @@ def test_what_passes_unread_keeps_the_idle_clock_going() -> None:
     assert splice.chunks == 3 and seen.fault is None
     pool.tick(pool.clients.now + T.idle * 1.1)
     assert seen.fault is not None and seen.fault.code == "idle_timeout"
+
+
+def test_what_passed_is_counted_whatever_lengths_there_were() -> None:
+    _, conn, seen = streaming()
+    assert conn.flight is not None
+    passed: list[bytes] = []
+    conn.flight.splice = splice = Splice(passed.append)
+    splice.teach(b'data: {"content":"', b'"}\n\n')
+    events = [b'data: {"content":"' + b"x" * (n % (2 * KINDS)) + b'"}\n\n' for n in range(5 * KINDS)]
+    for event in events:
+        conn.data_received(frame(event))
+    assert passed == [*map(frame, events)] and len(splice.kinds) <= KINDS
+    assert (splice.chunks, splice.size) == (len(events), sum(map(len, events)))
+    splice.teach(b'data: {"text":"', b'"}\n\n')
+    conn.data_received(frame(b'data: {"text":"y"}\n\n'))
+    assert (splice.chunks, splice.size) == (len(events) + 1, sum(map(len, events)) + 20)
+    assert seen.body == b"data: first\n\n"
+
+
+def test_a_long_chunk_is_the_parser_s() -> None:
+    _, conn, seen = streaming()
+    assert conn.flight is not None
+    passed: list[bytes] = []
+    conn.flight.splice = splice = Splice(passed.append)
+    splice.teach(b'data: "', b'"\n\n')
+    event = b'data: "' + b"x" * LONGEST + b'"\n\n'
+    conn.data_received(frame(event))
+    assert not passed and seen.body.endswith(event) and conn.flight.splice is None
+
+
+def test_bytes_that_are_no_chunk_never_pass() -> None:
+    for odd in (b'\0data: "xx"\n\n\r\n', b'data: "xx"\n\n\r\n', b"\0" * 2100):
+        _, conn, seen = streaming()
+        assert conn.flight is not None
+        passed: list[bytes] = []
+        conn.flight.splice = splice = Splice(passed.append)
+        splice.teach(b'data: "', b'"\n\n')
+        conn.data_received(odd)
+        assert not passed and seen.fault is not None and seen.fault.code == "bad_framing"
+
+
+def test_nothing_is_let_pass_in_the_middle_of_a_chunk() -> None:
+    _, conn, _ = streaming()
+    flight, splice = conn.flight, Splice(lambda data: None)
+    assert isinstance(flight, Sent)
+    flight.let_pass(splice)
+    assert flight.splice is splice
+    conn.data_received(b"20\r\ndata: ")
+    flight.let_pass(splice)
+    assert flight.splice is None
+    flight.cancel()
+    flight.let_pass(splice)
+    assert flight.splice is None

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backends import wire
-from backends.openai import OpenAILink, api_base
+from backends.openai import MODELS, OpenAILink, api_base
 from backends.origin import Origin
 from backends.types import Call, Fault, Flight, Receiver, Target, Timeouts
 from tests.backends.seen import Seen
@@ -68,6 +68,19 @@ def test_the_head() -> None:
     assert (first.idle, second.idle) == (3.0, 4.0)
     link.close()
     assert kept.dropped == 1
+
+
+def test_the_clients_document_is_as_it_was() -> None:
+    kept = Kept()
+    link, asked = OpenAILink(kept), call({"n": 1})
+    before = {name: bytes(value) for name, value in asked.doc.items()}
+    for name in [f"model-{n}" for n in range(MODELS + 2)] + ["model-0"]:
+        link.send(asked, Target("gpu", name), None, Seen())
+        assert json.loads(kept.sent[-1][1]) == {"model": name, "n": 1}
+    assert {name: bytes(value) for name, value in asked.doc.items()} == before
+    del asked.doc["model"]
+    link.send(asked, Target("gpu", "model-0"), None, Seen())
+    assert json.loads(kept.sent[-1][1]) == {"model": "model-0", "n": 1} and "model" not in asked.doc
 
 
 def test_the_model_is_renamed_and_the_rest_stays() -> None:

@@ -174,3 +174,32 @@ def test_what_is_known_of_a_head() -> None:
     assert known.body(GOOD.replace(b"a: b", b"A: c") + b"x" * 12) == b"x" * 12
     assert known.body(GOOD.replace(b"A: b", b"A: c") + b"x" * 12) is None
     assert known.body(GOOD) is None and known.body(b"") is None
+
+
+def test_an_exchange_that_is_over_serves_the_next_request_of_its_connection_as_a_new_one_would() -> None:
+    with Engine() as engine, running(config_for([engine], more=KEYS)) as gateway, gateway.dial() as client:
+        protocol = taught(gateway, client, BEARER)
+        ids = []
+        for _ in range(3):
+            answer = client.ask(chat(), headers=BEARER)
+            ids.append(answer.headers["x-request-id"])
+            assert answer.status == 200 and protocol.spare is not None
+        assert len(set(ids)) == 3
+        spare = protocol.spare
+        assert client.ask(chat("again"), headers=BEARER).status == 200 and protocol.spare is spare
+        # Nothing of it is left where the next goes another way: refused, unknown, a stream, another API.
+        keys = gateway.config.keys
+        swapped(gateway, keys[1:])
+        failed(client.ask(chat(), headers=BEARER), 401, origin="client")
+        assert protocol.spare is None
+        assert gateway.records()[0].tenant == "" and gateway.records()[0].route == "" and gateway.records()[0].attempts == 0
+        swapped(gateway, keys)
+        assert client.ask(chat(), headers=BEARER).status == 200
+        assert client.ask(chat(), headers=BEARER).status == 200 and protocol.spare is not None
+        failed(client.ask({**chat(), "model": "none"}, headers=BEARER), 404, origin="client")
+        assert protocol.spare is None
+        assert client.ask(chat(), headers=BEARER).status == 200 and protocol.spare is not None
+        assert client.ask(chat(stream=True), headers=BEARER).status == 200 and protocol.spare is None
+        core = gateway.gateway.core
+        gateway.until(lambda: not core.inflight, "the end of all")
+        assert {route.inflight for route in core.generation.routes.values()} == {0}

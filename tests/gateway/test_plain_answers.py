@@ -1,0 +1,75 @@
+"""The shortest way of a whole answer: what may go it, what is left of it, and the ids that requests get."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from gateway.answering import NO_CALL
+from gateway.serve import numbered
+from tests.gateway.parts import World
+
+GOOD = b'{"choices":[{"message":{"content":"yes"}}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (GOOD, 200),
+        (b'{"note":"an \\"error\\" in words","error":null,"choices":[]}', 200),
+        (b'{"data":[],"object":"list"}', 200),
+        (b'{"pad":"' + b"x" * 300 + b'","choices":[],"error":{"message":"boom"}}', 200),
+        (b'{"error":{"message":"boom","code":500}}', 500),
+        (b'{"error":{"message":"boom","code":500},"pad":"' + b"x" * 600 + b'"}', 500),
+        (b'{"object":"error","error":{"message":"' + b"x" * 600 + b'"}}', 502),
+        (b"", 502),
+        (b"{", 502),
+        (b"}", 502),
+        (b"data: {}\n\n", 502),
+    ],
+)
+def test_what_is_a_good_answer(body: bytes, status: int) -> None:
+    world = World(1, retries=0)
+    sink, _ = world.ask()
+    world.flight.whole(body)
+    assert sink.status == status and (sink.body == body or status != 200)
+    world.check_idle(1)
+
+
+def test_an_exchange_is_clean_only_where_nobody_else_knows_of_it() -> None:
+    world = World(1)
+    sink, exchange = world.ask()
+    assert not exchange.clean
+    world.flight.whole(GOOD)
+    assert exchange.clean and exchange.call is NO_CALL and exchange.flight is None
+    first = exchange.id
+    exchange.anew({b"host": b"localhost", b"x-request-id": b"mine"})
+    assert exchange.id == b"mine" != first and not exchange.clean and not exchange.ended
+    sink.done = False
+    exchange.pause()
+    exchange.start(b'{"model":"m","messages":[]}')
+    world.flight.whole(GOOD)
+    assert exchange.clean and exchange.attempts == 1 and world.record.status == 200
+    exchange.anew({b"host": b"localhost"})
+    assert exchange.paused_at is None and exchange.id not in (first, b"mine")
+    sink.done = False
+    exchange.start(b"no JSON")
+    assert sink.status == 400 and not exchange.clean and exchange.attempts == 0 and world.record.route == ""
+    for doc in ({"stream": True}, {"model": "none"}):
+        assert not world.ask(doc)[1].clean
+
+
+def test_what_is_told_beside_an_answer_takes_the_longer_way() -> None:
+    world = World(1, drop=True, unsupported=frozenset({"seed"}))
+    sink, exchange = world.ask({"seed": 1})
+    world.flight.whole(GOOD)
+    assert sink.headers["x-pointsman-dropped"] == "seed" and not exchange.clean
+    world = World(1, origins=("https://app.example",))
+    sink, exchange = world.ask(headers={b"origin": b"https://app.example", b"host": b"localhost"})
+    world.flight.whole(GOOD)
+    assert sink.headers["access-control-allow-origin"] == "https://app.example" and not exchange.clean
+
+
+def test_ids_count_up() -> None:
+    assert [*itertools.islice(numbered(b"id-"), 3100)] == [b"id-%d" % n for n in range(1, 3101)]
