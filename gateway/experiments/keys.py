@@ -74,7 +74,7 @@ def _text(raw: bytes) -> bytes:
     """The text of a JSON string as it is in UTF-8; empty for anything else."""
     if len(raw) < 2 or raw[0] != _QUOTE:
         return b""
-    if b"\\" not in raw:
+    if raw.find(b"\\") < 0:  # `in` would ask first whether bytes are a number
         return raw[1:-1]
     try:
         return _str.decode(raw).encode()
