@@ -19,6 +19,7 @@ from xxhash import xxh3_64_intdigest
 from gateway.experiments.folded import Answers, Cursor, Folded, Waiting
 from gateway.experiments.tables import Tables
 from gateway.experiments.words import Feedback, Pair, unit_of
+from routing.experiments.counted import rows_of
 from routing.experiments.ledger import UNITS, Ledger, Row
 from routing.experiments.words import BEFORE, Block, Design, PlainRow, Seen
 
@@ -196,7 +197,7 @@ class _Fold:
         together: dict[tuple[str, int, str, str], list[PlainRow]] = {}
         for block in blocks:
             parts = [together.setdefault(kind, []) for kind in block.kinds]
-            for row in block.rows:
+            for row in rows_of(block):
                 parts[row[0]].append(row)
         for (name, epoch, arm, tenant), rows in together.items():
             ledger = self.owner.ledgers.get(name)

@@ -38,6 +38,11 @@ def reader(key: Key | HeaderKey, session_header: str) -> Reader:
     return {"user": _user, "api_key": _api_key, "conversation": _conversation}[key]
 
 
+def field_of(reader: Reader) -> str:
+    """The field of a document that alone makes a key, where it is there; "": there is none such."""
+    return "user" if reader is _user else ""
+
+
 def _header(name: bytes, exchange: Exchange) -> bytes:
     return exchange.headers.get(name, b"")
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -17,71 +19,105 @@ import msgspec
 from backends import wire
 from backends.types import Target
 from gateway.experiments.ended import Ended, Mark, cost_of, id_of, refused
-from routing.experiments.words import Block, PlainRow
+from routing.experiments.words import Block
 
-MANY: Final = 64  # requests that wait for the recorder at most
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
 _NOTHING: Final[Mapping[bytes, wire.Told]] = MappingProxyType({})
 _packed = msgspec.msgpack.Encoder()
+_MARKS: Final = itemgetter(0)
 
-# mark, unit, tenant, our id, arrival (unix seconds), seconds to the end, who answered, the document with its usage, what is kept of the
-# answer: what an `Ended` has more is as in any other plain one.
-Plain = tuple[Mark, int, str, bytes, float, float, Target, bytes | None, bytes]
+Marks = tuple[tuple[Mark, int], ...]  # and the units
+# its experiments with its units, tenant, our id, arrival (unix seconds), seconds to the end, who answered, the document with its usage,
+# what is kept of the answer: what an `Ended` has more is as in any other plain one.
+Plain = tuple[Marks, str, bytes, float, float, Target, bytes | None, bytes]
 
 
 class Packed(NamedTuple):
-    """A block as bytes: how many requests, when the last of them arrived."""
+    """A block as bytes: how many requests (once for each experiment), when the last of them arrived."""
 
     requests: int
     unix: float
     body: bytes
 
 
-def ended_of(plain: Plain) -> Ended:
-    """The same as any other request leaves it."""
-    mark, unit, tenant, request, unix, seconds, target, tail, answer = plain
-    return (mark, unit, tenant, request, unix, seconds, None, False, 200, "", target, False, tail, answer, None)
+def ended_of(plain: Plain) -> list[Ended]:
+    """The same as any other request leaves it, once for each experiment."""
+    marks, tenant, request, unix, seconds, target, tail, answer = plain
+    return [(mark, unit, tenant, request, unix, seconds, None, False, 200, "", target, False, tail, answer, None) for mark, unit in marks]
 
 
 def block_of(batch: Sequence[Plain], told: Mapping[bytes, wire.Told] = _NOTHING) -> Block:
-    """What requests were. `told`: token counts of answers by the document with their usage; what is not in it is read here. Pure."""
-    kinds: dict[tuple[Mark, str], int] = {}
-    rows: list[PlainRow] = []
-    add = rows.append
-    for mark, unit, tenant, request, unix, seconds, target, tail, answer in batch:
-        if tail is None:
-            asked = said = cost = None
-        elif tail in told and target.price is None and tail.find(b"cost") < 0:
-            (asked, _, said), cost = told[tail], None
-        else:
-            asked, said, cost = _counts(tail, target)
-        # `find` throughout: `in` asks first whether bytes are a number, and makes and drops an exception for it. From the end, where it
-        # says so: these two are half of the work here.
-        no = refused(answer) if answer.rfind(b'"refusal"') >= 0 or answer.rfind(b'"content_filter"') >= 0 else False
-        own = answer[7:end] if answer.startswith(b'{"id":"') and (end := answer.find(b'"', 7)) > 0 else b""
-        if not own or own.find(b"\\") >= 0 or not own.isascii():
-            own = id_of(answer).encode()
-        add((kinds.setdefault((mark, tenant), len(kinds)), unit, request, own, unix, seconds, no, asked, said, cost))
-    return Block([(*mark, tenant) for mark, tenant in kinds], rows)
+    """What requests were, at least one, once for each experiment. `told`: token counts of answers by the document with their usage; what
+    is not in it is read here. Pure."""
+    if {*map(len, map(_MARKS, batch))} != {1}:  # nearly none is in two experiments
+        batch = [((mark,), *plain[1:]) for plain in batch for mark in plain[0]]
+    marks, tenants, request, unix, seconds, targets, tails, answers = zip(*batch, strict=True)
+    mark, unit = zip(*chain.from_iterable(marks), strict=True)
+    whose = [*zip(mark, tenants, strict=True)]
+    kinds = {key: at for at, key in enumerate(dict.fromkeys(whose))}
+    asked, said, cost = _counts(tails, targets, told)
+    return Block(
+        [(*mark, tenant) for mark, tenant in kinds], [*map(kinds.__getitem__, whose)], [*unit], [*request], _ids(answers), [*unix],
+        [*seconds], _refusals(answers), asked, said, cost,
+    )  # fmt: skip
 
 
-def _counts(tail: bytes, target: Target) -> tuple[int | None, int | None, float | None]:
+# All of a batch at once: a few calls for all in place of some steps for each, which would cost more than what they do here.
+
+
+def _counts(
+    tails: Sequence[bytes | None], targets: Sequence[Target], told: Mapping[bytes, wire.Told]
+) -> tuple[list[int | None], list[int | None], list[float | None]]:
     """Tokens in, tokens out, dollars."""
-    usage = wire.usage(tail)
-    cost = cost_of(usage, tail, target)
-    return (None, None, cost) if usage is None else (usage.input + usage.cached + usage.cache_write, usage.output + usage.reasoning, cost)
+    priced = any([target.price is not None for target in dict(zip(map(id, targets), targets, strict=True)).values()])
+    known: Mapping[Any, wire.Told] = told
+    try:
+        prompts, _, answers = zip(*map(known.__getitem__, tails), strict=True)
+        if not priced and b"\n".join(told).find(b"cost") < 0:
+            return [*prompts], [*answers], []
+    except KeyError:  # not read yet, or there is none
+        pass
+    asked, said, cost = list[int | None](), list[int | None](), list[float | None]()
+    for tail, target in zip(tails, targets, strict=True):
+        usage = None if tail is None else wire.usage(tail)
+        cost.append(None if tail is None else cost_of(usage, tail, target))
+        asked.append(None if usage is None else usage.input + usage.cached + usage.cache_write)
+        said.append(None if usage is None else usage.output + usage.reasoning)
+    return asked, said, cost
+
+
+def _ids(answers: Sequence[bytes]) -> list[bytes]:
+    """The answers' own ids. Nearly all write them first, in plain characters."""
+    try:
+        joined = b"\n" + b"\n".join([answer[: answer.index(b'"', 7)] for answer in answers])
+    except ValueError:
+        joined = b""
+    found = joined.split(b'\n{"id":"')
+    if len(found) != len(answers) + 1 or found[0] or joined.count(b"\n") != len(answers) or joined.find(b"\\") >= 0 or not joined.isascii():
+        return [id_of(answer).encode() for answer in answers]
+    return found[1:]
+
+
+def _refusals(answers: Sequence[bytes]) -> list[bool]:
+    """Whether the model refused, see `refused`; empty: no answer says that at all."""
+    joined = b"\n".join(answers)
+    if joined.rfind(b'"content_filter"') < 0:
+        if joined.rfind(b'"refusal"') < 0 or joined.count(b'"refusal"') == joined.count(b'"refusal":null'):
+            return []
+    return [refused(answer) for answer in answers]
 
 
 class Blocks:
     """Plain requests on their way to the file. The loop puts and gathers, the store's thread takes. `most`: requests that may wait;
     `other`: takes what cannot be read here, one by one."""
 
-    __slots__ = ("_done", "_gathered", "_most", "_other", "_packed", "_waiting", "dropped")
+    __slots__ = ("_done", "_gathered", "_most", "_other", "_packed", "_waiting", "dropped", "put")
 
     def __init__(self, most: int, other: Callable[[Any], None]) -> None:
         self.dropped = 0
         self._most, self._other = most, other
         self._waiting: list[Plain] = []
+        self.put = self._waiting.append  # takes what a request left; whoever puts sees to it that `gather` is called soon
         self._packed: deque[Packed] = deque()
         self._gathered = self._done = 0  # requests: the one counted on the loop, the other in the thread
 
@@ -89,33 +125,34 @@ class Blocks:
         return len(self._waiting) + self.packed
 
     @property
+    def waiting(self) -> bool:
+        """Whether there is anything to gather."""
+        return bool(self._waiting)
+
+    @property
     def packed(self) -> int:
         """Requests in blocks."""
         return self._gathered - self._done
 
-    def put(self, plain: Plain) -> None:
-        """Takes what a request left; never blocks, never raises."""
-        self._waiting.append(plain)
-        if len(self._waiting) >= MANY:
-            self.gather()
-
     def gather(self, told: Mapping[bytes, wire.Told] = _NOTHING) -> None:
         """Makes a block of the requests that wait: about a microsecond for each. Never raises."""
-        batch = self._waiting
+        batch = self._waiting[:]
         if not batch:
             return
-        self._waiting = []
+        self._waiting.clear()
         if self.packed + len(batch) > self._most:
             self.dropped += len(batch)
             return
         try:
-            block = Packed(len(batch), batch[-1][4], _packed.encode(block_of(batch, told)))
+            block = block_of(batch, told)
+            packed = Packed(len(block.kind), max(block.unix), _packed.encode(block))
         except UNREADABLE:
             for plain in batch:
-                self._other(ended_of(plain))
+                for ended in ended_of(plain):
+                    self._other(ended)
             return
-        self._gathered += block.requests
-        self._packed.append(block)
+        self._gathered += packed.requests
+        self._packed.append(packed)
 
     def ready(self) -> list[Packed]:
         """The blocks that wait to be written; for the thread."""

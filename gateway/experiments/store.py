@@ -239,6 +239,8 @@ class TrialStore:
         more = True
         while more:
             jobs, more = self._wait()
+            if self.plain.waiting:  # for longer than anybody should let them
+                self._call(self.plain.gather)
             self._convert()
             if jobs or not more or self._due():
                 self._write(tables, jobs)

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.experiments.words import Feedback, Pair, State
+from routing.experiments.counted import rows_of
 from routing.experiments.words import Audit, Block, Point, Result, Seen
 
 BUSY = 10.0  # seconds to wait for another process's transaction
@@ -85,7 +86,7 @@ class Chunk(NamedTuple):
 
 def seen_of(block: Block) -> Iterator[Seen]:
     """The requests of a block one by one."""
-    for kind, unit, request, response, unix, seconds, refused, asked, said, cost in block.rows:
+    for kind, unit, request, response, unix, seconds, refused, asked, said, cost in rows_of(block):
         experiment, epoch, arm, tenant = block.kinds[kind]
         yield Seen(
             unix, experiment, epoch, arm, unit, tenant, request.decode("latin-1"), response.decode(), seconds, refused=refused, input=asked,

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -21,7 +21,8 @@ from gateway.asking import asked
 from gateway.choosers import minute_of_day
 from gateway.experiments.arms import ArmRoute, Changes, Experiment
 from gateway.experiments.ended import HEAD, TAIL, End, Ended, Mark, Whole, end_of, seen, short
-from gateway.experiments.plain import Plain, ended_of
+from gateway.experiments.keys import field_of
+from gateway.experiments.plain import Marks, Plain, ended_of
 from gateway.experiments.tap import Purse, Tap
 from gateway.experiments.words import State, unit_of
 from gateway.relay import StreamRelay
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Ended", "Entry", "Live", "RouteTrials", "Store", "Trials", "seen"]
 NEVER = float("inf")
+SHORT = HEAD + TAIL
 KNOWN, LONG = 16_384, 256  # keys that an experiment remembers, and the bytes of one at most
-Marks = tuple[tuple[Mark, int], ...]  # and the units
+T = TypeVar("T")
 Left = Counter[tuple[str, str]]  # requests that had no part, by experiment and reason
 
 
@@ -78,15 +80,13 @@ class Entry(msgspec.Struct, eq=False):
     # --- what the exchange tells
     def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
         """A whole good answer to the first attempt is about to be sent."""
-        answer = body if len(body) <= HEAD + TAIL else short(body)
-        for mark, unit in self.marks:
-            left: Plain = (
-                mark, unit, exchange.tenant.name, exchange.id, self.unix, seconds, exchange.decision.target, tail, answer,
-            )  # fmt: skip
-            if self.tap is None:
-                self.store.put_plain(left)
-            else:
-                self.waiting = (*self.waiting, ended_of(left))
+        if len(body) > SHORT:
+            body = short(body)
+        left: Plain = (self.marks, exchange.tenant.name, exchange.id, self.unix, seconds, exchange.decision.target, tail, body)
+        if self.tap is None:
+            self.store.put_plain(left)
+        else:
+            self.waiting = (*ended_of(left),)
 
     def answered(self, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""
@@ -163,7 +163,8 @@ class Live:
     remembered until then, as far as KNOWN goes."""
 
     __slots__ = (
-        "before", "end", "experiment", "fixed", "held", "key", "known", "left", "name", "places", "plain", "split", "until", "winner",
+        "before", "end", "experiment", "field", "fixed", "held", "key", "known", "left", "name", "places", "plain", "quick", "split",
+        "until", "winner",
     )  # fmt: skip
 
     def __init__(self, experiment: Experiment, state: State, left: Left) -> None:
@@ -182,6 +183,8 @@ class Live:
         self.key = experiment.key
         self.plain = experiment.exclude is None and self.fixed is None
         self.known: dict[tuple[str, bytes], Drawn | None] = {}
+        self.field = field_of(self.key)
+        self.quick: dict[tuple[str, bytes], Drawn] = {}  # by the field as it is written, where that alone is the key
         self.end = 0
         self.until = NEVER if state.status == "planned" else -NEVER  # unix seconds: when the slice grows
 
@@ -201,12 +204,12 @@ class Live:
             self._grow(unix)
         asked, known = (exchange.tenant.name, key), self.known
         if asked in known:
-            return known[asked]
-        found = self._drawn(unit_of(*asked))
-        if len(key) <= LONG:
-            if len(known) >= KNOWN:
-                known.clear()
-            known[asked] = found
+            found = known[asked]
+        else:
+            found = self._drawn(unit_of(*asked))
+            _keep(known, asked, found)
+        if self.field and found is not None:
+            _keep(self.quick, (asked[0], bytes(exchange.call.doc.get(self.field, b""))), found)
         return found
 
     def told(self, exchange: Exchange, unix: float) -> Told:
@@ -243,12 +246,20 @@ class Live:
         self.end = self.split.end(share) if share else 0
         self.until = min((when for when, _ in steps if when > unix), default=NEVER)
         self.known.clear()
+        self.quick.clear()
 
     def _excluded(self, exchange: Exchange) -> bool:
         condition = self.experiment.exclude
         assert condition is not None
         minute = minute_of_day() if condition.hours is not None else 0
         return holds(condition, asked(exchange.call, exchange.tenant, output=0.0, minute=minute, headers=condition.headers))
+
+
+def _keep(known: dict[tuple[str, bytes], T], asked: tuple[str, bytes], found: T) -> None:
+    if len(asked[1]) <= LONG:
+        if len(known) >= KNOWN:
+            known.clear()
+        known[asked] = found
 
 
 class RouteTrials:
@@ -267,7 +278,8 @@ class RouteTrials:
         """Gives a request its arm: the exchange's route, its changes, its `trial`. Never raises."""
         unix, shadows, sole = time(), exchange.core.shadows, self.sole
         if sole is not None and shadows is None and unix < sole.until:  # the usual case: who is known needs no more than a look
-            known = sole.known.get((exchange.tenant.name, sole.key(exchange)))
+            raw = exchange.call.doc.get(sole.field)
+            known = sole.quick.get((exchange.tenant.name, bytes(raw))) if raw is not None else None
             if known is not None:
                 (_, arm, altered), marks = known
                 if arm is not None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from routing.experiments.words import METRICS, PlainRow, Seen
+from routing.experiments.words import METRICS, Block, PlainRow, Seen
 
 LARGEST = 1e8  # a value beyond it is none
 _STEPS = float(1 << 36)  # a unit's total is exact up to 131072 or, of whole numbers, far beyond
@@ -63,6 +63,15 @@ def add_plain(sums: array[float], latency: float | None, row: PlainRow) -> None:
     if cost is not None:
         sums[_COST] += 1.0
         sums[_COST + 1] += cost
+
+
+def rows_of(block: Block) -> Iterator[PlainRow]:
+    """The requests of a block one by one."""
+    nothing = [None] * len(block.kind)
+    return zip(
+        block.kind, block.unit, block.request, block.response, block.unix, block.seconds, block.refused or [False] * len(nothing),
+        block.input or nothing, block.output or nothing, block.cost or nothing, strict=True,
+    )  # fmt: skip
 
 
 def latencies(rows: Sequence[PlainRow]) -> list[float | None]:

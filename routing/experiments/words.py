@@ -83,11 +83,21 @@ PlainRow = tuple[int, int, bytes, bytes, float, float, bool, int | None, int | N
 
 
 class Block(msgspec.Struct, array_like=True, gc=False):
-    """Plain requests together: whole good answers to the first attempt, not streamed. Each row says of its request what `Seen` would; all
-    else is as it is by default there. `kinds`: experiment, epoch, arm, tenant."""
+    """Plain requests together: whole good answers to the first attempt, not streamed. Says of each what `Seen` would; all else is as it is
+    by default there. `kinds`: experiment, epoch, arm, tenant. The others are what `PlainRow` has, one list for each, all equally long but
+    those that have nothing to say: they are empty."""
 
     kinds: list[tuple[str, int, str, str]]
-    rows: list[PlainRow]
+    kind: list[int]
+    unit: list[int]
+    request: list[bytes]
+    response: list[bytes]
+    unix: list[float]
+    seconds: list[float]
+    refused: list[bool]  # none is
+    input: list[int | None]  # none is known
+    output: list[int | None]
+    cost: list[float | None]
 
 
 class Guardrail(msgspec.Struct, frozen=True):

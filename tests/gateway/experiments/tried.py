@@ -29,7 +29,7 @@ class FakeStore:
         self.ended.append(ended)
 
     def put_plain(self, plain: Plain) -> None:
-        self.ended.append(ended_of(plain))
+        self.ended += ended_of(plain)
 
     @property
     def seen(self) -> list[Seen]:
