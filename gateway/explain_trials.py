@@ -38,4 +38,4 @@ class DryTrials:
                 changes = found.place.changes if changes is None else changes.and_(found.place.changes)
         exchange.route = route
         if changes is not None:
-            exchange.tried(Entry(lambda ended: None, (), unix, route, changes))
+            exchange.tried(Entry(self.trials.store, (), unix, route, changes))

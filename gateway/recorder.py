@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from backends import prices, wire
@@ -45,6 +45,7 @@ class Recorder:
     ) -> None:
         self.dropped = 0
         self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`; None: only the tick drains
+        self.after: Callable[[Mapping[bytes, wire.Told]], None] | None = None  # hears the token counts of plain answers, when they are read
         self.unparsed = 0  # answers whose usage could not be read
         self.untrue: dict[str, int] = {}  # answers whose usage cannot be true, by the invariant that it breaks
         self._metrics, self._capacity, self._clock = metrics, capacity, clock
@@ -142,7 +143,8 @@ class Recorder:
         groups: dict[tuple[Decision, str], list[Plain]] = defaultdict(list)
         for plain in batch:
             groups[plain[0], plain[3]].append(plain)
-        told: dict[bytes, wire.Told] | None = {} if self._log.isEnabledFor(logging.INFO) else None
+        info = self._log.isEnabledFor(logging.INFO)
+        told: dict[bytes, wire.Told] | None = {} if info or self.after is not None else None
         for (decision, api), group in groups.items():
             _, routes, _, _, _, _, durations, sizes, ends = zip(*group, strict=True)
             tails, odd = [*filter(None, ends)], list[bytes]()
@@ -156,7 +158,9 @@ class Recorder:
             if cost or reported:
                 self._metrics.observe_cost(route, target.backend, api, cost, reported)
             self._windows.add_plain(now, route, seconds, usage.output + usage.reasoning)
-        if told is not None:
+        if told is not None and self.after is not None:
+            self.after(told)
+        if told is not None and info:
             self._tell_plain(batch, told)
 
     @staticmethod

@@ -1,5 +1,5 @@
 """What a request of an experiment leaves at its end (`Ended`), and what that says (`seen`). Made on the request's way in less than a
-microsecond, read later in the store's thread. Pure."""
+microsecond, read later in the store's thread; the most common ones are read by `plain`. Pure."""
 
 from __future__ import annotations
 
@@ -73,18 +73,18 @@ def seen(ended: Ended) -> Seen:
     usage = wire.usage(tail) if tail is not None else None
     good = not end
     return Seen(
-        unix, mark[0], mark[1], mark[2], unit, tenant, request.decode("latin-1"), _id(answer),
+        unix, mark[0], mark[1], mark[2], unit, tenant, request.decode("latin-1"), id_of(answer),
         seconds, ttft if stream else None, stream, status, end == "error", end == "gone",
-        (end == "refused" or _refused(answer)) if good or end == "refused" else None,
+        (end == "refused" or refused(answer)) if good or end == "refused" else None,
         _valid(whole, stream) if good and whole is not None else None,
         fallback,
         None if usage is None else usage.input + usage.cached + usage.cache_write,
         None if usage is None else usage.output + usage.reasoning,
-        _cost(usage, tail, target),
+        cost_of(usage, tail, target),
     )  # fmt: skip
 
 
-def _refused(answer: bytes) -> bool:
+def refused(answer: bytes) -> bool:
     """Whether the model refused. Nearly all answers hold neither word, or `"refusal":null` alone, and need not be searched for more."""
     if answer.find(b"content_filter") < 0:
         at = answer.find(b"refusal")
@@ -93,7 +93,7 @@ def _refused(answer: bytes) -> bool:
     return _REFUSED.search(answer) is not None
 
 
-def _id(answer: bytes) -> str:
+def id_of(answer: bytes) -> str:
     """The answer's own id; empty where it has none. Some servers write it behind the rest."""
     if answer.startswith(b'{"id":"'):  # as nearly all do
         end = answer.find(b'"', 7)
@@ -107,7 +107,7 @@ def _id(answer: bytes) -> str:
         return found[1].decode("utf-8", "replace") if found else ""
 
 
-def _cost(usage: Usage | None, tail: bytes | None, target: Target) -> float | None:
+def cost_of(usage: Usage | None, tail: bytes | None, target: Target) -> float | None:
     """Dollars, by our prices where there are any, else as the provider says."""
     if usage is not None and target.price is not None and (cost := target.price(usage)) is not None:
         return cost

@@ -6,7 +6,9 @@ Numbers of 64 bits are kept as SQLite's signed integers.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import msgspec
@@ -19,6 +21,22 @@ _feedback = msgspec.msgpack.Decoder(Feedback)
 _pairs = msgspec.msgpack.Decoder(Pair)
 _packed = msgspec.msgpack.Encoder()
 _BITS = 1 << 64
+MANY = 4_096  # answers: so many at once are kept in one row
+
+Place = tuple[int, bool, float]  # whose answer it is: the unit, whether that did not take part yet, when (unix)
+Answers = dict[str, dict[int, Place]]  # by experiment, and by the hash of tenant and name
+
+
+class _Named(msgspec.Struct, array_like=True):
+    """Many answers in one row: their hashes in order, and at the same places their units (both 64 bits each) and, in 16, whose they are."""
+
+    hashes: bytes
+    units: bytes
+    whose: bytes
+    parts: list[tuple[str, bool]]  # experiment, and whether before it
+
+
+_named = msgspec.msgpack.Decoder(_Named)
 
 
 class Cursor(NamedTuple):
@@ -28,16 +46,6 @@ class Cursor(NamedTuple):
     feedback: int = 0
     pairs: int = 0
     folds: int = 0
-
-
-class Answer(NamedTuple):
-    """An answer that feedback may name: `id` is the hash of its tenant and name. `before`: the unit did not take part yet."""
-
-    id: int
-    name: str
-    unit: int
-    before: bool
-    unix: float
 
 
 class Waiting(NamedTuple):
@@ -62,6 +70,7 @@ class Folded:
 
     def __init__(self, tables: Tables) -> None:
         self.db = tables.db
+        self._hashes: dict[int, array[int]] = {}  # of the rows of many answers that were looked at
 
     def cursor(self) -> Cursor:
         """How far it has come."""
@@ -110,17 +119,56 @@ class Folded:
         """Forgets feedback that waited."""
         self.db.executemany("DELETE FROM waiting WHERE number = ?", [(number,) for number in numbers])
 
-    def answers(self, id: int) -> list[Answer]:
-        """What is known of an answer, once for each experiment that it was part of."""
-        rows = self.db.execute("SELECT id, name, unit, before, unix FROM ids WHERE id = ?", (signed(id),))
-        return [Answer(unsigned(row[0]), row[1], unsigned(row[2]), bool(row[3]), row[4]) for row in rows]
+    def answers(self, hash: int) -> dict[str, Place]:
+        """Whose an answer is, by each experiment that it was part of."""
+        found: dict[str, Place] = {}
+        numbers = [number for (number,) in self.db.execute("SELECT number FROM named ORDER BY number")]
+        for gone in self._hashes.keys() - numbers:
+            del self._hashes[gone]
+        for number in numbers:
+            hashes = self._hashes.get(number)
+            if hashes is None:
+                hashes = self._hashes[number] = array("Q", self._many(number)[0].hashes)
+            at = bisect_left(hashes, hash)
+            while at < len(hashes) and hashes[at] == hash:
+                many, unix = self._many(number)
+                name, before = many.parts[array("H", many.whose)[at]]
+                found[name] = (array("Q", many.units)[at], before, unix)
+                at += 1
+        for name, unit, before, unix in self.db.execute("SELECT name, unit, before, unix FROM ids WHERE id = ?", (signed(hash),)):
+            if name not in found or found[name][2] < unix:
+                found[name] = (unsigned(unit), bool(before), unix)
+        return found
 
-    def add_answers(self, answers: Iterable[Answer]) -> None:
-        """Notes to whom answers belong."""
-        rows = [(signed(a.id), a.name, signed(a.unit), a.before, a.unix) for a in answers]
+    def _many(self, number: int) -> tuple[_Named, float]:
+        body, unix = self.db.execute("SELECT body, unix FROM named WHERE number = ?", (number,)).fetchone()
+        return _named.decode(body), unix
+
+    def add_answers(self, answers: Answers) -> None:
+        """Notes to whom answers belong: one row for each, or one for all where they are many."""
+        count = sum(map(len, answers.values()))
+        if count >= MANY:
+            row = max(place[2] for by in answers.values() for place in by.values()), count, _many_of(answers)
+            self.db.execute("INSERT INTO named (unix, count, body) VALUES (?, ?, ?)", row)
+            return
+        rows = [(signed(hash), name, signed(unit), *more) for name, by in answers.items() for hash, (unit, *more) in by.items()]
         self.db.executemany("INSERT OR REPLACE INTO ids VALUES (?, ?, ?, ?, ?)", rows)
 
     def pairs(self, after: int, limit: int) -> list[tuple[int, Pair]]:
         """The next pairs by number."""
         query = "SELECT id, body FROM pairs WHERE id > ? ORDER BY id LIMIT ?"
         return [(number, _pairs.decode(body)) for number, body in self.db.execute(query, (after, limit))]
+
+
+def _many_of(answers: Mapping[str, Mapping[int, Place]]) -> bytes:
+    parts = [(name, before) for name in answers for before in (False, True)]
+    if len(answers) == 1:  # as nearly always
+        (by,) = answers.values()
+        hashes = sorted(by)
+        places = [by[hash] for hash in hashes]
+        units, whose = [place[0] for place in places], [int(place[1]) for place in places]
+    else:
+        found = sorted((hash, at, place) for at, by in enumerate(answers.values()) for hash, place in by.items())
+        hashes, units = [hash for hash, _, _ in found], [place[0] for _, _, place in found]
+        whose = [2 * at + place[1] for _, at, place in found]
+    return _packed.encode(_Named(array("Q", hashes).tobytes(), array("Q", units).tobytes(), array("H", whose).tobytes(), parts))

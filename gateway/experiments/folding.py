@@ -14,13 +14,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from gateway.experiments.folded import Answer, Cursor, Folded, Waiting
+from xxhash import xxh3_64_intdigest
+
+from gateway.experiments.folded import Answers, Cursor, Folded, Waiting
 from gateway.experiments.tables import Tables
 from gateway.experiments.words import Feedback, Pair, unit_of
+from routing.experiments.counted import rows_of
 from routing.experiments.ledger import UNITS, Ledger, Row
-from routing.experiments.words import BEFORE, Design, Seen
+from routing.experiments.words import BEFORE, Block, Design, PlainRow, Seen
 
-CHUNKS = 16  # rows of requests in one step: other processes' writes wait for as long as a step is written
+CHUNKS = 64  # rows of requests in one step: other processes' writes wait for as long as a step is written
 ITEMS = 2_000  # feedback, and pairs, in one step
 PAIRS = 20_000  # of an experiment, the latest, that are summed up
 WAITING = 20_000  # pieces of feedback without their answer
@@ -38,7 +41,7 @@ class Folding:
         self._cursor: Cursor | None = None  # None: nothing is in memory
         self._answers: dict[int, list[Waiting]] = {}  # feedback that waits, by the hash of its answer
         self._sessions: dict[int, list[Waiting]] = {}  # or by its unit
-        self._unwritten: dict[int, dict[str, Answer]] = {}  # where nothing is written: answers by hash and experiment
+        self._unwritten: Answers = {}  # where nothing is written
         self.follow(designs)
 
     def __repr__(self) -> str:
@@ -60,7 +63,11 @@ class Folding:
         fold = _Fold(self)
         chunks = self.tables.chunks(cursor.chunks, CHUNKS)
         for chunk in chunks:
-            fold.take(chunk.seen)
+            blocks = chunk.blocks
+            if blocks:
+                fold.take_blocks(blocks)
+            else:
+                fold.take(chunk.seen)
         items = self.folded.feedback(cursor.feedback, ITEMS)
         fold.hear(items)
         pairs = self.folded.pairs(cursor.pairs, ITEMS)
@@ -77,7 +84,8 @@ class Folding:
             cursor.folds + 1,
         )
         if self.readonly:
-            self._unwritten.update(fold.answers)
+            for name, answers in fold.answers.items():
+                self._unwritten.setdefault(name, {}).update(answers)
         elif not self._write(fold, cursor, after):
             return True
         self._cursor = after
@@ -138,7 +146,11 @@ class Folding:
 
 def answer_of(tenant: str, id: str) -> int:
     """The hash by which an answer of a tenant is known, by the id in its body or by our own."""
-    return unit_of(tenant, b"answer\0" + id.encode())
+    return xxh3_64_intdigest(_prefix(tenant) + id.encode())
+
+
+def _prefix(tenant: str) -> bytes:
+    return b"%b\0answer\0" % tenant.encode()
 
 
 def session_of(item: Feedback) -> int:
@@ -153,8 +165,8 @@ class _Fold:
         self.owner = owner
         self.touched: set[str] = set()  # experiments
         self.latest = 0.0
-        self.answers: dict[int, dict[str, Answer]] = {}  # by hash and experiment
-        self.found: set[int] = set()  # hashes of answers, and units, for which feedback waits
+        self.answers: Answers = {}
+        self.found: set[int] = set()  # units for which feedback waits
         self.waits: list[tuple[Waiting, int]] = []
         self.settled: list[int] = []
         self.ledgers: dict[str, tuple[bool, bytes, list[Row]]] = {}  # all rows or those that changed, and the head
@@ -173,25 +185,50 @@ class _Fold:
                 self._index(seen)
 
     def _index(self, seen: Seen) -> None:
-        owner = self.owner
-        if seen.unit in owner._sessions:
+        if seen.unit in self.owner._sessions:
             self.found.add(seen.unit)
+        answers, place = self.answers.setdefault(seen.experiment, {}), (seen.unit, seen.arm == BEFORE, seen.unix)
         for name in {seen.response, seen.request}:
             if name:
-                key = answer_of(seen.tenant, name)
-                self.answers.setdefault(key, {})[seen.experiment] = Answer(key, seen.experiment, seen.unit, seen.arm == BEFORE, seen.unix)
-                if key in owner._answers:
-                    self.found.add(key)
+                answers[answer_of(seen.tenant, name)] = place
+
+    def take_blocks(self, blocks: Iterable[Block]) -> None:
+        """Plain requests: a third of the steps that one by one would take."""
+        together: dict[tuple[str, int, str, str], list[PlainRow]] = {}
+        for block in blocks:
+            parts = [together.setdefault(kind, []) for kind in block.kinds]
+            for row in rows_of(block):
+                parts[row[0]].append(row)
+        for (name, epoch, arm, tenant), rows in together.items():
+            ledger = self.owner.ledgers.get(name)
+            if ledger is None or not rows:
+                continue
+            self.touched.add(name)
+            self.latest = max(self.latest, max([row[4] for row in rows]))
+            if ledger.take_plain(epoch, arm, rows):
+                self._index_plain(name, tenant, arm == BEFORE, rows)
+
+    def _index_plain(self, name: str, tenant: str, before: bool, rows: Iterable[PlainRow]) -> None:
+        answers, sessions, begun = self.answers.setdefault(name, {}), self.owner._sessions, _prefix(tenant)
+        for _, unit, request, response, unix, *_rest in rows:
+            place = (unit, before, unix)
+            answers[xxh3_64_intdigest(begun + request)] = place
+            if response:
+                answers[xxh3_64_intdigest(begun + response)] = place
+            if sessions and unit in sessions:
+                self.found.add(unit)
 
     def hear(self, items: Iterable[Waiting]) -> None:
         """Feedback that has waited for what was taken, and what is new."""
-        for key in sorted(self.found):
-            for by in (self.owner._answers, self.owner._sessions):
+        owner = self.owner
+        found = {key for key in owner._answers if any(key in answers for answers in self.answers.values())}
+        for by, keys in ((owner._answers, found), (owner._sessions, self.found)):
+            for key in sorted(keys):
                 for one in by.pop(key, ()):
                     if self._apply(one.item):
                         self.settled.append(one.number)
                     else:
-                        self.owner._keep(one)
+                        owner._keep(one)
         for one in items:
             if not self._apply(one.item):
                 self.waits.append((one, self.owner._keep(one)))
@@ -219,9 +256,10 @@ class _Fold:
 
     def _of_answer(self, item: Feedback) -> list[tuple[str, int, bool]]:
         key = answer_of(item.tenant, item.response)
-        written = {one.name: one for one in self.owner.folded.answers(key)}
-        found = written | self.owner._unwritten.get(key, {}) | self.answers.get(key, {})
-        return [(one.name, one.unit, one.before) for one in found.values() if one.name in self.owner.ledgers]
+        found = self.owner.folded.answers(key)
+        for more in (self.owner._unwritten, self.answers):
+            found |= {name: answers[key] for name, answers in more.items() if key in answers}
+        return [(name, unit, before) for name, (unit, before, _) in found.items() if name in self.owner.ledgers]
 
     def prepare(self) -> None:
         """Makes what `write` writes of the ledgers: most of the work."""
@@ -235,7 +273,7 @@ class _Fold:
         owner = self.owner
         gone = owner.crowd()
         dropped = {*gone}
-        owner.folded.add_answers(answer for answers in self.answers.values() for answer in answers.values())
+        owner.folded.add_answers(self.answers)
         owner.folded.wait(wait for wait in self.waits if wait[0].number not in dropped)
         owner.folded.settle([*self.settled, *gone])
         for name, (whole, head, rows) in self.ledgers.items():

@@ -72,13 +72,27 @@ def _largest(tables: Tables, table: str, size: str, upto: int, over: int) -> tup
 
 
 def _answers(tables: Tables, retain: Retain, unix: float) -> int:
-    """Ids by age, and the oldest beyond what may be held."""
+    """Ids by age, and the oldest beyond what may be held. What was noted together goes together: when the last of it may go, or as many
+    as all of it must."""
     db, some = tables.db, "SELECT id, name FROM ids WHERE unix < ? ORDER BY unix LIMIT ?"
-    gone = db.execute(f"DELETE FROM ids WHERE (id, name) IN ({some})", (unix - retain.answers, 10 * ROWS)).rowcount
-    over = db.execute("SELECT COUNT(*) FROM ids").fetchone()[0] - retain.ids
+    oldest = unix - retain.answers
+    gone = db.execute(f"DELETE FROM ids WHERE (id, name) IN ({some})", (oldest, 10 * ROWS)).rowcount
+    gone += db.execute("DELETE FROM named WHERE unix < ?", (oldest,)).rowcount
+    many = db.execute("SELECT number, unix, count FROM named ORDER BY number").fetchall()
+    over = db.execute("SELECT COUNT(*) FROM ids").fetchone()[0] + sum(count for _, _, count in many) - retain.ids
+    for number, last, count in many:
+        if over <= 0:
+            break
+        older = db.execute(f"DELETE FROM ids WHERE (id, name) IN ({some})", (last, min(over, 10 * ROWS))).rowcount
+        if older == 10 * ROWS:
+            return int(gone + older)
+        gone, over = gone + older, over - older
+        if over > 0:
+            db.execute("DELETE FROM named WHERE number = ?", (number,))
+            gone, over = gone + 1, over - count
     if over > 0:
-        oldest = "SELECT id, name FROM ids ORDER BY unix LIMIT ?"
-        gone += db.execute(f"DELETE FROM ids WHERE (id, name) IN ({oldest})", (min(over, 10 * ROWS),)).rowcount
+        single = "SELECT id, name FROM ids ORDER BY unix LIMIT ?"
+        gone += db.execute(f"DELETE FROM ids WHERE (id, name) IN ({single})", (min(over, 10 * ROWS),)).rowcount
     return int(gone)
 
 

@@ -38,6 +38,11 @@ def reader(key: Key | HeaderKey, session_header: str) -> Reader:
     return {"user": _user, "api_key": _api_key, "conversation": _conversation}[key]
 
 
+def field_of(reader: Reader) -> str:
+    """The field of a document that alone makes a key, where it is there; "": there is none such."""
+    return "user" if reader is _user else ""
+
+
 def _header(name: bytes, exchange: Exchange) -> bytes:
     return exchange.headers.get(name, b"")
 
@@ -74,7 +79,7 @@ def _text(raw: bytes) -> bytes:
     """The text of a JSON string as it is in UTF-8; empty for anything else."""
     if len(raw) < 2 or raw[0] != _QUOTE:
         return b""
-    if b"\\" not in raw:
+    if raw.find(b"\\") < 0:  # `in` would ask first whether bytes are a number
         return raw[1:-1]
     try:
         return _str.decode(raw).encode()

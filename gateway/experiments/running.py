@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
 
 import msgspec
 
-from gateway.experiments.analyst import Done, Order
+from gateway.experiments.analyst import NICE, Done, Order
 
 log = logging.getLogger("pointsman.experiments")
 DELAY_SECONDS = 2.0  # before the first start, for which nothing is waiting: the gateway's own start comes first
@@ -105,6 +106,9 @@ class Running:
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_exec(*self.argv, self.path, stdin=pipe, stdout=pipe)
         assert process.stdin is not None and process.stdout is not None
+        if not self._asked:  # from its first moment: what it imports costs as much as many looks
+            with contextlib.suppress(ProcessLookupError):
+                os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
         self._process = process
         self.starts += 1
         try:

@@ -1,6 +1,7 @@
 """Keeps what experiments see and are told: a bounded queue in front, SQLite behind one thread.
 
-1. `put` is a plain call that appends a tuple to a queue; `pair` likewise. What does not fit is counted, nothing waits.
+1. `put` is a plain call that appends a tuple to a queue; `pair` likewise. What does not fit is counted, nothing waits. The most common
+   requests come as blocks that were read some dozens at a time on the loop (`plain`).
 2. The thread wakes a few times a second. It reads the tuples a few at a time and lets go of the interpreter in between, so that the
    event loop never waits for more than about a millisecond; it writes a row for up to CHUNK requests, at least one a second.
 3. It owns the only connection and takes jobs in order: feedback and what is put in force are answered when they are on the disk.
@@ -27,6 +28,7 @@ import msgspec
 
 from backends.types import Fault
 from gateway.experiments import ended
+from gateway.experiments.plain import UNREADABLE, Blocks, together
 from gateway.experiments.tables import CHUNK, Tables
 from gateway.experiments.words import Feedback, Pair, State
 from gateway.metrics import Metrics
@@ -39,7 +41,7 @@ STINT = 0.0007  # seconds of reading tuples in one go
 YIELD = 0.0005  # seconds that the thread then leaves the interpreter to others
 WAKE = 0.2  # seconds between two looks at the queue and at the file
 FLUSH = 0.8  # seconds that a request waits at most for others to share its row
-_UNREADABLE = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
+FULL = 8 * CHUNK  # requests in blocks that are written before that
 _NO_STATES = "what is in force of the experiments cannot be read: %s"
 
 
@@ -79,14 +81,16 @@ class TrialStore:
         self.path, self.keep, self.clock = path, keep or Keep(), clock
         self.on_states: Callable[[Mapping[str, State]], None] | None = None
         self.states: Mapping[str, State] = {}
-        self.dropped = 0  # requests and pairs for which there was no room
         self.written = self.lost = 0  # requests and pairs, counted by the thread
         self._seen: Callable[[Any], Seen | None] = seen or ended.seen
         self._queue: deque[tuple[Any, ...]] = deque()
         self._most = self.keep.queue
+        self._lacked = 0  # requests and pairs for which there was no room, without those in blocks
+        self.plain = Blocks(self._most, self.put)
+        self.put_plain = self.plain.put  # takes what the most common requests leave
         self._pairs: deque[Pair] = deque()
         self._read: list[Seen] = []  # the thread's: not yet in a row
-        self._since = 0.0  # monotonic, when the first of them was read
+        self._since = 0.0  # monotonic, when the first was found of what is not in a row; 0: there is nothing
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._asked: set[_Job] = set()
         self._told = 0.0  # monotonic, when the log last told of a failure
@@ -100,7 +104,12 @@ class TrialStore:
     @property
     def queued(self) -> int:
         """Requests and pairs that are not in the file yet."""
-        return len(self._queue) + len(self._pairs) + len(self._read)
+        return len(self._queue) + len(self._pairs) + len(self._read) + len(self.plain)
+
+    @property
+    def dropped(self) -> int:
+        """Requests and pairs for which there was no room."""
+        return self._lacked + self.plain.dropped
 
     async def start(self) -> None:
         """Opens the file. Raises `Fault` (unavailable) when it cannot be used."""
@@ -118,6 +127,7 @@ class TrialStore:
 
     async def stop(self) -> None:
         """Writes what waits and closes the file. Idempotent. After it nothing is taken."""
+        self.plain.gather()
         self._open = False
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -131,14 +141,14 @@ class TrialStore:
         if len(waiting) < self._most:
             waiting.append(left)
         else:
-            self.dropped += 1
+            self._lacked += 1
 
     def pair(self, pair: Pair) -> None:
         """Takes a pair of a shadow; never blocks, never raises."""
         if len(self._pairs) < self.keep.pairs:
             self._pairs.append(pair)
         else:
-            self.dropped += 1
+            self._lacked += 1
 
     async def feedback(self, item: Feedback) -> None:
         """Returns when it is on the disk. Raises `Fault` (overloaded, unavailable): it is not."""
@@ -169,6 +179,8 @@ class TrialStore:
             raise Fault("unavailable", "The store of experiments is not available: the gateway is shutting down.")
         if len(self._asked) >= self.keep.jobs:
             raise Fault("overloaded", "Too much is waiting for the store of experiments; try again.", retry_after=1.0)
+        if writes:
+            self.plain.gather()  # all that was put before
         future: asyncio.Future[T] = self._loop.create_future()
         job = _Job(ask, future, writes)
         self._asked.add(job)
@@ -227,6 +239,8 @@ class TrialStore:
         more = True
         while more:
             jobs, more = self._wait()
+            if self.plain.waiting:  # for longer than anybody should let them
+                self._call(self.plain.gather)
             self._convert()
             if jobs or not more or self._due():
                 self._write(tables, jobs)
@@ -252,7 +266,7 @@ class TrialStore:
     def _convert(self) -> None:
         """Makes requests of the tuples that wait now; what comes meanwhile is for the next time."""
         waiting, left = self._queue, len(self._queue)
-        if left and not self._read:
+        if not self._since and (left or self.plain.packed):
             self._since = time.monotonic()
         begun = time.perf_counter()
         for _ in range(left):
@@ -268,7 +282,7 @@ class TrialStore:
     def _convert_one(self, left: tuple[Any, ...]) -> None:
         try:
             seen = self._seen(left)
-        except _UNREADABLE as e:
+        except UNREADABLE as e:
             self.lost += 1
             self._tell("what a request of an experiment left cannot be read: %s", e)
             return
@@ -276,8 +290,8 @@ class TrialStore:
             self._read.append(seen)
 
     def _due(self) -> bool:
-        full = len(self._read) >= CHUNK
-        return bool(self._pairs) or full or (bool(self._read) and time.monotonic() - self._since >= FLUSH)
+        full = len(self._read) >= CHUNK or self.plain.packed >= FULL
+        return bool(self._pairs) or full or (self._since > 0 and time.monotonic() - self._since >= FLUSH)
 
     def _write(self, tables: Tables, jobs: list[_Job]) -> None:
         """Requests and pairs in one transaction, then the jobs in one; when that fails each in its own, so that one costs only itself."""
@@ -304,19 +318,24 @@ class TrialStore:
             job.error = e
 
     def _store(self, tables: Tables) -> None:
-        seen, pairs = self._read, [*self._pairs]
-        if not seen and not pairs:
+        seen, pairs, blocks = self._read, [*self._pairs], self.plain.ready()
+        if not seen and not pairs and not blocks:
+            self._since = 0.0
             return
         try:
             with tables.transaction():
                 for at in range(0, len(seen), CHUNK):
                     tables.add_chunk(seen[at : at + CHUNK])
+                for row in together(blocks, CHUNK):
+                    tables.add_blocks(row.unix, row.requests, row.body)
                 tables.add_pairs(pairs)
         except sqlite3.Error as e:
             self._tell("requests of experiments could not be stored, they are tried again: %s", e)
             return
-        self.written += len(seen) + len(pairs)
+        self.written += len(seen) + len(pairs) + sum(block.requests for block in blocks)
+        self._since = 0.0
         seen.clear()
+        self.plain.written(len(blocks))
         for _ in pairs:
             self._pairs.popleft()
 

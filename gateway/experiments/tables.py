@@ -16,11 +16,12 @@ from typing import NamedTuple
 import msgspec
 
 from gateway.experiments.words import Feedback, Pair, State
-from routing.experiments.words import Audit, Point, Result, Seen
+from routing.experiments.counted import rows_of
+from routing.experiments.words import Audit, Block, Point, Result, Seen
 
 BUSY = 10.0  # seconds to wait for another process's transaction
 CHUNK = 512  # requests in one row at most
-_VERSION = 1
+_VERSION = 2  # 2: blocks of plain requests, answers in bulk
 _ALL = (1 << 63) - 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, count INTEGER NOT NULL, seen BLOB NOT NULL);
@@ -47,6 +48,9 @@ CREATE TABLE IF NOT EXISTS ids (
     id INTEGER NOT NULL, name TEXT NOT NULL, unit INTEGER NOT NULL, before INTEGER NOT NULL, unix REAL NOT NULL, PRIMARY KEY (id, name)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS ids_unix ON ids (unix);
+CREATE TABLE IF NOT EXISTS named (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, count INTEGER NOT NULL, body BLOB NOT NULL
+);
 CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, id INTEGER NOT NULL, unix REAL NOT NULL, body BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS cursors (what TEXT PRIMARY KEY, id INTEGER NOT NULL);
 """
@@ -55,16 +59,39 @@ _packed = msgspec.msgpack.Encoder()
 _states = msgspec.msgpack.Decoder(State)
 _weights = msgspec.msgpack.Decoder(dict[str, float])
 _seen = msgspec.msgpack.Decoder(list[Seen])
+_BLOCKS = b"\xc1"  # begins a row of blocks; nothing in MessagePack begins so
+_bodies = msgspec.msgpack.Decoder(list[bytes])
+_block = msgspec.msgpack.Decoder(Block)
 _results = msgspec.json.Decoder(Result)
 _points = msgspec.msgpack.Decoder(Point)
 _pairs = msgspec.msgpack.Decoder(Pair)
 
 
 class Chunk(NamedTuple):
-    """Requests that were written together, oldest number first."""
+    """Requests that were written together, oldest number first. Raises msgspec.MsgspecError where they cannot be read."""
 
     id: int
-    seen: list[Seen]
+    body: bytes
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Where they are plain ones; else none."""
+        return [_block.decode(body) for body in _bodies.decode(memoryview(self.body)[1:])] if self.body[:1] == _BLOCKS else []
+
+    @property
+    def seen(self) -> list[Seen]:
+        """One by one."""
+        return [seen for block in self.blocks for seen in seen_of(block)] if self.body[:1] == _BLOCKS else _seen.decode(self.body)
+
+
+def seen_of(block: Block) -> Iterator[Seen]:
+    """The requests of a block one by one."""
+    for kind, unit, request, response, unix, seconds, refused, asked, said, cost in rows_of(block):
+        experiment, epoch, arm, tenant = block.kinds[kind]
+        yield Seen(
+            unix, experiment, epoch, arm, unit, tenant, request.decode("latin-1"), response.decode(), seconds, refused=refused, input=asked,
+            output=said, cost=cost,
+        )  # fmt: skip
 
 
 class Tables:
@@ -135,6 +162,10 @@ class Tables:
         row = seen[-1].unix, len(seen), _packed.encode(seen)
         self.db.execute("INSERT INTO chunks (unix, count, seen) VALUES (?, ?, ?)", row)
 
+    def add_blocks(self, unix: float, count: int, bodies: bytes) -> None:
+        """Appends plain requests: `count` of them in a MessagePack list of blocks. `unix`: when the last of them arrived."""
+        self.db.execute("INSERT INTO chunks (unix, count, seen) VALUES (?, ?, ?)", (unix, count, _BLOCKS + bodies))
+
     def add_pairs(self, pairs: Iterable[Pair]) -> None:
         """Appends pairs of a shadow."""
         rows = [(pair.unix, pair.experiment, _packed.encode(pair)) for pair in pairs]
@@ -148,7 +179,7 @@ class Tables:
     def chunks(self, after: int, limit: int) -> list[Chunk]:
         """The next chunks by number."""
         query = "SELECT id, seen FROM chunks WHERE id > ? ORDER BY id LIMIT ?"
-        return [Chunk(number, _seen.decode(seen)) for number, seen in self.db.execute(query, (after, limit))]
+        return [Chunk(number, seen) for number, seen in self.db.execute(query, (after, limit))]
 
     def pairs(self, name: str, latest: int, *, upto: int = _ALL) -> list[Pair]:
         """The latest pairs of an experiment with numbers up to `upto`, the oldest of them first."""

@@ -1,7 +1,8 @@
 """One request in its route's experiments: which arm it is given, and what is left of it for the store.
 
 On its way a request costs a few hashes, and at its end one tuple for each experiment that it is in. What the tuple means (`seen`) is read
-by the store's thread: usage, the answer's id, whether it was refused, whether it fits its schema.
+by the store's thread, of the most common ones some dozens at a time by `plain`: usage, the answer's id, whether it was refused, whether it
+fits its schema.
 
 `Trials` is the one owner in a process of which experiments are in force; a route holds what follows from that (`RouteTrials`).
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic, time
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -20,6 +21,8 @@ from gateway.asking import asked
 from gateway.choosers import minute_of_day
 from gateway.experiments.arms import ArmRoute, Changes, Experiment
 from gateway.experiments.ended import HEAD, TAIL, End, Ended, Mark, Whole, end_of, seen, short
+from gateway.experiments.keys import field_of
+from gateway.experiments.plain import Marks, Plain, ended_of
 from gateway.experiments.tap import Purse, Tap
 from gateway.experiments.words import State, unit_of
 from gateway.relay import StreamRelay
@@ -32,15 +35,21 @@ from routing.types import Route
 if TYPE_CHECKING:
     from gateway.answering import Answering
     from gateway.exchange import Exchange
+    from gateway.experiments.shadow import Shadows
 
 __all__ = ["Ended", "Entry", "Live", "RouteTrials", "Store", "Trials", "seen"]
 NEVER = float("inf")
+SHORT = HEAD + TAIL
 KNOWN, LONG = 16_384, 256  # keys that an experiment remembers, and the bytes of one at most
+T = TypeVar("T")
 Left = Counter[tuple[str, str]]  # requests that had no part, by experiment and reason
 
 
 class Store(Protocol):
     """Where tuples go (`gateway.experiments.store.TrialStore`)."""
+
+    @property
+    def put_plain(self) -> Callable[[Plain], None]: ...
 
     def put(self, ended: Ended) -> None: ...
 
@@ -48,8 +57,8 @@ class Store(Protocol):
 class Entry(msgspec.Struct, eq=False):
     """One request's part in experiments. Owned by its exchange, which tells it what becomes of the answer."""
 
-    put: Callable[[Ended], None]
-    marks: tuple[tuple[Mark, int], ...]
+    store: Store
+    marks: Marks
     unix: float
     route: Route
     changes: Changes | None
@@ -71,14 +80,13 @@ class Entry(msgspec.Struct, eq=False):
     # --- what the exchange tells
     def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
         """A whole good answer to the first attempt is about to be sent."""
-        tenant, target = exchange.tenant.name, exchange.decision.target
-        answer = body if len(body) <= HEAD + TAIL else short(body)
-        for mark, unit in self.marks:
-            ended: Ended = (mark, unit, tenant, exchange.id, self.unix, seconds, None, False, 200, "", target, False, tail, answer, None)
-            if self.tap is None:
-                self.put(ended)
-            else:
-                self.waiting = (*self.waiting, ended)
+        if len(body) > SHORT:
+            body = short(body)
+        left: Plain = (self.marks, exchange.tenant.name, exchange.id, self.unix, seconds, exchange.decision.target, tail, body)
+        if self.tap is None:
+            self.store.put_plain(left)
+        else:
+            self.waiting = (*ended_of(left),)
 
     def answered(self, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""
@@ -107,7 +115,7 @@ class Entry(msgspec.Struct, eq=False):
         ]  # fmt: skip
         if self.tap is None or deserted or status == 499:
             for ended in made:
-                self.put(ended)
+                self.store.put(ended)
         else:
             self.waiting = (*made,)
 
@@ -117,7 +125,7 @@ class Entry(msgspec.Struct, eq=False):
         if whole is not None and not PURSE.take(size, whole):
             whole = None
         for ended in waiting:
-            self.put((*ended[:13], answer, whole))
+            self.store.put((*ended[:13], answer, whole))
 
 
 PURSE = Purse()
@@ -135,6 +143,13 @@ class Place(NamedTuple):
     changes: Changes | None
 
 
+class Drawn(NamedTuple):
+    """Where a key belongs. `marks`: as an `Entry` has them, where it is in this experiment alone."""
+
+    place: Place
+    marks: Marks
+
+
 class Told(NamedTuple):
     """What an experiment would make of a request, for who asks. `arm` "": it has no part, or none yet; `why`: in a few words."""
 
@@ -148,7 +163,8 @@ class Live:
     remembered until then, as far as KNOWN goes."""
 
     __slots__ = (
-        "before", "end", "experiment", "fixed", "held", "key", "known", "left", "name", "places", "plain", "split", "until", "winner",
+        "before", "end", "experiment", "field", "fixed", "held", "key", "known", "left", "name", "places", "plain", "quick", "split",
+        "until", "winner",
     )  # fmt: skip
 
     def __init__(self, experiment: Experiment, state: State, left: Left) -> None:
@@ -166,18 +182,20 @@ class Live:
             self.fixed = self.places[arms.index(state.winner)]._replace(mark=None)
         self.key = experiment.key
         self.plain = experiment.exclude is None and self.fixed is None
-        self.known: dict[tuple[str, bytes], tuple[Place, int] | None] = {}
+        self.known: dict[tuple[str, bytes], Drawn | None] = {}
+        self.field = field_of(self.key)
+        self.quick: dict[tuple[str, bytes], Drawn] = {}  # by the field as it is written, where that alone is the key
         self.end = 0
         self.until = NEVER if state.status == "planned" else -NEVER  # unix seconds: when the slice grows
 
-    def place(self, exchange: Exchange, unix: float) -> tuple[Place, int] | None:
-        """Where a request goes, and its unit; None: it has no part."""
+    def place(self, exchange: Exchange, unix: float) -> Drawn | None:
+        """Where a request goes; None: it has no part."""
         if not self.plain:
             if self.experiment.exclude is not None and self._excluded(exchange):
                 self.left[self.name, "excluded"] += 1
                 return None
             if self.fixed is not None:
-                return self.fixed, 0
+                return Drawn(self.fixed, ())
         key = self.key(exchange)
         if not key:
             self.left[self.name, "no_key"] += 1
@@ -186,12 +204,12 @@ class Live:
             self._grow(unix)
         asked, known = (exchange.tenant.name, key), self.known
         if asked in known:
-            return known[asked]
-        found = self._drawn(unit_of(*asked))
-        if len(key) <= LONG:
-            if len(known) >= KNOWN:
-                known.clear()
-            known[asked] = found
+            found = known[asked]
+        else:
+            found = self._drawn(unit_of(*asked))
+            _keep(known, asked, found)
+        if self.field and found is not None:
+            _keep(self.quick, (asked[0], bytes(exchange.call.doc.get(self.field, b""))), found)
         return found
 
     def told(self, exchange: Exchange, unix: float) -> Told:
@@ -213,12 +231,12 @@ class Live:
             return Told("", "its key is not in the experiment's share yet; counted as history", place)
         return Told("", "its key is held out", place) if arm == HOLDOUT else Told(arm, "drawn by its key", place)
 
-    def _drawn(self, unit: int) -> tuple[Place, int] | None:
+    def _drawn(self, unit: int) -> Drawn | None:
         found = self.split.arm(unit, self.end) if self.end else OUT
-        if found >= 0:
-            return self.places[found], unit
-        place = self.held if found == HELD else self.before
-        return None if place is None else (place, unit)
+        place = self.places[found] if found >= 0 else self.held if found == HELD else self.before
+        if place is None:
+            return None
+        return Drawn(place, () if place.mark is None else ((place.mark, unit),))
 
     def _grow(self, unix: float) -> None:
         """The slice as it is now, and when it grows next."""
@@ -228,6 +246,7 @@ class Live:
         self.end = self.split.end(share) if share else 0
         self.until = min((when for when, _ in steps if when > unix), default=NEVER)
         self.known.clear()
+        self.quick.clear()
 
     def _excluded(self, exchange: Exchange) -> bool:
         condition = self.experiment.exclude
@@ -236,30 +255,50 @@ class Live:
         return holds(condition, asked(exchange.call, exchange.tenant, output=0.0, minute=minute, headers=condition.headers))
 
 
+def _keep(known: dict[tuple[str, bytes], T], asked: tuple[str, bytes], found: T) -> None:
+    if len(asked[1]) <= LONG:
+        if len(known) >= KNOWN:
+            known.clear()
+        known[asked] = found
+
+
 class RouteTrials:
     """What a route holds (`routing.types.Tries`): its experiments that are in force. Never changed after it was made."""
 
-    __slots__ = ("live", "put")
+    __slots__ = ("live", "sole", "store")
 
-    def __init__(self, put: Callable[[Ended], None], live: tuple[Live, ...]) -> None:
-        self.put, self.live = put, live
+    def __init__(self, store: Store, live: tuple[Live, ...]) -> None:
+        self.store, self.live = store, live
+        self.sole = live[0] if len(live) == 1 and live[0].plain else None  # the only one, where nothing but the key counts
 
     def __repr__(self) -> str:
         return f"<RouteTrials {', '.join(one.name for one in self.live)}>"
 
     def enter(self, exchange: Exchange) -> None:
         """Gives a request its arm: the exchange's route, its changes, its `trial`. Never raises."""
-        unix, shadows = time(), exchange.core.shadows
+        unix, shadows, sole = time(), exchange.core.shadows, self.sole
+        if sole is not None and shadows is None and unix < sole.until:  # the usual case: who is known needs no more than a look
+            raw = exchange.call.doc.get(sole.field)
+            known = sole.quick.get((exchange.tenant.name, bytes(raw))) if raw is not None else None
+            if known is not None:
+                (_, arm, altered), marks = known
+                if arm is not None:
+                    exchange.route = arm
+                exchange.tried(Entry(self.store, marks, unix, exchange.route, altered))
+                return
+        self._enter(exchange, unix, shadows)
+
+    def _enter(self, exchange: Exchange, unix: float, shadows: Shadows | None) -> None:
         way: Route = exchange.route
-        marks: tuple[tuple[Mark, int], ...] = ()
+        marks: Marks = ()
         changes: Changes | None = None
         for one in self.live:
             found = one.place(exchange, unix)
             if found is None:
                 continue
-            (mark, route, altered), unit = found
+            (mark, route, altered), mine = found
             if mark is not None:
-                marks = (*marks, (mark, unit)) if marks else ((mark, unit),)
+                marks = (*marks, *mine)
                 if shadows is not None and mark[2] not in (BEFORE, HOLDOUT):  # and before anything is changed
                     shadows.wants(exchange, one.name)
             if route is not None:
@@ -268,14 +307,14 @@ class RouteTrials:
                 changes = altered if changes is None else changes.and_(altered)
         exchange.route = way  # its calls under way are counted at the whole route
         if marks or changes is not None:
-            exchange.tried(Entry(self.put, marks, unix, way, changes))
+            exchange.tried(Entry(self.store, marks, unix, way, changes))
 
 
 class Trials:
     """Which experiments are in force in this process. `attach` with each generation, `follow` with what the store says."""
 
     def __init__(self, store: Store) -> None:
-        self.put = store.put
+        self.store = store
         self.left: Left = Counter()
         self._experiments: Sequence[Experiment] = ()
         self._states: Mapping[str, State] = {}
@@ -301,4 +340,4 @@ class Trials:
             if state.status in ("planned", "running", "promoted"):
                 live.append(Live(experiment, state, self.left))
         for route, found in routes.items():
-            route.try_out(RouteTrials(self.put, tuple(found)) if found else None)
+            route.try_out(RouteTrials(self.store, tuple(found)) if found else None)

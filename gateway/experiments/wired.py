@@ -99,6 +99,7 @@ class Wired:
             self._states(self.store.states)
 
     def _serve(self, core: Core, store: TrialStore | None, mirrors: bool) -> None:
+        core.recorder.after = self.store.plain.gather if self.store is not None else None  # also for requests that began with experiments
         if store is None:
             self.trials = None
             core.run_trials(None)

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 import msgspec
 import xxhash
 
-from routing.experiments.words import Seen
-
 _SEED = 0x9D5F  # of the hash that thins units: not one that assigns them
 Part = tuple[int, float, float | None]
 NOTHING: Part = (0, 0.0, None)
@@ -48,12 +46,12 @@ def counts_for(unit: Unit) -> str:
     return "" if unit.crossed else unit.arm
 
 
-def expose(unit: Unit, seen: Seen) -> None:
+def expose(unit: Unit, unix: float, epoch: int, arm: str) -> None:
     """A request in an arm: the earliest decides where the unit belongs, of two at once the smaller epoch, then the smaller name."""
-    if unit.arm and unit.arm != seen.arm:
+    if unit.arm and unit.arm != arm:
         unit.crossed = True
-    if not unit.arm or (seen.unix, seen.epoch, seen.arm) < (unit.first, unit.epoch, unit.arm):
-        unit.arm, unit.first, unit.epoch = seen.arm, seen.unix, seen.epoch
+    if not unit.arm or (unix, epoch, arm) < (unit.first, unit.epoch, unit.arm):
+        unit.arm, unit.first, unit.epoch = arm, unix, epoch
 
 
 def history(unit: Unit, zeros: array[float]) -> array[float]:

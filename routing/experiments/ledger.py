@@ -14,25 +14,22 @@ Latencies are counted by requests, also those of units that crossed: a sketch is
 
 from __future__ import annotations
 
-import math
 from array import array
 from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
+from routing.experiments.counted import add_plain, latencies, value_of, values
 from routing.experiments.held import NOTHING, Unit, copy, counts_for, dumped, expose, history, loaded, part, stays
 from routing.experiments.moments import Moments
 from routing.experiments.quantile import Sketch
-from routing.experiments.words import BEFORE, FEEDBACK, HOLDOUT, METRICS, Design, Seen
+from routing.experiments.words import BEFORE, FEEDBACK, HOLDOUT, METRICS, Design, PlainRow, Seen
 
 LATENCIES = ("ttft", "tpot", "latency")  # metrics that have a sketch; they are the first in METRICS
 UNITS = 1_000_000  # held at most
 COMMENTS = 50  # kept, the latest
-LARGEST = 1e8  # a value beyond it is none
-_STEPS = float(1 << 36)  # a unit's total is exact up to 131072 or, of whole numbers, far beyond
-_BUILT_IN = tuple(METRICS)
 
 Row = tuple[int, bytes]  # a unit and what is held of it
 
@@ -55,35 +52,6 @@ _packed = msgspec.msgpack.Encoder()
 _head = msgspec.msgpack.Decoder(_Head)
 
 
-def values(seen: Seen) -> list[float | None]:
-    """What a request says of each built-in metric, in the order of METRICS. Of `log` kinds the natural log. A failed request has no time:
-    a quick failure is not a fast answer."""
-    good = not seen.error
-    ttft = seen.ttft if good else None
-    pace = None
-    if ttft is not None and seen.stream and seen.output is not None and seen.output > 1:
-        pace = (seen.seconds - ttft) / (seen.output - 1)
-    return [
-        _value(ttft, True),
-        _value(pace, True),
-        _value(seen.seconds if good else None, True),
-        float(seen.error),
-        None if seen.refused is None else float(seen.refused),
-        None if seen.valid is None else float(seen.valid),
-        float(seen.fallback),
-        _value(seen.cost),
-        _value(seen.output),
-    ]
-
-
-def _value(value: float | None, logs: bool = False) -> float | None:
-    """A number as it is added up: in steps so small that they do not matter and so large that sums of a unit are exact, hence the same in
-    any order. None: it cannot be one."""
-    if value is None or not math.isfinite(value) or abs(value) > LARGEST or (logs and value <= 0.0):
-        return None
-    return round((math.log(value) if logs else value) * _STEPS) / _STEPS
-
-
 class Ledger:
     """Sums of one experiment; see the module. One owner; every method is synchronous. `limit`: units held at most.
 
@@ -96,7 +64,7 @@ class Ledger:
     def __init__(self, design: Design, *, limit: int = UNITS) -> None:
         self.design, self.limit = design, max(1, limit)
         self.arms = (*design.arms, HOLDOUT)
-        self.metrics = (*_BUILT_IN, *(name for name in design.metrics if name not in METRICS))
+        self.metrics = (*METRICS, *(name for name in design.metrics if name not in METRICS))
         self.level = self.left = self.strange = self.fed = 0
         self.requests = dict.fromkeys(self.arms, 0)
         self.sketches = {arm: {name: Sketch() for name in LATENCIES} for arm in self.arms}
@@ -145,18 +113,42 @@ class Ledger:
         if before:
             unit.late = max(unit.late, seen.unix)
         else:
-            expose(unit, seen)
+            expose(unit, seen.unix, seen.epoch, seen.arm)
+
+    def take_plain(self, epoch: int, arm: str, rows: Sequence[PlainRow]) -> bool:
+        """Adds requests of one arm (see `Block`), as `take` would one by one. False: the design has no such arm. Mutates."""
+        before = arm == BEFORE
+        if not before and arm not in self.requests:
+            self.strange += len(rows)
+            return False
+        units, fresh = self._units, self._before
+        logs = latencies(rows)
+        for row, latency in zip(rows, logs, strict=True):
+            number = row[1]
+            unit = units[number] if number in fresh and number in units else self._touch(number)
+            if unit is None:
+                continue
+            add_plain(history(unit, self._zeros) if before else unit.now, latency, row)
+            if before:
+                unit.late = max(unit.late, row[4])
+            elif unit.arm != arm or row[4] <= unit.first:
+                expose(unit, row[4], epoch, arm)
+        self._written.update([row[1] for row in rows])
+        if not before:
+            self.requests[arm] += len(rows)
+            self.sketches[arm]["latency"].add_logs([latency for latency in logs if latency is not None])
+        return True
 
     def _time(self, arm: str, found: list[float | None]) -> None:
         for name, value in zip(LATENCIES, found, strict=False):
             if value is not None:
-                self.sketches[arm][name].add(math.exp(value))  # the same bucket, but for an edge
+                self.sketches[arm][name].add_logs((value,))
 
     def feedback(self, unit: int, name: str, value: float | None, *, before: bool = False) -> bool:
         """Adds what was said of an answer to a unit, or of the unit; `name` without its prefix. `before`: it is history. False, and
         nothing changes, when the design has no such metric or the value does not fit it. Mutates."""
         metric = self.design.metrics.get(FEEDBACK + name)
-        number = None if metric is None else _value(value, metric.kind == "log")
+        number = None if metric is None else value_of(value, metric.kind == "log")
         if number is None:
             return False
         self.fed += 1
@@ -229,6 +221,12 @@ class Ledger:
             for arm, step in ((of_old, -1), (of_new, 1)):
                 if arm:
                     self._count[arm] += step
+        if of_new and of_old == of_new and old.past is None and new.past is None:  # as nearly always
+            self._follow(self._moments[of_new], old.now, new.now)
+            return
+        self._shift(old, new, of_old, of_new)
+
+    def _shift(self, old: Unit, new: Unit, of_old: str, of_new: str) -> None:
         trusted_old, trusted_new = old.late < old.first, new.late < new.first
         for i, name in enumerate(self.metrics):
             was = part(old, i, trusted_old) if of_old else NOTHING
@@ -241,6 +239,12 @@ class Ledger:
                 self._moments[of_old][name].change(was[0], was[1], 0, 0.0, was[2])
             if now[0]:
                 self._moments[of_new][name].change(0, 0.0, now[0], now[1], now[2])
+
+    def _follow(self, sums: Mapping[str, Moments], was: array[float], now: array[float]) -> None:
+        for at, name in enumerate(self.metrics):
+            n0, y0, n1, y1 = *was[2 * at : 2 * at + 2], *now[2 * at : 2 * at + 2]
+            if n0 != n1 or y0 != y1:
+                sums[name].change(int(n0), y0, int(n1), y1)
 
     def _expose(self, unit: Unit, step: int) -> None:
         if unit.arm:

@@ -7,9 +7,10 @@ compared with control at alpha / (arms - 1), as `analyse` does it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from math import ceil, exp, inf, isfinite, log, log1p, pi, sqrt
+from math import ceil, exp, isfinite, log, log1p, pi, sqrt
+from operator import mul
 from statistics import NormalDist
 
 import msgspec
@@ -21,6 +22,7 @@ from routing.experiments.words import Better, Design, Kind, Outlook
 _NORMAL = NormalDist()
 _STEPS = 64  # of time, in the recursion
 _FINE = 3  # points of its grid in one step's standard deviation
+_SURE = 37.0  # e to the power of minus that is nothing beside 1
 _FAR = 12.0  # |log| of planned over fixed size, beyond which nothing changes for people
 
 
@@ -190,7 +192,7 @@ def _latest(alpha: float, power: float, tuned: float, drift: float) -> float:
     return high
 
 
-def _crossings(alpha: float, tuned: float, drift: float, step: float) -> Sequence[float]:
+def _crossings(alpha: float, tuned: float, drift: float, step: float) -> Iterator[float]:
     """The probability to have crossed the upper boundary by the end of each step: the density of paths that have not is carried from step
     to step on a grid (Armitage, McPherson, Rowe 1969, Repeated significance tests on accumulating data), with the Brownian bridge's chance
     to have crossed between two points of time. The lower boundary is crossed by nobody who drifts up this fast."""
@@ -198,17 +200,21 @@ def _crossings(alpha: float, tuned: float, drift: float, step: float) -> Sequenc
     reach = 5 * _FINE
     kernel = [exp(-((i * wide - drift * step) ** 2) / (2 * step)) * wide / sqrt(2 * pi * step) for i in range(-reach, 2 * reach + 1)]
     edges = [0.0, *(critical(k * step, alpha, tuned) * sqrt(k * step) for k in range(1, _STEPS + 1))]
-    mass = {0: 1.0}
-    out = []
+    spread, margin = kernel[::-1], [0.0] * (3 * reach)
+    low, mass = 0, [1.0]  # the first point of the grid that holds anything, and what it and those after it hold
     for k in range(1, _STEPS + 1):
-        start, edge = edges[k - 1], edges[k]
-        last = ceil(edge / wide) - 1
-        following: dict[int, float] = {}
-        for i, weight in mass.items():
-            room = 2 * (start - i * wide) / step if k > 1 else inf  # within the first step next to nobody crosses
-            for j in range(i - reach, min(last, i + 2 * reach) + 1):
-                stays = 1 - exp(-room * (edge - j * wide))
-                following[j] = following.get(j, 0.0) + weight * kernel[j - i + reach] * stays
-        mass = {i: weight for i, weight in following.items() if weight > 1e-12}
-        out.append(1 - sum(mass.values()))
-    return out
+        edge = edges[k]
+        first, last = low - reach, min(ceil(edge / wide) - 1, low + len(mass) - 1 + 2 * reach)
+        padded = [*margin, *mass, *margin]
+        following = [sum(map(mul, padded[at : at + len(spread)], spread)) for at in range(last - first + 1)]
+        if k > 1:  # within the first step next to nobody crosses
+            for i in range(low + len(mass) - 1, low - 1, -1):
+                room, weight = 2 * (edges[k - 1] - i * wide) / step, mass[i - low]
+                for j in range(min(last, i + 2 * reach), i - reach - 1, -1):
+                    far = room * (edge - j * wide)
+                    if far > _SURE:
+                        break
+                    following[j - first] -= weight * kernel[j - i + reach] * exp(-far)
+        held = [at for at, weight in enumerate(following) if weight > 1e-12]
+        low, mass = first + held[0], following[held[0] : held[-1] + 1]
+        yield 1 - sum(mass)

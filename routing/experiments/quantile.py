@@ -7,7 +7,7 @@ most, whatever it has seen, and two sketches add up exactly.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import accumulate
 from math import ceil, exp, isfinite, log, sqrt
 
@@ -18,6 +18,7 @@ from routing.experiments.words import Estimate
 LEAST = 1e-4  # seconds: what is faster falls into the first bucket
 MOST = 36_000.0  # seconds: what is slower falls into the last
 _STEP = 2 * log(1.01)
+_LEAST_LOG = log(LEAST)
 LAST = ceil(log(MOST / LEAST) / _STEP)  # the number of the last bucket; the first is 0
 
 _Dumped = list[tuple[int, int]]
@@ -68,6 +69,16 @@ class Sketch:
     def add(self, seconds: float, count: int = 1) -> None:
         """Counts a latency `count` times; a negative count takes away what was added before. ValueError: more than there is, or NaN."""
         self._change(bucket(seconds), count)
+
+    def add_logs(self, values: Iterable[float]) -> None:
+        """Counts latencies whose natural logs these are; one at the edge of two buckets may be counted in the other."""
+        counts, total = self._counts, 0
+        for value in values:
+            number = 0 if value <= _LEAST_LOG else min(LAST, ceil((value - _LEAST_LOG) / _STEP))
+            counts[number] = counts.get(number, 0) + 1
+            total += 1
+        self.total += total
+        self._sorted = None
 
     def merge(self, other: Sketch) -> None:
         """Adds all that another sketch has counted."""

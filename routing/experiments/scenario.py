@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import msgspec
 
-from routing.experiments.ledger import values
+from routing.experiments.counted import values
 from routing.experiments.power import Baseline, of_boolean
 from routing.experiments.words import METRICS, Kind, Seen
 

@@ -77,6 +77,29 @@ class Seen(msgspec.Struct, array_like=True, gc=False):
     cost: float | None = None
 
 
+# One plain request: its kind (by its place in the block), unit, our id, the answer's id (UTF-8), arrival, seconds to the whole answer,
+# whether it was refused, tokens in, tokens out, dollars.
+PlainRow = tuple[int, int, bytes, bytes, float, float, bool, int | None, int | None, float | None]
+
+
+class Block(msgspec.Struct, array_like=True, gc=False):
+    """Plain requests together: whole good answers to the first attempt, not streamed. Says of each what `Seen` would; all else is as it is
+    by default there. `kinds`: experiment, epoch, arm, tenant. The others are what `PlainRow` has, one list for each, all equally long but
+    those that have nothing to say: they are empty."""
+
+    kinds: list[tuple[str, int, str, str]]
+    kind: list[int]
+    unit: list[int]
+    request: list[bytes]
+    response: list[bytes]
+    unix: list[float]
+    seconds: list[float]
+    refused: list[bool]  # none is
+    input: list[int | None]  # none is known
+    output: list[int | None]
+    cost: list[float | None]
+
+
 class Guardrail(msgspec.Struct, frozen=True):
     """A metric that must not get worse by more than `margin` (relative to control's) in any arm."""
 

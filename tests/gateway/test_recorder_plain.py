@@ -23,6 +23,18 @@ from tests.gateway.test_recorder import written
 from tests.routing.made import replica
 
 
+def test_who_asks_hears_the_token_counts_of_plain_answers_once() -> None:
+    recorder, heard = Recorder(Metrics(), log=logging.getLogger("silent")), list[Any]()
+    recorder.after = heard.append
+    decision = Decision(replica("r"), Target("b", "m"), "")
+    tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":4}}', b'{"usage":{"prompt_tokens":7}}', b"no JSON", None]
+    for tail in tails:
+        recorder.put_plain((decision, "a", "t", "chat", b"x", 0.0, 0.5, 10, tail))
+    recorder.drain()
+    recorder.drain()
+    assert heard == [{tails[0]: (5, 0, 4), tails[1]: (7, 0, 0)}]
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_plain_answers_counted_together_count_the_same(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(seed)

@@ -11,6 +11,7 @@ import msgspec
 
 from gateway import build
 from gateway.config import Config, parse
+from gateway.experiments.plain import Plain
 from gateway.experiments.shadow import Shadows
 from gateway.experiments.trial import Ended, Trials
 from gateway.experiments.words import Pair
@@ -22,6 +23,9 @@ class Nowhere:
     """A store that keeps nothing."""
 
     def put(self, ended: Ended) -> None:
+        return None
+
+    def put_plain(self, plain: Plain) -> None:
         return None
 
 

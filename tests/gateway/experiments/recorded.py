@@ -7,12 +7,15 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import msgspec
+
 from gateway.experiments.analyst import Analyst, Done, Order
 from gateway.experiments.folded import Folded
+from gateway.experiments.plain import Packed, together
 from gateway.experiments.tables import Tables
 from gateway.experiments.words import Feedback, unit_of
 from routing.experiments.ledger import Ledger
-from routing.experiments.words import BEFORE, Design, Metric, Seen
+from routing.experiments.words import BEFORE, Block, Design, Metric, Seen
 
 LIKED = "feedback:liked"
 DESIGN = Design("e", "r", ("a", "b"), (1.0, 1.0), least=20, planned=400, metrics={LIKED: Metric(LIKED, "boolean", "higher", "liked")})
@@ -50,6 +53,24 @@ def write(tables: Tables, seen: list[Seen], fed: Iterable[Feedback] = ()) -> Non
             tables.add_chunk(seen[at : at + 100])
         for item in fed:
             tables.add_feedback(item)
+
+
+def write_blocks(tables: Tables, seen: list[Seen]) -> None:
+    """The same as plain requests that were not refused, which these are, in blocks of 50 and rows of two."""
+    packed = msgspec.msgpack.Encoder()
+    bodies = []
+    for at in range(0, len(seen), 50):
+        part = seen[at : at + 50]
+        kinds = [*dict.fromkeys((one.experiment, one.epoch, one.arm, one.tenant) for one in part)]
+        block = Block(
+            kinds, [kinds.index((one.experiment, one.epoch, one.arm, one.tenant)) for one in part], [one.unit for one in part],
+            [one.request.encode() for one in part], [one.response.encode() for one in part], [one.unix for one in part],
+            [one.seconds for one in part], [], [], [one.output for one in part], [one.cost for one in part],
+        )  # fmt: skip
+        bodies.append(Packed(len(part), part[-1].unix, packed.encode(block)))
+    with tables.transaction():
+        for row in together(bodies, 100):
+            tables.add_blocks(row.unix, row.requests, row.body)
 
 
 @contextmanager

@@ -13,11 +13,11 @@ import msgspec
 import pytest
 
 from gateway.experiments.analyst import Analyst, Order
-from gateway.experiments.folded import Folded
-from gateway.experiments.folding import Folding
+from gateway.experiments.folded import MANY, Folded
+from gateway.experiments.folding import Folding, answer_of
 from gateway.experiments.words import Feedback
 from routing.experiments.words import Seen
-from tests.gateway.experiments.recorded import DESIGN, NOW, direct, made, of_file, opened, same, units, voices, write
+from tests.gateway.experiments.recorded import DESIGN, NOW, direct, made, of_file, opened, rows, same, units, voices, write, write_blocks
 
 
 def test_the_ledger_in_the_file_is_the_direct_computation(tmp_path: Path) -> None:
@@ -30,6 +30,55 @@ def test_the_ledger_in_the_file_is_the_direct_computation(tmp_path: Path) -> Non
             assert folding.all() and not folding.all()
         assert same(folding.ledgers["e"], direct(DESIGN, seen, fed))
     assert same(of_file(tmp_path / "e.db"), direct(DESIGN, seen, fed))
+
+
+def plainly(seen: list[Seen]) -> list[Seen]:
+    """The same, as plain requests say it."""
+    return [msgspec.structs.replace(one, refused=False, output=7) for one in seen]
+
+
+def test_blocks_of_plain_requests_give_the_same_ledger(tmp_path: Path) -> None:
+    seen = plainly(made(1, 3000))
+    fed = voices(seen, 5)
+    with opened(tmp_path / "e.db") as tables:
+        folding = Folding(tables, [DESIGN])
+        write(tables, [], fed[:300])  # some before their answers
+        for part in range(0, 3000, 1000):
+            write_blocks(tables, seen[part : part + 700])
+            write(tables, seen[part + 700 : part + 1000])
+            folding.all()
+        write_blocks(tables, [msgspec.structs.replace(seen[0], experiment="f"), msgspec.structs.replace(seen[0], arm="other")])
+        write(tables, [], fed)
+        folding.all()
+        assert Folded(tables).waiting() == [] and folding.ledgers["e"].strange == 1
+        folding.ledgers["e"].strange = 0
+        assert same(folding.ledgers["e"], direct(DESIGN, seen, fed))
+
+
+@pytest.mark.parametrize("names", [("e",), ("e", "f")])
+def test_many_answers_at_once_share_a_row_and_are_found(tmp_path: Path, names: tuple[str, ...]) -> None:
+    designs = [msgspec.structs.replace(DESIGN, name=name) for name in names]
+    seen = plainly(made(6, MANY // 2))
+    both = [msgspec.structs.replace(one, experiment=name) for one in seen for name in names]
+    fed = voices(seen, 50)
+    with opened(tmp_path / "e.db") as tables:
+        write_blocks(tables, both)
+        Folding(tables, designs).all()
+        assert (rows(tables, "ids"), rows(tables, "named")) == (0, 1)
+        write(tables, [], fed)
+        again = msgspec.structs.replace(seen[3], unix=NOW, unit=units(1), arm="a")  # the same name later: the latest counts
+        write(tables, [again])
+        folding = Folding(tables, designs)
+        folding.all()
+        write(tables, [], [Feedback(NOW, "t", "liked", "boolean", 1.0, response=again.response)])
+        folding.all()
+        assert Folded(tables).waiting() == []
+        for name in names:
+            assert folding.ledgers[name].fed == len(fed) + 1
+        assert Folded(tables).answers(answer_of("t", again.response))["e"] == (units(1), False, NOW)
+        look = Folding(tables, designs, readonly=True)
+        look.all()
+        assert same(look.ledgers["e"], folding.ledgers["e"])
 
 
 def test_feedback_may_come_before_its_answer_and_long_after(tmp_path: Path) -> None:

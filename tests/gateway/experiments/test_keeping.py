@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from gateway.experiments.folding import Folding
@@ -54,6 +55,27 @@ def test_answers_are_bounded_by_age_and_number(tmp_path: Path) -> None:
             pass
         assert rows(tables, "ids") == 50
         assert tables.db.execute("SELECT MIN(unix) FROM ids").fetchone() == (975.0,)
+
+
+def test_answers_noted_together_go_together(tmp_path: Path) -> None:
+    with opened(tmp_path / "e.db") as tables:
+        folding = Folding(tables, [DESIGN])
+        for turn in range(3):
+            write(tables, [msgspec.structs.replace(one, unix=one.unix + 2500.0 * turn) for one in made(turn, 2500)])
+            folding.all()
+            write(tables, [msgspec.structs.replace(one, unix=2500.0 * (turn + 1)) for one in made(10 + turn, 10)])
+            folding.all()
+        assert (rows(tables, "named"), rows(tables, "ids")) == (3, 60)
+        while sweep(tables, Retain(answers=NOW - 2501.0), NOW, {"e"}):
+            pass
+        assert (rows(tables, "named"), rows(tables, "ids")) == (2, 40)  # the first are too old
+        assert sweep(tables, Retain(ids=10_040), NOW, {"e"}) == 0
+        while sweep(tables, Retain(ids=10_020), NOW, {"e"}):
+            pass
+        assert (rows(tables, "named"), rows(tables, "ids")) == (1, 40)
+        while sweep(tables, Retain(ids=30), NOW, {"e"}):
+            pass
+        assert (rows(tables, "named"), rows(tables, "ids")) == (0, 20)
 
 
 def test_ledgers_stay_while_their_experiment_is_configured(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from backends.types import Fault
 from gateway.config import Config, parse
 from gateway.config_experiments import design
 from gateway.experiments import running as module
-from gateway.experiments.analyst import Order, analyse_file
+from gateway.experiments.analyst import NICE, Order, analyse_file
 from gateway.experiments.keeping import Retain
 from gateway.experiments.running import Running
 from gateway.experiments.wired import Wired, file_of
@@ -138,6 +138,20 @@ def test_one_that_does_not_end_is_killed(tmp_path: Path, monkeypatch: pytest.Mon
         assert await analyst.look() == ""
 
     assert lived(tmp_path / "e.db", act, sys.executable, "-c", script).pid is None
+
+
+@pytest.mark.parametrize("asked", [False, True], ids=["soon", "now"])
+def test_one_that_nobody_waits_for_steps_back_before_it_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: bool) -> None:
+    monkeypatch.setattr(module, "DELAY_SECONDS", 0.01)
+    script = "import sys\nfor _ in sys.stdin:\n print('{\"number\":1}', flush=True)"
+
+    async def act(analyst: Watched) -> None:
+        if asked:
+            assert await analyst.look() == ""
+        pid = await asyncio.to_thread(eventually, lambda: analyst.pid, "the process")
+        assert os.getpriority(os.PRIO_PROCESS, pid) == (os.nice(0) if asked else NICE)
+
+    lived(tmp_path / "e.db", act, sys.executable, "-c", script)
 
 
 def experimenting(engine: Engine, path: Path | None, **more: Any) -> dict[str, Any]:

@@ -185,7 +185,23 @@ def test_keys_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> N
     arms = [(one.unit, one.arm) for one in world.store.seen]
     assert arms[:11] == arms[11:]
     trials: Any = world.route.trials
-    assert len(trials.live[0].known) <= 4 and all(len(key) < 300 for _, key in trials.live[0].known)
+    live = trials.live[0]
+    for known in (live.known, live.quick):
+        assert 0 < len(known) <= 4 and all(len(key) < 300 for _, key in known)
+
+
+def test_who_is_known_goes_the_same_way_however_the_key_is_written() -> None:
+    world = Tried(own=False, changes=Changes({"temperature": b"0"}))  # type: ignore[dict-item]
+    for arm in ("old", "new"):
+        user = world.user_of(arm).encode()
+        for written in (user, user, b"\\u%04x" % user[0] + user[1:], user):
+            world.ask(b'{"model":"m","messages":[],"user":"%b"}' % written)
+            assert ("temperature" in world.flight.call.doc) is (arm == "new")
+            world.flight.whole(GOOD)
+        trials: Any = world.route.trials
+        assert ("", b'"%b"' % user) in trials.live[0].quick
+        assert {one.arm for one in world.store.seen[-4:]} == {arm} and len({one.unit for one in world.store.seen[-4:]}) == 1
+    world.check_idle(8)
 
 
 def test_no_key_no_part() -> None:

@@ -9,6 +9,7 @@ from backends.types import Target
 from gateway.experiments.arms import ArmRoute, Arms, Changes, Experiment
 from gateway.experiments.ended import Ended, seen
 from gateway.experiments.keys import reader
+from gateway.experiments.plain import Plain, ended_of
 from gateway.experiments.trial import Trials
 from gateway.experiments.words import unit_of
 from gateway.serve import Generation
@@ -26,6 +27,9 @@ class FakeStore:
 
     def put(self, ended: Ended) -> None:
         self.ended.append(ended)
+
+    def put_plain(self, plain: Plain) -> None:
+        self.ended += ended_of(plain)
 
     @property
     def seen(self) -> list[Seen]:

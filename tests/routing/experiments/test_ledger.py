@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routing.experiments.ledger import LATENCIES, Ledger, values
+from routing.experiments.counted import values
+from routing.experiments.ledger import LATENCIES, Ledger
 from routing.experiments.moments import Moments
-from routing.experiments.words import BEFORE, HOLDOUT, METRICS, Design, Metric, Seen
+from routing.experiments.words import BEFORE, HOLDOUT, METRICS, Design, Metric, PlainRow, Seen
 
 LIKED, SCORE, WAIT = "feedback:liked", "feedback:score", "feedback:wait"
 DESIGN = Design(
@@ -213,3 +214,31 @@ def test_a_damaged_row_is_told() -> None:
     with pytest.raises(ValueError, match="damaged"):
         Ledger.load(DESIGN, ledger.dump(), [(1, row)])
     assert "1 units" in repr(ledger)
+
+
+def together(rows: Sequence[Seen]) -> list[PlainRow]:
+    return [
+        (0, one.unit, b"", b"", one.unix, one.seconds, bool(one.refused), one.input, one.output, one.cost)
+        for one in rows
+    ]
+
+
+@pytest.mark.parametrize("limit", [1000, 40])
+def test_plain_requests_together_count_as_one_by_one(limit: int) -> None:
+    draw = random.Random(8)
+    odd = (0.0, -1.0, math.nan, math.inf, 2e8)
+    seen = [
+        Seen(
+            float(draw.randrange(500)), "e", 0, draw.choice(["a", "b", BEFORE, HOLDOUT, "other"]), draw.randrange(200),
+            seconds=draw.choice(odd) if n % 50 == 0 else draw.lognormvariate(-3, 1), refused=n % 9 == 0, input=5,
+            output=None if n % 7 == 0 else draw.randrange(3 * 10**8), cost=draw.choice([None, 0.25, math.nan]),
+        )
+        for n in range(2000)
+    ]  # fmt: skip
+    one, other = Ledger(DESIGN, limit=limit), Ledger(DESIGN, limit=limit)
+    for request in seen:
+        one.take(request)
+    for arm in ("a", "b", BEFORE, HOLDOUT, "other"):
+        assert other.take_plain(0, arm, together([request for request in seen if request.arm == arm])) is (arm != "other")
+    assert one.dump() == other.dump() and sorted(one.rows()) == sorted(other.rows())
+    assert sorted(one.changed()) == sorted(other.changed()) and one.crossed == other.crossed and one.strange == other.strange > 0

@@ -1,0 +1,193 @@
+"""Plain requests in blocks: they say what they would one by one, wait within bounds, and are in the file."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends import wire
+from backends.types import Target, Usage
+from gateway.experiments.ended import seen
+from gateway.experiments.plain import Blocks, Plain, block_of, ended_of, together
+from gateway.experiments.store import Keep, TrialStore
+from gateway.experiments.tables import CHUNK, seen_of
+from tests.gateway.experiments.recorded import opened
+from tests.gateway.serving import eventually
+
+FREE = Target("b", "m")
+COUNTS = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+CHOICE: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi", "refusal": None}}
+
+
+def price(usage: Usage) -> float:
+    return usage.input * 0.5 + usage.output
+
+
+def tail_of(usage: Any) -> bytes:
+    return json.dumps({"usage": usage}, separators=(",", ":")).encode()
+
+
+def left(n: int, *, arm: str = "a", tenant: str = "t", target: Target = FREE, tail: bytes | None = tail_of(COUNTS), **more: Any) -> Plain:
+    whole = {"id": f"chatcmpl-{n}", "choices": [{**CHOICE, **more}]}
+    answer = more.pop("answer", None) or json.dumps(whole, separators=(",", ":")).encode()
+    return (((("e", 0, arm), n),), tenant, b"req-%d" % n, float(n), 0.25 + n, target, tail, answer)
+
+
+ALL = [
+    left(0),
+    left(1, arm="b"),
+    left(2, tenant="u"),
+    left(3, tail=None),
+    left(4, tail=b"no JSON"),
+    left(5, tail=tail_of({**COUNTS, "prompt_tokens_details": {"cached_tokens": 2}})),
+    left(6, tail=tail_of({**COUNTS, "cost": 0.5})),
+    left(7, target=Target("b", "m", price=price)),
+    left(8, finish_reason="content_filter"),
+    left(9, message={"role": "assistant", "content": None, "refusal": "no"}),
+    left(10, message={"role": "assistant", "content": 'about "content_filter" and "refusal"'}),
+    left(11, answer=b'{"object":"x","id":"late"}'),
+    left(12, answer=b'{"id":"a\\u0062c"}'),
+    left(13, answer=b'{"id":"cut'),
+    left(14, answer='{"id":"é"}'.encode()),
+    left(15, answer=b'{"id":""}'),
+    left(2**64 - 1),
+]
+
+
+@pytest.mark.parametrize("read", [False, True], ids=["unread", "read by the recorder"])
+def test_a_block_says_what_its_requests_would_one_by_one(read: bool) -> None:
+    told: dict[bytes, wire.Told] = {}
+    if read:
+        wire.usage_sum([plain[6] for plain in ALL if plain[6] is not None], None, told)
+    block = block_of(ALL, told)
+    assert [*seen_of(block)] == [seen(one) for plain in ALL for one in ended_of(plain)]
+    assert block.kinds == [("e", 0, "a", "t"), ("e", 0, "b", "t"), ("e", 0, "a", "u")]
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_any_answer_can_be_read(answer: bytes, begun: bool) -> None:
+    plain = left(1, answer=b'{"id":"' + answer if begun or not answer else answer)
+    assert [*seen_of(block_of([plain]))] == [seen(one) for one in ended_of(plain)]
+
+
+@pytest.mark.parametrize("some", [ALL[:1], ALL[:3], ALL[7:8], ALL[5:6], ALL[9:10], [left(n, message=None) for n in range(3)]])
+@pytest.mark.parametrize("read", [False, True], ids=["unread", "read by the recorder"])
+def test_usual_requests_say_so_too(some: list[Plain], read: bool) -> None:
+    told: dict[bytes, wire.Told] = {}
+    if read:
+        wire.usage_sum([plain[6] for plain in some if plain[6] is not None], None, told)
+    assert [*seen_of(block_of(some, told))] == [seen(one) for plain in some for one in ended_of(plain)]
+
+
+def test_one_in_two_experiments_is_told_to_both() -> None:
+    two = ((("e", 0, "a"), 1), (("f", 3, "b"), 2))
+    both = (two, *left(1)[1:])
+    found = [*seen_of(block_of([left(0), both]))]
+    assert [(one.experiment, one.epoch, one.arm, one.unit) for one in found] == [("e", 0, "a", 0), ("e", 0, "a", 1), ("f", 3, "b", 2)]
+    assert found == [seen(one) for plain in (left(0), both) for one in ended_of(plain)]
+
+
+def test_who_is_in_no_experiment_any_more_is_told_to_none() -> None:
+    blocks = Blocks(100, ALL.append)
+    for plain in ((), *left(0)[1:]), ((), *left(1)[1:]):
+        blocks.put(plain)
+    blocks.gather()
+    assert len(blocks) == 0 and not blocks.ready() and len(ALL) == 17
+    assert block_of([left(0), ((), *left(1)[1:])]).unit == [0]
+
+
+def gathered(most: int, *batches: int) -> Blocks:
+    """Blocks of so many requests each."""
+    blocks, n = Blocks(most, ALL.append), 0
+    for batch in batches:
+        for _ in range(batch):
+            blocks.put(left(n))
+            n += 1
+        blocks.gather()
+    return blocks
+
+
+def test_batches_wait_for_the_thread() -> None:
+    blocks = gathered(1000, 64, 0, 64, 1)
+    blocks.put(left(7))
+    assert (len(blocks), blocks.packed, blocks.waiting) == (130, 129, True)
+    blocks.gather()
+    assert [(block.requests, block.unix) for block in blocks.ready()] == [(64, 63.0), (64, 127.0), (1, 128.0), (1, 7.0)]
+    blocks.written(3)
+    assert (len(blocks), blocks.packed, len(blocks.ready()), blocks.waiting) == (1, 1, 1, False)
+
+
+def test_what_does_not_fit_is_counted() -> None:
+    blocks = gathered(100, 64, 64, 36, 1)
+    assert (len(blocks), blocks.dropped) == (100, 65)
+
+
+def test_what_cannot_be_read_together_goes_one_by_one() -> None:
+    alone: list[Any] = []
+    blocks = Blocks(100, alone.append)
+    odd: Any = ((("e", 0, "a"), 2),), "t", b"req-2", 1.0, 0.5, FREE, "no bytes", b"{}"
+    for plain in (left(1), odd):
+        blocks.put(plain)
+    blocks.gather()
+    assert alone == [*ended_of(left(1)), *ended_of(odd)] and not blocks.ready()
+
+
+def test_blocks_share_rows() -> None:
+    blocks = gathered(1000, 10, 10, 10, 10, 10)
+    assert [(row.requests, row.unix) for row in together(blocks.ready(), 25)] == [(20, 19.0), (20, 39.0), (10, 49.0)]
+    assert [*together([], 25)] == []
+
+
+def test_the_file_has_them_with_all_others(tmp_path: Path) -> None:
+    count = 2 * CHUNK + 3
+    store = TrialStore(str(tmp_path / "e.db"))
+
+    async def act() -> None:
+        await store.start()
+        for n in range(count):
+            store.put_plain(left(n))
+            if n % 64 == 63:
+                store.plain.gather()
+        store.put(*ended_of(left(count)))
+        assert store.queued == count + 1
+        await store.flush()
+        assert (store.queued, store.written) == (0, count + 1)
+        store.put_plain(left(count + 1))
+        await store.stop()
+
+    asyncio.run(act())
+    assert (store.written, store.dropped, store.lost) == (count + 2, 0, 0)
+    with opened(tmp_path / "e.db") as tables:
+        chunks = tables.chunks(0, 100)
+    found = [one for chunk in chunks for one in chunk.seen]
+    assert sorted(one.unit for one in found) == [*range(count + 2)]
+    assert max(len(chunk.seen) for chunk in chunks) <= CHUNK and {one.experiment for one in found} == {"e"}
+    assert [bool(chunk.blocks) for chunk in chunks].count(False) == 1
+
+
+def test_without_a_hint_they_are_written_within_a_second(tmp_path: Path) -> None:
+    async def act() -> None:
+        store = TrialStore(str(tmp_path / "e.db"))
+        await store.start()
+        try:
+            store.put_plain(left(1))  # and nobody calls `gather`
+            await asyncio.to_thread(eventually, lambda: store.written or None, "the request")
+        finally:
+            await store.stop()
+
+    asyncio.run(act())
+
+
+def test_a_store_that_is_full_says_so(tmp_path: Path) -> None:
+    store = TrialStore(str(tmp_path / "e.db"), Keep(queue=100))
+    for n in range(150):
+        store.put_plain(left(n))
+        if n % 50 == 49:
+            store.plain.gather()
+    assert (store.queued, store.dropped) == (100, 50)
