@@ -79,10 +79,10 @@ class Scheduler(Fleet):
         self.matched(want, now)
         if not self.held.all:
             self._tidy(now)
-            i = self.choice.alone(want, self.alive, now)
-            if i is not None:
-                self._book(want, i, now)
-                return [(want, i)]
+            found = self.choice.alone(want, self.alive, now)
+            if found is not None:
+                self._book(want, *found, now)
+                return [(want, found[0])]
         want.least = min((want.prefill[i] for i in self.usable(want)), default=want.cold)
         first = not self.held.all
         self.held.add(want)
@@ -106,7 +106,7 @@ class Scheduler(Fleet):
             if found is None:
                 break
             want, i = found
-            self._book(want, i, now)
+            self._book(want, i, queues[i], now)
             out.append(found)
             rounds[want.tenant] = self.fair.round(want.tenant)
             queues[i] = self.choice.queue(i, now)
@@ -128,7 +128,7 @@ class Scheduler(Fleet):
         self._tidy(now)
         self.matched(want, now)
         self.held.remove(want.key)
-        self._book(want, replica, now)
+        self._book(want, replica, self.load.backlog(replica, now), now)
 
     def answered(self, key: Hashable, now: float, cached: int | None = None) -> Booking | None:
         """The first token of a request came; the engine found `cached` prompt tokens (None: not told yet). Learns from it. Returns its
@@ -213,10 +213,11 @@ class Scheduler(Fleet):
                 self.match(w, now)
         return looked
 
-    def _book(self, w: Want, i: int, now: float) -> None:
+    def _book(self, w: Want, i: int, queue: float, now: float) -> None:
+        """It goes to replica `i`, behind `queue` seconds of others."""
         took, hits = w.prefill[i], w.hits[i]
         blocks = w.blocks if w.tokens >= self.caches.least[i] else ()
-        b = Booking(w.key, i, took, w.tokens, hits, blocks, now, w, self.load.backlog(i, now) + took)
+        b = Booking(w.key, i, took, w.tokens, hits, blocks, now, w, queue + took)
         if w.tier:
             b.tier, b.load = w.tier[i], w.load[i]
         b.charged = w.tokens - hits + OUTPUT_WEIGHT * (self._output if w.output is None else w.output)
