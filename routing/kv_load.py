@@ -170,6 +170,25 @@ class Load:
             self.changed[i] = max(self.changed[i], t)
         return b
 
+    def whole(self, b: Booking, t: float) -> float:
+        """Its answer came in one piece at `t`: `answer` and `end` in one, for a request that is booked and was not answered. Returns when
+        its service began."""
+        i, began = b.replica, b.at
+        head = self.heads[i]
+        if head > began and not self.parallel[i]:
+            began = head
+        b.inflight = len(self.waiting[i]) + self.running[i]
+        self._leave(b)
+        del self.bookings[b.key]
+        if t > head:
+            self.heads[i] = t
+        if t > self.changed[i]:
+            self.changed[i] = t
+        b.answered, b.first = True, t
+        self.answers[i] += 1
+        self.writing[i] *= KEEP  # nothing was written after it
+        return began
+
     def due(self, i: int, t: float) -> list[tuple[Booking, float]]:
         """Those of replica `i` whose first token has come by `t`, by prediction, and when. O(those)."""
         at, out = self.heads[i], []
@@ -211,7 +230,9 @@ class Load:
             left = map(max, repeat(0.0), map(sub, self.sums, served))
             out = list(map(add, left, map(mul, repeat(decode), self.context)))
         if self.limits.count(None) < len(out):
-            out = [before if limit is None else before + self.slot(i) for i, (before, limit) in enumerate(zip(out, self.limits, strict=True))]
+            for i, limit in enumerate(self.limits):
+                if limit is not None:
+                    out[i] += self.slot(i)
         return out
 
     def costs(self, waits: Sequence[float], prefill: Sequence[float], stall: float) -> list[float]:

@@ -12,7 +12,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
-from itertools import compress, repeat, takewhile
+from itertools import compress, filterfalse, repeat, takewhile
 from operator import contains
 
 Digest = Callable[[bytes, int], int]
@@ -241,7 +241,7 @@ class Approximate:
         self.first, self.least, self.most, self.version = capacity, least, most, 0
         self.capacity = [float(capacity)] * replicas
         self.ttl: list[float | None] = [None] * replicas  # seconds
-        self._lru: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in range(replicas)]  # block -> when last used
+        self._lru: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in range(replicas)]  # block -> when used
 
     def __len__(self) -> int:
         return sum(map(len, self._lru))
@@ -275,7 +275,10 @@ class Approximate:
         """The replica computes or reuses these now. The tail of the chain is the first to go, as in the engines. O(blocks)."""
         lru = self._lru[replica]
         before = len(lru)
-        lru.update(dict.fromkeys(reversed(blocks), now))
+        if self.ttl[replica] is None:  # nobody asks when it was used: what it came with stays
+            lru.update(dict.fromkeys(filterfalse(lru.__contains__, reversed(blocks)), now))
+        else:
+            lru.update(dict.fromkeys(reversed(blocks), now))
         deque(map(lru.move_to_end, reversed(blocks)), 0)
         if len(lru) != before:
             self.version += 1
@@ -344,10 +347,7 @@ class Approximate:
             self.version += 1
 
 
-def _leading(sets: Sequence[Container[Hashable]], blocks: Sequence[Hashable]) -> list[int]:
-    """How many leading blocks each has. Only those that have the first one cost anything."""
-    out = [0] * len(sets)
-    if blocks:
-        for i in compress(range(len(sets)), map(contains, sets, repeat(blocks[0]))):
-            out[i] = len(list(takewhile(sets[i].__contains__, blocks)))
-    return out
+def _leading(sets: Iterable[Container[Hashable]], blocks: Sequence[Hashable]) -> list[int]:
+    """How many leading blocks each has. In one piece: a turn of a loop would cost as much as what it does."""
+    inside = [mine.__contains__ for mine in sets]
+    return list(map(len, map(list, map(takewhile, inside, repeat(blocks)))))
