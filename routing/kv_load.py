@@ -6,8 +6,6 @@ A booking belongs to a request and ends with it, however it ends; no health chec
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from itertools import repeat
-from operator import add, mul, sub
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -225,10 +223,13 @@ class Load:
         each token of context of the answers being written there. O(replicas)."""
         if True in self.parallel:
             out = [self.backlog(i, t) + decode * c for i, c in enumerate(self.context)]
-        else:  # `backlog` of each, without a call for each; where nothing waits, sums and first are 0
-            served = map(min, map(max, repeat(0.0), map(sub, repeat(t), self.heads)), self.first)
-            left = map(max, repeat(0.0), map(sub, self.sums, served))
-            out = list(map(add, left, map(mul, repeat(decode), self.context)))
+        else:  # `backlog` of each, without a call for each
+            out = []
+            for left, began, most, context in zip(self.sums, self.heads, self.first, self.context, strict=True):
+                served = t - began
+                if served > 0.0:
+                    left -= served if served < most else most
+                out.append((left if left > 0.0 else 0.0) + decode * context)
         if self.limits.count(None) < len(out):
             for i, limit in enumerate(self.limits):
                 if limit is not None:
@@ -237,8 +238,7 @@ class Load:
 
     def costs(self, waits: Sequence[float], prefill: Sequence[float], stall: float) -> list[float]:
         """The same with a request's own `prefill`, and what that costs the answers being written there: `stall` of it each. O(replicas)."""
-        stalls = map(mul, map(mul, repeat(stall), self.running), prefill)
-        return list(map(add, map(add, waits, prefill), stalls))
+        return [w + p + stall * r * p for w, p, r in zip(waits, prefill, self.running, strict=True)]
 
     def behind(self, i: int) -> float:
         """Predicted seconds of what waits on replica `i` behind the oldest."""
