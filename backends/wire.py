@@ -155,6 +155,18 @@ def _disjoint(u: _WireUsage) -> Usage:
 Told = tuple[int, int, int]  # tokens in, those of them that were cached, tokens out
 
 
+def told(body: bytes) -> Told | None:
+    """What `usage` says, added up: tokens in, those of them that were cached, tokens out."""
+    try:
+        u = _with_usage.decode(body).usage
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    if u is None:
+        return None
+    p, total = u.prompt_tokens_details, u.prompt_tokens or 0
+    return total, 0 if p is None else min(total, p.cached_tokens or 0), u.completion_tokens or 0
+
+
 def usage_sum(bodies: Iterable[bytes], odd: list[bytes] | None = None, told: dict[bytes, Told] | None = None) -> tuple[Usage, int]:
     """The token counts of several answers together, and how many of them told none or were malformed: `usage` of each, added up.
     Those that are not plainly consistent (a total that is no sum, parts of counts) are appended to `odd`, to be looked at. The counts

@@ -7,6 +7,7 @@ of each attempt.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from operator import attrgetter
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
 BANDS = range(-8, 9)  # priorities that a header may ask for
 
-_state = attrgetter("health", "down_until")
+_health, _rests = attrgetter("health"), attrgetter("down_until")
 
 
 class KVRoute:
     """The `Chooser` of one route: through its dispatcher, by its settings. `inner`: what chooses in the scheduler's place, while that only
     keeps the books (None: the draw by weight); `aware`: the scheduler chooses."""
 
-    __slots__ = ("aware", "decisions", "dispatcher", "fine", "headers", "inner", "mask", "policy", "replicas", "route")
+    __slots__ = ("aware", "decisions", "dispatcher", "headers", "inner", "mask", "policy", "ready", "replicas", "route")
 
     def __init__(self, route: Route, dispatcher: Dispatcher, policy: PolicyConfig, aware: bool, inner: Chooser | None = None) -> None:
         self.route, self.dispatcher, self.policy, self.aware, self.inner = route, dispatcher, policy, aware, inner
@@ -45,7 +46,7 @@ class KVRoute:
                     self.decisions.setdefault(number, Decision(replica, arm.target, "least seconds by prefix cache and load"))
         self.mask = sum(1 << number for number in self.decisions)
         self.replicas = [decision.replica for decision in self.decisions.values()]
-        self.fine = [("ready", 0.0)] * len(self.replicas)  # what `_state` says where nothing is wrong
+        self.ready = ["ready"] * len(self.replicas)  # their health where nothing is wrong
         self.headers = (policy.priority_header.encode(), policy.deadline_header.encode())
 
     def pilot(self, exchange: Exchange) -> Pilot:
@@ -54,7 +55,7 @@ class KVRoute:
 
     def usable(self, now: float, excluded: Collection[Replica]) -> int:
         """A bitmask of the replicas that could take a call, a free slot or not."""
-        if not excluded and list(map(_state, self.replicas)) == self.fine:
+        if not excluded and list(map(_health, self.replicas)) == self.ready and not any(map(_rests, self.replicas)):
             return self.mask
         mask = 0
         for number, decision in self.decisions.items():
@@ -143,7 +144,8 @@ class KVPilot:
             return pick(self.exchange.route, now, self.exchange.core.draw(), excluded)
         if self.holds and usable == self.mask:
             return None
-        self._drop(now)
+        if self.key:
+            self._drop(now)
         return self._ask(usable, now)
 
     def _beside(self, excluded: Collection[Replica]) -> Decision | None:
@@ -168,9 +170,12 @@ class KVPilot:
             self.told = decision_line(told(self.route, scheduler.quote(want, now)))
         self.want, self.key, self.mask = want, want.key, usable  # type: ignore[assignment]
         placed = scheduler.ask(want, now)
-        mine = next((number for one, number in placed if one is want), None)
-        if len(placed) > (mine is not None):
-            dispatcher.loop.call_soon(dispatcher.go, [one for one in placed if one[0] is not want])
+        if len(placed) == 1 and placed[0][0] is want:
+            mine: int | None = placed[0][1]
+        else:
+            mine = next((number for one, number in placed if one is want), None)
+            if len(placed) > (mine is not None):
+                dispatcher.loop.call_soon(dispatcher.go, [one for one in placed if one[0] is not want])
         if mine is None:
             self.holds = True
             dispatcher.waiting[self.key] = self
@@ -242,16 +247,15 @@ class KVPilot:
     def finished(self, tail: bytes | None) -> None:
         if self.inner is not None:
             self.inner.finished(tail)
-        usage = wire.usage(tail) if tail is not None else None
-        if tail is None or usage is None or self.booked is None or self.prompt is None or self.want is None:
+        told = wire.told(tail) if tail is not None else None
+        if tail is None or told is None or self.booked is None or self.prompt is None or self.want is None:
             return
         dispatcher = self.route.dispatcher
-        self.output = usage.output + usage.reasoning
-        if tail.find(b"cached_tokens") >= 0:  # told, be it zero
-            self.cached = usage.cached
+        prompt, cached, self.output = told
+        if b"cached_tokens" in tail:  # told, be it zero
+            self.cached = cached
             if dispatcher.feeds is not None and self.want.hits:
-                dispatcher.feeds.hit(self.booked, usage.cached, self.want.hits[self.booked])
-        prompt = usage.input + usage.cached + usage.cache_write
+                dispatcher.feeds.hit(self.booked, cached, self.want.hits[self.booked])
         if prompt:
             dispatcher.prompter.told(self.prompt, prompt)
 
@@ -263,11 +267,13 @@ class KVPilot:
             self.over()
             return
         self.finished(tail)
-        now = monotonic()
+        now, dispatcher = monotonic(), self.route.dispatcher
         if self.output is None:
-            self.route.dispatcher.scheduler.answered(self.key, now)
+            dispatcher.scheduler.answered(self.key, now)
         self._drop(now)
-        self.route.dispatcher.soon()
+        if dispatcher.waiting:
+            dispatcher.soon()
+        del self.exchange  # as `over`
 
     def released(self) -> None:
         if self.inner is not None:
@@ -281,6 +287,8 @@ class KVPilot:
         if self.key:
             self._drop(monotonic())
             self.route.dispatcher.soon()
+        with suppress(AttributeError):  # it was over before
+            del self.exchange  # which has this pilot: nothing is left for the collector of garbage
 
     def barred(self) -> frozenset[Replica]:
         return self.inner.barred() if self.inner is not None else frozenset()

@@ -83,9 +83,8 @@ class Caches:
     @property
     def version(self) -> int:
         """Changes with anything that a match depends on."""
-        return (
-            self.index.version + self.guesses.version + self.expected.version + self.fresh.version + self.lower.version
-        )  # each only grows
+        grows = self.index.version + self.guesses.version + self.expected.version  # as each part does
+        return grows + self.fresh.version + self.lower.version
 
     def join(self, i: int, precise: bool, blocks: int | None, ttl: float | None, least: int) -> None:
         """Replica `i` is another engine from now on, of which nothing is known. Grows when `i` is the next number."""
@@ -138,18 +137,14 @@ class Caches:
 
     def match(self, blocks: Sequence[Hashable]) -> tuple[list[int], int]:
         """For each replica how many leading blocks it has or will have, and a bitmask of those that are still to compute some."""
-        exact, soon = self.index.masks, 0
-        have = walk(exact, blocks, self.n) if exact else [0] * self.n
-        for i, guessed in self.guesses.ahead(blocks):  # of other replicas than the exact ones
-            have[i] = guessed
+        have = self.guesses.match(blocks)
+        if self.index.masks:  # of other replicas than those whose caches are guessed
+            for i, depth in enumerate(walk(self.index.masks, blocks, self.n)):
+                if depth and not have[i]:
+                    have[i] = depth
         if self._fresh:
-            for i, computed in self.fresh.ahead(blocks):
-                have[i] = max(have[i], computed)
-        for i, coming in self.expected.ahead(blocks):
-            if coming > have[i]:
-                have[i] = coming
-                soon |= 1 << i
-        return have, soon
+            have = list(map(max, have, self.fresh.match(blocks)))
+        return have, self.expected.deeper(blocks, have)
 
     def below(self, blocks: Sequence[Hashable]) -> list[int]:
         """For each replica how many leading blocks it has when what can be loaded counts too."""

@@ -75,8 +75,8 @@ class Choice:
         self.since_old = 0 if best[0][2] else self.since_old + 1
         return best[1], best[2]
 
-    def alone(self, w: Want, alive: int, now: float) -> int | None:
-        """Where a request goes now while no other waits; None when it should wait."""
+    def alone(self, w: Want, alive: int, now: float) -> tuple[int, float] | None:
+        """Where a request goes now while no other waits, and the queue there; None when it should wait."""
         load = self.load
         waits = load.waits(now, self.set.decode)
         costs = load.costs(waits, w.prefill, self.set.stall)
@@ -84,11 +84,14 @@ class Choice:
         if usable != (1 << len(costs)) - 1:
             costs = [c if usable >> i & 1 else NEVER for i, c in enumerate(costs)]
         cost, i = self._least(w, costs, waits, now)
-        if cost == NEVER or load.full(i) or not self.may(w, i, load.backlog(i, now), now):
+        if cost == NEVER or load.full(i):
+            return None
+        queue = load.backlog(i, now)
+        if not self.may(w, i, queue, now):
             return None
         old = self.since_old + 1 >= self.set.share and now - w.at > self.set.patience
         self.since_old = 0 if old else self.since_old + 1
-        return i
+        return i, queue
 
     def cheapest(self, w: Want, waits: Sequence[float], factor: Sequence[float], now: float) -> tuple[float, int]:
         """Cost and number of the best replica, (NEVER, 0) when there is none. One that makes the deadline goes before one that does not."""

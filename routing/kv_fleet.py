@@ -146,26 +146,18 @@ class Fleet:
     def match(self, w: Want, now: float) -> None:
         """What each replica has of the request's prompt and how long it would take there, as of now. Mutates the request."""
         tokens = w.tokens
-        size, last = w.size or self.block_tokens, tokens - 1  # an engine computes at least the last token
+        size = w.size or self.block_tokens
         have, w.soon = self.caches.match(w.blocks)
         if tokens < self.caches.threshold:
             have = [0 if tokens < least else x for x, least in zip(have, self.caches.least, strict=True)]
-        predict, speed = self.model.predict, self.model.speed
-        w.cold = predict(tokens, 0)
-        if not any(have):
-            w.hits, w.prefill = have, [w.cold * s for s in speed]
-        else:
-            hits, seconds = {0: 0}, {0: w.cold}  # by blocks: many replicas have the same
-            for x in set(have):
-                if x:
-                    hit = hits[x] = min(int(x * size), last)
-                    seconds[x] = predict(tokens - hit, hit)
-            w.hits = list(map(hits.__getitem__, have))
-            w.prefill = list(map(mul, map(seconds.__getitem__, have), speed))
+        hits, seconds = self.model.table(tokens, set(have), size)  # many replicas have the same
+        w.cold = seconds[0]
+        w.hits = list(map(hits.__getitem__, have))
+        w.prefill = list(map(mul, map(seconds.__getitem__, have), self.model.speed))
         if w.tier:
             w.tier, w.load = [], []
         if self.caches.lower.masks:
-            self._tiers(w, size, last)
+            self._tiers(w, size, tokens - 1)
         w.version, w.epoch, w.matched = self.caches.version, self._epoch, now
 
     def _tiers(self, w: Want, size: float, last: int) -> None:

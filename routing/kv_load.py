@@ -6,7 +6,6 @@ A booking belongs to a request and ends with it, however it ends; no health chec
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from operator import add
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 KEEP = 0.9  # share of the old mean that a new answer leaves
 PROVEN = 2  # answers after which predictions are of this machine
+MOST = 0.95  # of its prefill is taken to be over, at most, of a request that was not answered yet
 LATE_SECONDS = 0.05  # that any first token may be late by
 WRITING_SECONDS = 10.0  # of an answer from its first token to its end, until some have shown it
 
@@ -53,9 +53,9 @@ class Load:
     __slots__ = (
         "answers",
         "bookings",
-        "busy",
         "changed",
         "context",
+        "first",
         "heads",
         "limits",
         "parallel",
@@ -67,10 +67,10 @@ class Load:
 
     def __init__(self, replicas: int) -> None:
         self.bookings: dict[Hashable, Booking] = {}
-        self.busy: dict[int, int] = {}  # requests of the replicas that have any
         self.waiting: list[dict[Hashable, Booking]] = []  # dispatched, no first token yet; in order
         self.heads: list[float] = []  # when the oldest of them began: its dispatch or the first token before it
         self.sums: list[float] = []  # their predicted seconds
+        self.first: list[float] = []  # those of the oldest, as far as they can be taken to be over
         self.running: list[int] = []  # answered, not finished: requests
         self.answers: list[int] = []  # first tokens that came from it
         self.context: list[int] = []  # and their prompt tokens
@@ -92,6 +92,7 @@ class Load:
             self.answers.append(0)
             self.context.append(0)
             self.sums.append(0.0)
+            self.first.append(0.0)
             self.heads.append(0.0)
             self.changed.append(0.0)
             self.limits.append(None)
@@ -117,26 +118,32 @@ class Load:
         """Counts a dispatched request in. ValueError when its key is booked already."""
         if b.key in self.bookings:
             raise ValueError(f"request {b.key!r} is on replica {self.bookings[b.key].replica} already; end that booking first")
-        i = b.replica
+        i, at, prefill, queue = b.replica, b.at, b.prefill, self.waiting[b.replica]
         self.bookings[b.key] = b
-        self.busy[i] = self.busy.get(i, 0) + 1
-        if not self.waiting[i]:
-            self.heads[i] = max(self.heads[i], b.at)
-        self.waiting[i][b.key] = b
-        self.sums[i] += b.prefill
-        self.changed[i] = max(self.changed[i], b.at)
+        if not queue:
+            self.first[i] = MOST * prefill
+            if at > self.heads[i]:
+                self.heads[i] = at
+        queue[b.key] = b
+        self.sums[i] += prefill
+        if at > self.changed[i]:
+            self.changed[i] = at
 
     def answer(self, key: Hashable, t: float) -> tuple[Booking, float] | None:
         """Its first token came at `t`: the booking, and when its service began. None when unknown or answered already."""
         b = self.bookings.get(key)
         if b is None or b.answered:
             return None
-        i = b.replica
-        began = b.at if self.parallel[i] else max(b.at, self.heads[i])
-        b.inflight = self.inflight(i)
+        i, began = b.replica, b.at
+        head = self.heads[i]
+        if head > began and not self.parallel[i]:
+            began = head
+        b.inflight = len(self.waiting[i]) + self.running[i]
         self._leave(b)
-        self.heads[i] = max(self.heads[i], t)
-        self.changed[i] = max(self.changed[i], t)
+        if t > head:
+            self.heads[i] = t
+        if t > self.changed[i]:
+            self.changed[i] = t
         b.answered, b.first = True, t
         self.running[i] += 1
         self.answers[i] += 1
@@ -149,19 +156,36 @@ class Load:
         if b is None:
             return None
         i = b.replica
-        left = self.busy.pop(i) - 1
-        if left:
-            self.busy[i] = left
         if b.answered:
             self.running[i] -= 1
             self.context[i] -= b.tokens
-            self.writing[i] = KEEP * self.writing[i] + (1 - KEEP) * max(0.0, t - b.first)
+            took = t - b.first
+            self.writing[i] = KEEP * self.writing[i] + (1 - KEEP) * (took if took > 0.0 else 0.0)
         else:
             if next(iter(self.waiting[i].values())) is b:
                 self.heads[i] = max(self.heads[i], t)
             self._leave(b)
             self.changed[i] = max(self.changed[i], t)
         return b
+
+    def whole(self, b: Booking, t: float) -> float:
+        """Its answer came in one piece at `t`: `answer` and `end` in one, for a request that is booked and was not answered. Returns when
+        its service began."""
+        i, began = b.replica, b.at
+        head = self.heads[i]
+        if head > began and not self.parallel[i]:
+            began = head
+        b.inflight = len(self.waiting[i]) + self.running[i]
+        self._leave(b)
+        del self.bookings[b.key]
+        if t > head:
+            self.heads[i] = t
+        if t > self.changed[i]:
+            self.changed[i] = t
+        b.answered, b.first = True, t
+        self.answers[i] += 1
+        self.writing[i] *= KEEP  # nothing was written after it
+        return began
 
     def due(self, i: int, t: float) -> list[tuple[Booking, float]]:
         """Those of replica `i` whose first token has come by `t`, by prediction, and when. O(those)."""
@@ -182,11 +206,9 @@ class Load:
 
     def backlog(self, i: int, t: float) -> float:
         """Seconds until replica `i` has answered all it was given, by prediction. A late head counts with 5 % of its time."""
-        queue = self.waiting[i]
-        if not queue or self.parallel[i]:
+        if not self.waiting[i] or self.parallel[i]:
             return 0.0
-        head = next(iter(queue.values())).prefill
-        return max(0.0, self.sums[i] - min(max(0.0, t - self.heads[i]), 0.95 * head))
+        return max(0.0, self.sums[i] - min(max(0.0, t - self.heads[i]), self.first[i]))
 
     def unsure(self, i: int, t: float) -> bool:
         """Whether no prediction holds for replica `i`: it has hardly answered yet, or the oldest of what waits takes more than twice
@@ -199,25 +221,33 @@ class Load:
     def waits(self, t: float, decode: float) -> list[float]:
         """What is before a request on each replica, in seconds: its backlog, where it is full the next free slot, and `decode` seconds for
         each token of context of the answers being written there. O(replicas)."""
-        out = [0.0] * len(self.running)
-        for i in self.busy:
-            before = self.backlog(i, t) + decode * self.context[i]
-            out[i] = before if self.limits[i] is None else before + self.slot(i)
+        if True in self.parallel:
+            out = [self.backlog(i, t) + decode * c for i, c in enumerate(self.context)]
+        else:  # `backlog` of each, without a call for each
+            out = []
+            for left, began, most, context in zip(self.sums, self.heads, self.first, self.context, strict=True):
+                served = t - began
+                if served > 0.0:
+                    left -= served if served < most else most
+                out.append((left if left > 0.0 else 0.0) + decode * context)
+        if self.limits.count(None) < len(out):
+            for i, limit in enumerate(self.limits):
+                if limit is not None:
+                    out[i] += self.slot(i)
         return out
 
     def costs(self, waits: Sequence[float], prefill: Sequence[float], stall: float) -> list[float]:
         """The same with a request's own `prefill`, and what that costs the answers being written there: `stall` of it each. O(replicas)."""
-        out, running = list(map(add, waits, prefill)), self.running
-        for i in self.busy:
-            if running[i]:
-                out[i] += stall * running[i] * prefill[i]
-        return out
+        return [w + p + stall * r * p for w, p, r in zip(waits, prefill, self.running, strict=True)]
 
     def behind(self, i: int) -> float:
         """Predicted seconds of what waits on replica `i` behind the oldest."""
-        queue = iter(self.waiting[i].values())
-        next(queue, None)
-        return sum(b.prefill for b in queue)
+        queue = self.waiting[i]
+        if len(queue) < 2:
+            return 0.0
+        rest = iter(queue.values())
+        next(rest)
+        return sum(b.prefill for b in rest)
 
     def check(self) -> None:
         """AssertionError when a count does not equal what the bookings say. For tests; O(bookings)."""
@@ -225,10 +255,16 @@ class Load:
             mine = [b for b in self.bookings.values() if b.replica == i]
             assert set(queue) == {b.key for b in mine if not b.answered}, f"replica {i}: the queue is not what the bookings say"
             assert abs(self.sums[i] - sum(b.prefill for b in queue.values())) < 1e-6, f"replica {i}: seconds do not add up"
+            assert self.first[i] == MOST * next((b.prefill for b in queue.values()), 0.0), f"replica {i}: its oldest is another"
             assert self.running[i] == sum(b.answered for b in mine), f"replica {i}: running requests do not add up"
             assert self.context[i] == sum(b.tokens for b in mine if b.answered), f"replica {i}: context does not add up"
 
     def _leave(self, b: Booking) -> None:
         i = b.replica
-        del self.waiting[i][b.key]
-        self.sums[i] = self.sums[i] - b.prefill if self.waiting[i] else 0.0  # no rounding is carried from burst to burst
+        queue = self.waiting[i]
+        del queue[b.key]
+        if queue:
+            self.sums[i] -= b.prefill
+            self.first[i] = MOST * next(iter(queue.values())).prefill
+        else:
+            self.sums[i] = self.first[i] = 0.0  # no rounding is carried from burst to burst

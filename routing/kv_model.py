@@ -7,7 +7,7 @@ where `u` prompt tokens are computed on top of `h` cached ones: a fixed part, th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 Features = tuple[float, float, float]
 
@@ -81,6 +81,23 @@ class PrefillModel:
         b = self.b
         x = u * 1e-4
         return FLOOR_SECONDS + b[0] + b[1] * x + b[2] * x * (h + u / 2) * 1e-4
+
+    def table(self, tokens: int, found: Collection[int], size: float) -> tuple[dict[int, int], dict[int, float]]:
+        """Of a prompt of `tokens`, by how many of its blocks of `size` tokens are cached, for 0 and each number in `found`: the tokens
+        cached, and the seconds (`predict`) of the others. An engine computes at least the last token."""
+        b0, b1, b2 = self.b
+        b0 += FLOOR_SECONDS
+        x = tokens * 1e-4
+        hits, seconds = {0: 0}, {0: b0 + b1 * x + b2 * x * (tokens / 2) * 1e-4}
+        for blocks in found:
+            if blocks:
+                hit = int(blocks * size)
+                if hit >= tokens:
+                    hit = tokens - 1
+                u = tokens - hit
+                x = u * 1e-4
+                hits[blocks], seconds[blocks] = hit, b0 + b1 * x + b2 * x * (hit + u / 2) * 1e-4
+        return hits, seconds
 
     def learn(self, replica: int, x: Features, seconds: float) -> Receipt | None:
         """Takes in that work of features `x` (a sum over requests that were answered together) took `seconds`. Mutates; O(1).

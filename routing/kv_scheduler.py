@@ -79,10 +79,10 @@ class Scheduler(Fleet):
         self.matched(want, now)
         if not self.held.all:
             self._tidy(now)
-            i = self.choice.alone(want, self.alive, now)
-            if i is not None:
-                self._book(want, i, now)
-                return [(want, i)]
+            found = self.choice.alone(want, self.alive, now)
+            if found is not None:
+                self._book(want, *found, now)
+                return [(want, found[0])]
         want.least = min((want.prefill[i] for i in self.usable(want)), default=want.cold)
         first = not self.held.all
         self.held.add(want)
@@ -106,7 +106,7 @@ class Scheduler(Fleet):
             if found is None:
                 break
             want, i = found
-            self._book(want, i, now)
+            self._book(want, i, queues[i], now)
             out.append(found)
             rounds[want.tenant] = self.fair.round(want.tenant)
             queues[i] = self.choice.queue(i, now)
@@ -128,7 +128,7 @@ class Scheduler(Fleet):
         self._tidy(now)
         self.matched(want, now)
         self.held.remove(want.key)
-        self._book(want, replica, now)
+        self._book(want, replica, self.load.backlog(replica, now), now)
 
     def answered(self, key: Hashable, now: float, cached: int | None = None) -> Booking | None:
         """The first token of a request came; the engine found `cached` prompt tokens (None: not told yet). Learns from it. Returns its
@@ -156,18 +156,18 @@ class Scheduler(Fleet):
         if b is None:
             self.held.remove(key)
             return None
-        if not b.answered and (cached is not None or output is not None):  # it came all at once
-            found = self.load.answer(key, now)
-            self._computed(b, now)
-            if found is not None and self.alive >> b.replica & 1:
-                self._tell(b, cached, True)
-                if now - found[1] < b.prefill or (output is not None and output <= 1):  # else most of the time was for writing
-                    self._learn_first(b, found[1], now)
-        served = 1.0 if b.answered else self.load.served(b, now)
-        self.load.end(key, now)
+        served = 1.0
         if b.answered:
-            self._over(b, now, cached, output, blocks)
+            self.load.end(key, now)
+            here = bool(self.alive >> b.replica & 1)
+            if here and cached is not None:
+                self._tell(b, cached, True)
+            self._over(b, here, now, output, blocks)
+        elif cached is not None or output is not None:
+            self._whole(b, now, cached, output, blocks)
         else:
+            served = self.load.served(b, now)
+            self.load.end(key, now)
             self._left(b)
         self._settle(b, output, served)
         self.peers.ended(b, now, blocks or ())
@@ -213,10 +213,11 @@ class Scheduler(Fleet):
                 self.match(w, now)
         return looked
 
-    def _book(self, w: Want, i: int, now: float) -> None:
+    def _book(self, w: Want, i: int, queue: float, now: float) -> None:
+        """It goes to replica `i`, behind `queue` seconds of others."""
         took, hits = w.prefill[i], w.hits[i]
         blocks = w.blocks if w.tokens >= self.caches.least[i] else ()
-        b = Booking(w.key, i, took, w.tokens, hits, blocks, now, w, self.load.backlog(i, now) + took)
+        b = Booking(w.key, i, took, w.tokens, hits, blocks, now, w, queue + took)
         if w.tier:
             b.tier, b.load = w.tier[i], w.load[i]
         b.charged = w.tokens - hits + OUTPUT_WEIGHT * (self._output if w.output is None else w.output)
@@ -245,17 +246,28 @@ class Scheduler(Fleet):
             if left:
                 self._silent[b.replica] = left
 
-    def _over(self, b: Booking, now: float, cached: int | None, output: int | None, blocks: Sequence[Hashable] | None) -> None:
-        """An answered request is over: what it tells of its replica and of answers."""
-        here = bool(self.alive >> b.replica & 1)
+    def _whole(self, b: Booking, now: float, cached: int | None, output: int | None, blocks: Sequence[Hashable] | None) -> None:
+        """Its answer came all at once."""
+        began, here = self.load.whole(b, now), bool(self.alive >> b.replica & 1)
+        self._computed(b, now)
         if here:
-            self._tell(b, cached, True)
-            self._learn_pace(b, output, now)
+            if cached is not None:
+                self._tell(b, cached, True)
+            if now - began < b.prefill or (output is not None and output <= 1):  # else most of the time was for writing
+                self._learn_first(b, began, now)
+        self._over(b, here, now, output, blocks)
+
+    def _over(self, b: Booking, here: bool, now: float, output: int | None, blocks: Sequence[Hashable] | None) -> None:
+        """An answered request is over: what it tells of its replica, if that is still `here`, and of answers."""
+        if here:
+            if self._learned[b.replica] is not None:
+                self._learn_pace(b, output, now)
             if blocks:
                 self.caches.wrote(b.replica, blocks, now)
-        self.observer.over(b, here)
+        if b.pending is not None:
+            self.observer.over(b, here)
         if output is not None:
-            self._output += 0.01 * (max(0, output) - self._output)
+            self._output += 0.01 * ((output if output > 0 else 0) - self._output)
 
     def _settle(self, b: Booking, output: int | None, served: float) -> None:
         """Charges the tenant what the request cost in truth, where that is known; one that was never answered, its share of a prefill."""

@@ -12,7 +12,8 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from hashlib import blake2b
 from importlib import import_module
-from itertools import repeat, takewhile
+from itertools import compress, filterfalse, repeat, takewhile
+from operator import contains
 
 Digest = Callable[[bytes, int], int]
 
@@ -202,16 +203,24 @@ class Expected:
                 more[b] = left
         mine.difference_update(set(blocks) - shared)
 
-    def ahead(self, blocks: Sequence[Hashable]) -> list[tuple[int, int]]:
-        """The replicas that at least the first of these blocks is on its way to: (number, how many leading ones)."""
-        return _leading(self._sets, blocks)
-
     def match(self, blocks: Sequence[Hashable]) -> list[int]:
         """For each replica how many leading blocks are on their way to it."""
-        out = [0] * self.replicas
-        for i, depth in self.ahead(blocks):
-            out[i] = depth
-        return out
+        return _leading(self._sets, blocks)
+
+    def deeper(self, blocks: Sequence[Hashable], have: list[int]) -> int:
+        """A bitmask of the replicas that more leading blocks are on their way to than they have; counts those in `have`. Few have any, so
+        that it looks at the one block that decides before it counts."""
+        sets, soon, most = self._sets, 0, len(blocks)
+        if not most:
+            return 0
+        for i in compress(range(self.replicas), map(contains, sets, repeat(blocks[0]))):
+            at = have[i]
+            if at < most and blocks[at] in sets[i]:
+                coming = len(list(takewhile(sets[i].__contains__, blocks)))
+                if coming > at:
+                    have[i] = coming
+                    soon |= 1 << i
+        return soon
 
 
 class Approximate:
@@ -232,7 +241,7 @@ class Approximate:
         self.first, self.least, self.most, self.version = capacity, least, most, 0
         self.capacity = [float(capacity)] * replicas
         self.ttl: list[float | None] = [None] * replicas  # seconds
-        self._lru: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in range(replicas)]  # block -> when last used
+        self._lru: list[OrderedDict[Hashable, float]] = [OrderedDict() for _ in range(replicas)]  # block -> when used
 
     def __len__(self) -> int:
         return sum(map(len, self._lru))
@@ -250,8 +259,8 @@ class Approximate:
         self.capacity[replica] = float(min(self.most, max(self.least, self.first if capacity is None else capacity)))
         self.ttl[replica] = ttl
 
-    def ahead(self, blocks: Sequence[Hashable]) -> list[tuple[int, int]]:
-        """The replicas that have at least the first of these blocks: (number, how many leading ones)."""
+    def match(self, blocks: Sequence[Hashable]) -> list[int]:
+        """For each replica how many leading blocks it has."""
         return _leading(self._lru, blocks)
 
     def has(self, replica: int, block: Hashable) -> bool:
@@ -266,7 +275,10 @@ class Approximate:
         """The replica computes or reuses these now. The tail of the chain is the first to go, as in the engines. O(blocks)."""
         lru = self._lru[replica]
         before = len(lru)
-        lru.update(dict.fromkeys(reversed(blocks), now))
+        if self.ttl[replica] is None:  # nobody asks when it was used: what it came with stays
+            lru.update(dict.fromkeys(filterfalse(lru.__contains__, reversed(blocks)), now))
+        else:
+            lru.update(dict.fromkeys(reversed(blocks), now))
         deque(map(lru.move_to_end, reversed(blocks)), 0)
         if len(lru) != before:
             self.version += 1
@@ -335,9 +347,7 @@ class Approximate:
             self.version += 1
 
 
-def _leading(sets: Sequence[Container[Hashable]], blocks: Sequence[Hashable]) -> list[tuple[int, int]]:
-    """Of those that have the first block: (place, how many leading ones)."""
-    if not blocks:
-        return []
-    first = blocks[0]
-    return [(i, len(list(takewhile(mine.__contains__, blocks)))) for i, mine in enumerate(sets) if first in mine]
+def _leading(sets: Iterable[Container[Hashable]], blocks: Sequence[Hashable]) -> list[int]:
+    """How many leading blocks each has. In one piece: a turn of a loop would cost as much as what it does."""
+    inside = [mine.__contains__ for mine in sets]
+    return list(map(len, map(list, map(takewhile, inside, repeat(blocks)))))

@@ -83,8 +83,8 @@ def needs(call: Call, found: Iterable[Mapping[str, Any]]) -> frozenset[str]:
 
 def output(call: Call) -> int | None:
     """Tokens of answer that the client allows; None when it does not say."""
-    for key in ("max_completion_tokens", "max_tokens"):
-        raw = call.doc.get(key)
-        if raw is not None and bytes(raw).isdigit():
-            return int(bytes(raw)[:12])
+    doc = call.doc
+    for raw in (doc.get("max_completion_tokens"), doc.get("max_tokens")):
+        if raw is not None and (digits := bytes(raw)).isdigit():
+            return int(digits[:12])
     return None

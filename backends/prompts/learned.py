@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from backends.prompts.cache import Cache
+from collections import OrderedDict
+
 from backends.prompts.types import Prompt
 
 DECAY = 0.98  # of what was seen, with each further prompt: about the last 50 count
@@ -33,7 +34,7 @@ class Learned:
     def __init__(self) -> None:
         self._tokens = self._estimated = START
         self._bytes, self._used = START * BYTES_PER_TOKEN, START  # bytes and tokens of text, for the size of a block
-        self._last: Cache[str, tuple[int, int]] = Cache(SESSIONS)
+        self._last: OrderedDict[str, tuple[int, int]] = OrderedDict()  # a lock is not needed: only `told` changes it
 
     @property
     def factor(self) -> float:
@@ -47,7 +48,9 @@ class Learned:
 
     def tokens(self, estimate: int, media: int, session: str) -> int:
         """Tokens of a prompt, at least 1: `estimate` by the fixed rules and `media` besides."""
-        factor = self.factor
+        factor = self._tokens / self._estimated
+        if not LOW <= factor <= HIGH:
+            factor = self.factor
         last = self._last.get(session) if session else None
         if last is not None and last[0] <= estimate:
             return max(1, last[1] + round((estimate - last[0]) * factor) + media)
@@ -55,11 +58,16 @@ class Learned:
 
     def told(self, prompt: Prompt, tokens: int) -> None:
         """The engine counted `tokens` of this prompt. Media teach nothing: their share is a guess. O(1)."""
-        if prompt.estimate < 1 or tokens < 1 or prompt.media or not LOW < tokens / prompt.estimate < HIGH:
+        estimate = prompt.estimate
+        if estimate < 1 or tokens < 1 or prompt.media or not LOW < tokens / estimate < HIGH:
             return
         self._tokens = self._tokens * DECAY + tokens
-        self._estimated = self._estimated * DECAY + prompt.estimate
+        self._estimated = self._estimated * DECAY + estimate
         self._used = self._used * DECAY + tokens
         self._bytes = self._bytes * DECAY + prompt.bytes
-        if prompt.session:
-            self._last.put(prompt.session, (prompt.estimate, tokens), 1)
+        session, last = prompt.session, self._last
+        if session:
+            last[session] = estimate, tokens
+            last.move_to_end(session)
+            if len(last) > SESSIONS:
+                last.popitem(last=False)

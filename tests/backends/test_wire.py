@@ -153,6 +153,8 @@ def test_token_counts_are_disjoint_and_add_up(fields: dict[str, Any]) -> None:
     assert found.input + found.cached + found.cache_write == (fields.get("prompt_tokens") or 0)
     assert found.output + found.reasoning == (fields.get("completion_tokens") or 0)
     assert min(found.input, found.cached, found.cache_write, found.output, found.reasoning) >= 0
+    told = found.input + found.cached + found.cache_write, found.cached, found.output + found.reasoning
+    assert wire.told(json.dumps({"usage": fields}).encode()) == told
 
 
 @pytest.mark.parametrize(
@@ -171,6 +173,7 @@ def test_token_counts_are_disjoint_and_add_up(fields: dict[str, Any]) -> None:
 )
 def test_usage_of_odd_answers(body: bytes, expected: Usage | None) -> None:
     assert wire.usage(body) == expected
+    assert wire.told(body) == (None if expected is None else (expected.input + expected.cached, expected.cached, 0))
 
 
 def test_usage_adds() -> None:

@@ -3,6 +3,7 @@ zero."""
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ import pytest
 
 from gateway.config import Config, parse
 from gateway.dispatcher import Dispatcher
+from gateway.kv_route import KVPilot
 from routing.kv_model import PrefillModel
 from tests.fakes.engine import Engine
 from tests.fakes.script import Gate
@@ -75,6 +77,21 @@ def test_a_conversation_stays_where_its_prefix_is(monkeypatch: pytest.MonkeyPatc
         homes = [{json.loads(post.body)["messages"][0]["content"][0] for post in engine.posts()} for engine in engines]
         assert sum(map(len, homes)) == 8, "every conversation has one home"
         assert sum(bool(home) for home in homes) > 1, "and they do not share one"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_call_leaves_nothing_to_the_collector_of_garbage(stream: bool) -> None:
+    with fleet(2) as (gateway, _):
+        gateway.ask(talk(SYSTEM, "count a", stream=stream))
+        gc.collect()
+        gc.disable()
+        try:
+            for turn in range(8):
+                assert gateway.ask(talk(SYSTEM, f"count {turn}", stream=stream)).status == 200
+            gateway.settled()
+            assert sum(isinstance(one, KVPilot) for one in gc.get_objects()) < 4, "those of connections that are still there"
+        finally:
+            gc.enable()
 
 
 def test_a_decision_is_told_to_who_asks() -> None:

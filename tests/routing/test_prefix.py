@@ -121,7 +121,7 @@ def test_the_capacity_is_learned_from_reports() -> None:
             chain: list[Any] = [(turn * 7 % 90, k) for k in range(10)]  # 900 blocks in all, 400 fit: a cyclic reuse of every second round
             if turn % 3 == 0:
                 chain = [(turn // 3 % 30, k) for k in range(10)]
-            predicted, truth = dict(cache.ahead(chain)).get(0, 0), engine.serve(chain)
+            predicted, truth = cache.match(chain)[0], engine.serve(chain)
             cache.report(0, chain, predicted, truth)
             cache.touch(0, chain)
             wrong.append(abs(predicted - truth))
@@ -133,7 +133,7 @@ def test_the_capacity_is_learned_from_reports() -> None:
 def test_an_approximate_cache_stays_within_bounds_whatever_is_reported(steps: list[tuple[int, list[Any], int]]) -> None:
     cache = Approximate(2, 8, least=4, most=10)
     for i, blocks, reported in steps:
-        cache.report(i, blocks, dict(cache.ahead(blocks)).get(i, 0), min(reported, len(blocks)))
+        cache.report(i, blocks, cache.match(blocks)[i], min(reported, len(blocks)))
         cache.touch(i, blocks)
         cache.check()
         assert 4 <= cache.capacity[i] <= 10

@@ -285,3 +285,18 @@ def test_plain_talk_is_the_prompt_that_any_other_way_makes(turns: list[tuple[str
     # A name that is no text says nothing, but such a message is read the long way.
     other = call({"messages": [{"role": role, "content": content, "name": None} for role, content in turns]})
     assert text().prompt(plain) == text().prompt(other)
+
+
+def test_of_many_conversations_those_told_last_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backends.prompts.learned.SESSIONS", 2)
+    p = text()
+    made = {name: p.prompt(chat(name + LONG)) for name in "abc"}
+    for name in "abac":
+        p.told(made[name], 999)
+    assert [p.prompt(chat(name + LONG)).tokens == 999 for name in "abc"] == [True, False, True]
+
+
+def test_what_is_learned_has_bounds() -> None:
+    p = text()
+    p.learned._tokens = 1e9
+    assert p.learned.tokens(100, 0, "") == 100 * p.learned.factor == 1000
