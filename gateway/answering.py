@@ -96,8 +96,7 @@ class Answering:
         if odd or self.watched or seconds > PLAIN_SECONDS or size > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
-        # An error object names itself at its start, and has no choices.
-        if body.find(b'"choices"', 0, 256) < 0 and body.find(b'"error"', 0, 512) >= 0:
+        if body.find(b'"error"', 0, 512) >= 0:  # an error object names itself at its start
             self._whole(status, headers, body)
             return
         if not PASSED.isdisjoint(headers) or (pilot is not None and pilot.told):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -20,6 +21,7 @@ from routing.experiments.counted import rows_of
 from routing.experiments.words import Audit, Block, Point, Result, Seen
 
 BUSY = 10.0  # seconds to wait for another process's transaction
+AGAIN = 0.01  # seconds between two tries to set the journal
 CHUNK = 512  # requests in one row at most
 _VERSION = 2  # 2: blocks of plain requests, answers in bulk
 _ALL = (1 << 63) - 1
@@ -121,11 +123,24 @@ class Tables:
             if not version:
                 raise sqlite3.DatabaseError("it is not a file of experiments")
             return
-        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "secure_delete = OFF"):
+        self._log_ahead()
+        for pragma in ("synchronous = NORMAL", "secure_delete = OFF"):
             self.db.execute(f"PRAGMA {pragma}").fetchall()
         if version < _VERSION:
-            self.db.executescript(_SCHEMA)
-            self.db.execute(f"PRAGMA user_version = {_VERSION}")
+            self.db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_VERSION}; COMMIT;")
+
+    def _log_ahead(self) -> None:
+        """Sets the file's journal. Where several processes open a new file SQLite does not wait for the one that does it, but fails at once
+        (its busy handler is not asked): so we wait."""
+        end = time.monotonic() + BUSY
+        while True:
+            try:
+                self.db.execute("PRAGMA journal_mode = WAL").fetchall()
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                    raise
+                time.sleep(AGAIN)
 
     def close(self) -> None:
         """Closes the connection; what is committed is in the file."""
