@@ -19,6 +19,7 @@ from backends.splice import Splice
 from backends.types import Call, Fault, Flight
 from gateway.answers import JSON_HEAD, PASSED, SSE_HEAD, header_lines
 from gateway.auth import ANYONE, Tenant
+from gateway.experiments.ended import SHORT
 from gateway.record import PLAIN_SECONDS
 from gateway.relay import StreamRelay, WholeAnswer, check_whole
 from gateway.sink import Sink
@@ -84,7 +85,7 @@ class Answering:
         self.received = monotonic()
         self.tenant, self.route, self.decision = ANYONE, NO_ROUTE, UNDECIDED
         self.attempts = 0
-        self.paused_at = None
+        self.paused_at = self.trial = None
         self.ended = self.clean = False
 
     # --- Receiver
@@ -119,8 +120,11 @@ class Answering:
             pilot.whole(tail)
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail))
         if trial is not None:
-            trial.plain(self, seconds, tail, body)
-        elif pilot is None:
+            if trial.tap is None and size <= SHORT:  # as `Entry.plain`, without its frame
+                trial.store.put_plain((trial.marks, self.tenant.name, self.id, trial.unix, seconds, decision.target, tail, body))
+            else:
+                trial.plain(self, seconds, tail, body)
+        if pilot is None and (trial is None or (trial.tap is None and core.shadows is None)):
             self.clean, self.call = True, NO_CALL  # nothing that waits for a next request should hold this one's body
         if core.parked or replica.on_idle is not None:
             core.freed(replica)

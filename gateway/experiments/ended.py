@@ -15,6 +15,7 @@ from gateway.experiments.valid import fits, schema_of
 from routing.experiments.words import Seen
 
 HEAD, TAIL = 256, 1024  # bytes kept of the beginning and the end of an answer, where it is longer than both
+SHORT = HEAD + TAIL
 Mark = tuple[str, int, str]  # experiment, epoch, arm
 End = Literal["", "gone", "refused", "error"]  # good, the client left or was wrong, refused by the provider, anything else
 

@@ -20,7 +20,7 @@ from backends.types import Target
 from gateway.asking import asked
 from gateway.choosers import minute_of_day
 from gateway.experiments.arms import ArmRoute, Changes, Experiment
-from gateway.experiments.ended import HEAD, TAIL, End, Ended, Mark, Whole, end_of, seen, short
+from gateway.experiments.ended import SHORT, End, Ended, Mark, Whole, end_of, seen, short
 from gateway.experiments.keys import field_of
 from gateway.experiments.plain import Marks, Plain, ended_of
 from gateway.experiments.tap import Purse, Tap
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Ended", "Entry", "Live", "RouteTrials", "Store", "Trials", "seen"]
 NEVER = float("inf")
-SHORT = HEAD + TAIL
 KNOWN, LONG = 16_384, 256  # keys that an experiment remembers, and the bytes of one at most
 T = TypeVar("T")
 Left = Counter[tuple[str, str]]  # requests that had no part, by experiment and reason

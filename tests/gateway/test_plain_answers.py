@@ -7,6 +7,9 @@ import itertools
 import pytest
 
 from gateway.answering import NO_CALL
+from gateway.experiments.ended import SHORT, Ended, short
+from gateway.experiments.plain import Plain
+from gateway.experiments.trial import Entry
 from gateway.serve import numbered
 from tests.gateway.parts import World
 
@@ -58,6 +61,37 @@ def test_an_exchange_is_clean_only_where_nobody_else_knows_of_it() -> None:
     assert sink.status == 400 and not exchange.clean and exchange.attempts == 0 and world.record.route == ""
     for doc in ({"stream": True}, {"model": "none"}):
         assert not world.ask(doc)[1].clean
+
+
+class Kept:
+    """Where tuples of experiments go."""
+
+    def __init__(self) -> None:
+        self.plain: list[Plain] = []
+        self.put_plain = self.plain.append
+        self.ended: list[Ended] = []
+        self.put = self.ended.append
+
+
+def test_one_that_was_in_an_experiment_is_clean_where_nothing_follows_its_answer() -> None:
+    world, store = World(1), Kept()
+    for body in (GOOD, b'{"pad":"' + b"x" * SHORT + b'","choices":[]}'):
+        sink, exchange = world.ask()
+        exchange.trial = Entry(store, ((("ab", 0, "a"), 7),), 5.0, exchange.route, None)
+        world.flight.whole(body)
+        assert sink.status == 200 and exchange.clean
+        marks, tenant, request, unix, _, target, _, answer = store.plain.pop()
+        assert (marks, tenant, request, unix) == (((("ab", 0, "a"), 7),), exchange.tenant.name, exchange.id, 5.0)
+        assert target is exchange.decision.target
+        assert answer == short(body) and not store.plain and not store.ended
+        exchange.anew({b"host": b"localhost"})
+        assert exchange.trial is None
+    sink, exchange = world.ask()
+    entry = exchange.trial = Entry(store, ((("ab", 0, "a"), 7),), 5.0, exchange.route, None)
+    exchange.sink = entry.tapped(exchange.sink)
+    world.flight.whole(GOOD)
+    assert not exchange.clean and not store.plain and len(store.ended) == 1  # its tap has told it
+    world.check_idle(1)
 
 
 def test_what_is_told_beside_an_answer_takes_the_longer_way() -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from backends import wire
 from backends.types import Target, Usage
-from gateway.experiments.ended import seen
+from gateway.experiments import plain as plain_module
+from gateway.experiments.ended import id_of, seen
 from gateway.experiments.plain import Blocks, Plain, block_of, ended_of, together
 from gateway.experiments.store import Keep, TrialStore
 from gateway.experiments.tables import CHUNK, seen_of
@@ -83,6 +84,25 @@ def test_usual_requests_say_so_too(some: list[Plain], read: bool) -> None:
     if read:
         wire.usage_sum([plain[6] for plain in some if plain[6] is not None], None, told)
     assert [*seen_of(block_of(some, told))] == [seen(one) for plain in some for one in ended_of(plain)]
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [b'{"id":"ab","x":1}', b'{"id":"cd"}'],
+        [b'{"id":"ab","x":1}', b'{"id":"longer"}'],
+        [b'{"id":"longer","x":1}', b'{"id":"ab"}', b'{"id":"'],
+        [b'{"id":"a"}{"id":"', b'{"id":"b"}xxxxxxx'],
+        [b'{"id":"abcdefgh"}', b'{"x":"1","id":"a"'],
+        [b'{"id":"abcdefghi{"id":"j"', b'{"no":_abcdefghi_______"'],
+        [b'{"id":"a\\u00"}', b'{"id":"a\\u01"}'],
+        ['{"id":"\u00e9"}'.encode(), b'{"id":"ab"}'],
+        [b'{"no":"ab"}', b'{"no":"cd"}'],
+        [b"", b'{"id":"ab"}'],
+    ],
+)
+def test_ids_together_are_those_of_each(answers: list[bytes]) -> None:
+    assert plain_module._ids(answers) == [id_of(answer).encode() for answer in answers]
 
 
 def test_one_in_two_experiments_is_told_to_both() -> None:
