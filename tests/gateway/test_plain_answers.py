@@ -91,7 +91,7 @@ def test_one_that_was_in_an_experiment_is_clean_where_nothing_follows_its_answer
     exchange.sink = entry.tapped(exchange.sink)
     world.flight.whole(GOOD)
     assert not exchange.clean and not store.plain and len(store.ended) == 1  # its tap has told it
-    world.check_idle(1)
+    world.check_idle(3)
 
 
 def test_what_is_told_beside_an_answer_takes_the_longer_way() -> None:
