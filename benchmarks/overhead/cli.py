@@ -204,7 +204,7 @@ def measure_policies(a: argparse.Namespace) -> int:
     here = {name: peer for name, peer in found.items() if peer is not None}
     command = ("python", "-m", "benchmarks.overhead", *sys.argv[1:])
     plan = policies.Plan(site, here, tools.build(a.cache), cores, a.rounds, a.secs, a.quiet, out, command)
-    for port in (site.port, *(site.upstream_port + at for at in range(policies.REPLICAS))):
+    for port in (*range(site.port, site.port + len(here)), *(site.upstream_port + at for at in range(policies.REPLICAS))):
         if port_in_use(port):
             raise Broken(f"port {port} is in use; choose others with --port")
     run.pin_self(cores)

@@ -1,5 +1,5 @@
 """What choosing costs: Pointsman's `weighted` and `kv_aware` and other routers' cache-aware policies, over the same replicas and under the
-same chats. CPU and requests a second; the ratios are taken within a round.
+same chats. CPU and requests a second. All are up at once and take short turns; the ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,13 @@ from benchmarks.overhead import chats, machine, meter, peers, phases, stats, too
 from benchmarks.overhead.peers import KEY, MODELS, Peer, Site
 from benchmarks.overhead.run import FAULTS, SCHEMA, order
 from benchmarks.overhead.target import PATH, Broken, Mock, Target
+from benchmarks.overhead.together import sites
 
 REPLICAS = 8
 MODEL = "mock-sized"  # tells a prompt's true size, and nothing of a cache: what is cached only the policy knows
 CONVERSATIONS = 600
 CONNECTIONS = (16, 64)
+WARM_SECONDS = 3.0
 WRK = tools.CSRC / "wrk_chats.lua"
 BARS = (
     ("kv_aware", "weighted", 0.65),
@@ -125,47 +127,90 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
         "machine": machine.facts(plan.cores), "notes": {n: {"version": p.version, "about": p.about} for n, p in plan.peers.items()},
         "secs": plan.seconds, "rounds": {n: [] for n in plan.peers}, "failed": {},
     }  # fmt: skip
-    with Mock(plan.programs["mock"], plan.site, plan.cores.load, REPLICAS) as mock:
+    with Mock(plan.programs["mock"], plan.site, plan.cores.load, REPLICAS) as mock, ExitStack() as stack:
         bench = phases.Bench(plan.programs, plan.site.run, plan.cores, mock, plan.seconds)
+        measuring = _Measuring(plan, bench, result, texts, say)
+        for name, site in sites(plan.site, list(plan.peers)).items():
+            measuring.start(name, site, stack)
         for turn in range(plan.rounds):
-            for name in order(list(plan.peers), turn):
-                if name not in result["failed"]:
-                    _one(plan, bench, result, (turn, name), texts[name in NAMED], say)
-                    plan.out.parent.mkdir(parents=True, exist_ok=True)
-                    plan.out.write_text(json.dumps(result, indent=1))
+            measuring.round(turn)
+            plan.out.parent.mkdir(parents=True, exist_ok=True)
+            plan.out.write_text(json.dumps(result, indent=1))
     return result
 
 
-def _one(plan: Plan, bench: phases.Bench, result: dict[str, Any], which: tuple[int, str], text: Path, say: Say) -> None:
-    turn, name = which
-    if plan.quiet:
-        meter.wait_quiet(plan.cores, plan.quiet)
-    target = Target(name, plan.site, plan.peers[name], plan.cores.gateway)
-    settings = {"BODIES_FILE": str(text)}
-    try:
-        target.start()
-        check(target)
-        phases.wrk(bench, target, CONNECTIONS[0], 1, WRK, settings)  # warm-up, not counted
-        found = {}
+class _Measuring:
+    """All gateways up at once, idle but for the one whose turn it is: a machine's speed changes over seconds, so what is compared is
+    measured within seconds."""
+
+    def __init__(self, plan: Plan, bench: phases.Bench, result: dict[str, Any], texts: dict[bool, Path], say: Say) -> None:
+        self.plan, self.bench, self.result, self.texts, self.say = plan, bench, result, texts, say
+        self.targets: dict[str, Target] = {}
+
+    def start(self, name: str, site: Site, stack: ExitStack) -> None:
+        """Starts one and warms it up; `stack` ends it."""
+        site.run.mkdir(parents=True, exist_ok=True)
+        for old in site.run.glob("experiments.db*"):  # of an earlier run
+            old.unlink()
+        made = make(name, site)
+        assert not isinstance(made, str), made  # it could be made a moment ago
+        target = Target(name, site, made, self.plan.cores.gateway)
+        stack.callback(_stop, target)
+        try:
+            target.start()
+            check(target)
+            self._load(target, CONNECTIONS[0], WARM_SECONDS)
+            self.targets[name] = target
+        except FAULTS as e:
+            self._failed(name, e)
+
+    def round(self, turn: int) -> None:
+        """Each in turn at each number of connections."""
+        found: dict[str, dict[str, Any]] = {name: {} for name in self.targets}
+        if self.plan.quiet:
+            meter.wait_quiet(self.plan.cores, self.plan.quiet)
         for connections in CONNECTIONS:
-            meter.drain(target.root)
-            found[f"c{connections}"] = phases.wrk(bench, target, connections, plan.seconds, WRK, settings)
-        found["rss"] = {"mib": target.memory()}
-        result["rounds"][name].append(found)
-        rates = " ".join(f"{c}={found[c]['rps']:.0f}/s {found[c].get('cpu_us_per_req', 0):.0f}us" for c in found if c != "rss")
-        say(f"[{turn + 1}] {name}: {rates}, load {os.getloadavg()[0]:.1f}")
-    except FAULTS as e:  # one gateway's failure must not end the run
-        result["failed"][name] = f"{type(e).__name__}: {e}"
-        say(f"{name}: FAILED: {e}")
-    finally:
-        with suppress(ProcessLookupError):
-            target.stop()
+            for name in order(list(self.targets), turn):
+                target = self.targets[name]
+                try:
+                    meter.drain(target.root)
+                    found[name][f"c{connections}"] = self._load(target, connections, self.plan.seconds)
+                    found[name]["rss"] = {"mib": target.memory()}
+                except FAULTS as e:  # one gateway's failure must not end the run
+                    self._failed(name, e)
+        for name, phase in found.items():
+            if name in self.targets:
+                self.result["rounds"][name].append(phase)
+                rates = " ".join(f"{c}={phase[c]['rps']:.0f}/s {phase[c].get('cpu_us_per_req', 0):.0f}us" for c in phase if c != "rss")
+                self.say(f"[{turn + 1}] {name}: {rates}, load {os.getloadavg()[0]:.1f}")
+
+    def _load(self, target: Target, connections: int, seconds: float) -> dict[str, float]:
+        settings = {"BODIES_FILE": str(self.texts[target.name in NAMED])}
+        return phases.wrk(self.bench, target, connections, seconds, WRK, settings)
+
+    def _failed(self, name: str, fault: Exception) -> None:
+        self.targets.pop(name, None)
+        self.result["failed"][name] = f"{type(fault).__name__}: {fault}"
+        self.say(f"{name}: FAILED: {fault}")
+
+
+def _stop(target: Target) -> None:
+    with suppress(ProcessLookupError):
+        target.stop()
 
 
 def ratios(result: dict[str, Any], one: str, other: str, phase: str) -> list[float]:
     """Requests a second of the one for one of the other, round by round."""
     pairs = zip(result["rounds"].get(one, ()), result["rounds"].get(other, ()), strict=False)
     return [a[phase]["rps"] / b[phase]["rps"] for a, b in pairs if b[phase]["rps"]]
+
+
+def quartiles(values: Sequence[float]) -> tuple[float, float]:
+    """The first and the third; of a single value itself. Pure."""
+    if len(values) < 2:
+        return values[0], values[0]
+    first, _, third = statistics.quantiles(values, n=4, method="inclusive")
+    return first, third
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -185,10 +230,8 @@ def markdown(result: dict[str, Any]) -> str:
             found = ratios(result, one, other, phase)
             if found:
                 middle = statistics.median(found)
-                held = "held" if middle >= bar else "missed"
-                lines.append(
-                    f"{one} / {other} at {phase}: {middle:.2f} ({min(found):.2f} to {max(found):.2f}); the bar of {bar:g} is {held}."
-                )
+                held, (low, high) = "held" if middle >= bar else "missed", quartiles(found)
+                lines.append(f"{one} / {other} at {phase}: {middle:.2f} (quartiles {low:.2f} to {high:.2f}); the bar of {bar:g} is {held}.")
     return "\n".join(lines) + "\n"
 
 
