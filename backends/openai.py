@@ -49,9 +49,10 @@ def _encoded(doc: wire.Doc, model: str) -> bytes:
     except KeyError:
         return wire.encode({**doc, "model": target_raw(model)})
     doc["model"] = name
-    body = wire.encode(doc)
-    doc["model"] = asked
-    return body
+    try:
+        return wire.encode(doc)
+    finally:
+        doc["model"] = asked
 
 
 def _ask_usage(doc: wire.Doc) -> None:

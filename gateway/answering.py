@@ -83,9 +83,9 @@ class Answering:
         self.headers = headers
         self.id = core.request_id(headers) if b"x-request-id" in headers else next(core.ids)
         self.received = monotonic()
-        self.tenant, self.route, self.decision = ANYONE, NO_ROUTE, UNDECIDED
+        self.tenant = ANYONE
         self.attempts = 0
-        self.paused_at = self.trial = None
+        self.paused_at = self.flight = None
         self.ended = self.clean = False
 
     # --- Receiver
@@ -120,12 +120,13 @@ class Answering:
             pilot.whole(tail)
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail))
         if trial is not None:
-            if trial.tap is None and size <= SHORT:  # as `Entry.plain`, without its frame
+            if trial.tap is None and size <= SHORT and trial.marks:  # as `Entry.plain`, without its frame
                 trial.store.put_plain((trial.marks, self.tenant.name, self.id, trial.unix, seconds, decision.target, tail, body))
             else:
                 trial.plain(self, seconds, tail, body)
         if pilot is None and (trial is None or (trial.tap is None and core.shadows is None)):
-            self.clean, self.call = True, NO_CALL  # nothing that waits for a next request should hold this one's body
+            # Nothing that waits for a next request holds this one's body, or a generation that has been replaced.
+            self.clean, self.call, self.decision, self.route, self.trial = True, NO_CALL, UNDECIDED, NO_ROUTE, None
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
         self.sink.respond(200, b"".join((JSON_HEAD, self.id, replica.line)), body)

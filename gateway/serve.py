@@ -140,7 +140,8 @@ class Core:
         exchange.tenant = door.identify(exchange.headers)
         if door.origins:
             exchange.cors = door.cors(exchange.headers)
-            exchange.watched = True
+            if exchange.cors:
+                exchange.watched = True
 
     def refusal(self) -> Fault:
         """Why nobody is let in just now."""

@@ -91,9 +91,11 @@ class Alarm:
 
     def _ring(self) -> None:
         now = time.monotonic()
-        while self._due and self._due[0][0] <= now:
-            callback = heapq.heappop(self._due)[2].callback
-            if callback is not None:
-                callback()
-        if self._due:
-            self._set(self._due[0][0])
+        try:
+            while self._due and self._due[0][0] <= now:
+                callback = heapq.heappop(self._due)[2].callback
+                if callback is not None:
+                    callback()
+        finally:
+            if self._due:
+                self._set(self._due[0][0])

@@ -16,6 +16,7 @@ from routing.experiments.words import Seen
 
 HEAD, TAIL = 256, 1024  # bytes kept of the beginning and the end of an answer, where it is longer than both
 SHORT = HEAD + TAIL
+MOST_TOKENS = (1 << 63) - 1
 Mark = tuple[str, int, str]  # experiment, epoch, arm
 End = Literal["", "gone", "refused", "error"]  # good, the client left or was wrong, refused by the provider, anything else
 
@@ -83,6 +84,13 @@ def seen(ended: Ended) -> Seen:
         None if usage is None else usage.output + usage.reasoning,
         cost_of(usage, tail, target),
     )  # fmt: skip
+
+
+def fitting(seen: Seen | None) -> Seen | None:
+    """The same. Raises ValueError where it tells more tokens than the file can hold."""
+    if seen is not None and max(seen.input or 0, seen.output or 0) > MOST_TOKENS:
+        raise ValueError("it tells more tokens than there can be")
+    return seen
 
 
 def refused(answer: bytes) -> bool:

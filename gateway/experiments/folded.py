@@ -128,10 +128,14 @@ class Folded:
         for number in numbers:
             hashes = self._hashes.get(number)
             if hashes is None:
-                hashes = self._hashes[number] = array("Q", self._many(number)[0].hashes)
+                row = self._many(number)
+                if row is None:  # another process has swept it away just now
+                    continue
+                hashes = self._hashes[number] = array("Q", row[0].hashes)
             at = bisect_left(hashes, hash)
-            while at < len(hashes) and hashes[at] == hash:
-                many, unix = self._many(number)
+            row = self._many(number) if at < len(hashes) and hashes[at] == hash else None
+            while row is not None and at < len(hashes) and hashes[at] == hash:
+                many, unix = row
                 name, before = many.parts[array("H", many.whose)[at]]
                 found[name] = (array("Q", many.units)[at], before, unix)
                 at += 1
@@ -140,9 +144,9 @@ class Folded:
                 found[name] = (unsigned(unit), bool(before), unix)
         return found
 
-    def _many(self, number: int) -> tuple[_Named, float]:
-        body, unix = self.db.execute("SELECT body, unix FROM named WHERE number = ?", (number,)).fetchone()
-        return _named.decode(body), unix
+    def _many(self, number: int) -> tuple[_Named, float] | None:
+        row = self.db.execute("SELECT body, unix FROM named WHERE number = ?", (number,)).fetchone()
+        return None if row is None else (_named.decode(row[0]), row[1])
 
     def add_answers(self, answers: Answers) -> None:
         """Notes to whom answers belong: one row for each, or one for all where they are many."""

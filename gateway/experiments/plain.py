@@ -7,6 +7,7 @@ one by one would cost more than that in switches alone, and what waits for it wo
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -25,6 +26,7 @@ UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, Attrib
 _NOTHING: Final[Mapping[bytes, wire.Told]] = MappingProxyType({})
 _packed = msgspec.msgpack.Encoder()
 _FIRST = b'{"id":"'
+log = logging.getLogger("pointsman.experiments")
 _MARKS: Final = itemgetter(0)
 
 Marks = tuple[tuple[Mark, int], ...]  # and the units
@@ -70,16 +72,22 @@ def _counts(
     tails: Sequence[bytes | None], targets: Sequence[Target], told: Mapping[bytes, wire.Told]
 ) -> tuple[list[int | None], list[int | None], list[float | None]]:
     """Tokens in, tokens out, dollars."""
-    priced = any([target.price is not None for target in dict(zip(map(id, targets), targets, strict=True)).values()])
-    known: Mapping[Any, wire.Told] = told
+    free = not any([target.price is not None for target in dict(zip(map(id, targets), targets, strict=True)).values()])
+    free = free and b"\n".join(told).find(b"cost") < 0
+    known: Mapping[Any, wire.Told] = told if free else _NOTHING
     try:
         prompts, _, answers = zip(*map(known.__getitem__, tails), strict=True)
-        if not priced and b"\n".join(told).find(b"cost") < 0:
-            return [*prompts], [*answers], []
-    except KeyError:  # not read yet, or there is none
+        return [*prompts], [*answers], []
+    except KeyError:  # some were not read yet, or have none
         pass
     asked, said, cost = list[int | None](), list[int | None](), list[float | None]()
     for tail, target in zip(tails, targets, strict=True):
+        if tail in known:
+            one = known[tail]
+            asked.append(one[0])
+            said.append(one[2])
+            cost.append(None)
+            continue
         usage = None if tail is None else wire.usage(tail)
         cost.append(None if tail is None else cost_of(usage, tail, target))
         asked.append(None if usage is None else usage.input + usage.cached + usage.cache_write)
@@ -156,6 +164,10 @@ class Blocks:
             for plain in batch:
                 for ended in ended_of(plain):
                     self._other(ended)
+            return
+        except Exception:  # who calls us has other work to do
+            log.exception("a bug: requests of experiments")
+            self.dropped += len(batch)
             return
         self._gathered += packed.requests
         self._packed.append(packed)

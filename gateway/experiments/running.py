@@ -107,7 +107,7 @@ class Running:
         process = await asyncio.create_subprocess_exec(*self.argv, self.path, stdin=pipe, stdout=pipe)
         assert process.stdin is not None and process.stdout is not None
         if not self._asked:  # from its first moment: what it imports costs as much as many looks
-            with contextlib.suppress(ProcessLookupError):
+            with contextlib.suppress(OSError):  # it has ended, or a sandbox forbids it
                 os.setpriority(os.PRIO_PROCESS, process.pid, NICE)
         self._process = process
         self.starts += 1

@@ -281,7 +281,7 @@ class TrialStore:
 
     def _convert_one(self, left: tuple[Any, ...]) -> None:
         try:
-            seen = self._seen(left)
+            seen = ended.fitting(self._seen(left))
         except UNREADABLE as e:
             self.lost += 1
             self._tell("what a request of an experiment left cannot be read: %s", e)
@@ -332,7 +332,11 @@ class TrialStore:
         except sqlite3.Error as e:
             self._tell("requests of experiments could not be stored, they are tried again: %s", e)
             return
-        self.written += len(seen) + len(pairs) + sum(block.requests for block in blocks)
+        except UNREADABLE as e:  # trying again would not help, and would keep all that follow out
+            self._tell("requests of experiments cannot be written, they are lost: %s", e)
+            self.lost += len(seen) + len(pairs) + sum(block.requests for block in blocks)
+        else:
+            self.written += len(seen) + len(pairs) + sum(block.requests for block in blocks)
         self._since = 0.0
         seen.clear()
         self.plain.written(len(blocks))
@@ -372,11 +376,7 @@ def gauges(figures: Metrics, store: Callable[[], TrialStore | None]) -> None:
     """Registers what the store in force, if there is one, counts."""
 
     def read(field: str) -> Callable[[], float]:
-        def get() -> float:
-            there = store()
-            return 0.0 if there is None else float(getattr(there, field))
-
-        return get
+        return lambda: 0.0 if (there := store()) is None else float(getattr(there, field))
 
     figures.callback("pointsman_experiment_records_queued", "Requests and pairs of experiments not yet in their file.", read("queued"))
     for field, help in (

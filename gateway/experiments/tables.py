@@ -122,6 +122,8 @@ class Tables:
         if readonly:
             if not version:
                 raise sqlite3.DatabaseError("it is not a file of experiments")
+            if version < 2:  # what came later is empty there
+                self.db.execute("CREATE TEMP TABLE named (number INTEGER PRIMARY KEY, unix REAL, count INTEGER, body BLOB)")
             return
         self._log_ahead()
         for pragma in ("synchronous = NORMAL", "secure_delete = OFF"):

@@ -82,10 +82,10 @@ class Entry(msgspec.Struct, eq=False):
         if len(body) > SHORT:
             body = short(body)
         left: Plain = (self.marks, exchange.tenant.name, exchange.id, self.unix, seconds, exchange.decision.target, tail, body)
-        if self.tap is None:
-            self.store.put_plain(left)
-        else:
+        if self.tap is not None:
             self.waiting = (*ended_of(left),)
+        elif self.marks:
+            self.store.put_plain(left)
 
     def answered(self, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""

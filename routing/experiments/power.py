@@ -216,5 +216,8 @@ def _crossings(alpha: float, tuned: float, drift: float, step: float) -> Iterato
                         break
                     following[j - first] -= weight * kernel[j - i + reach] * exp(-far)
         held = [at for at, weight in enumerate(following) if weight > 1e-12]
+        if not held:  # all have crossed
+            yield 1.0
+            return
         low, mass = first + held[0], following[held[0] : held[-1] + 1]
         yield 1 - sum(mass)

@@ -52,3 +52,22 @@ def test_what_is_cancelled_or_closed_does_not_come(precise: bool) -> None:
         assert not came
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("precise", KINDS)
+def test_one_that_raises_does_not_stop_the_others(precise: bool) -> None:
+    async def main() -> None:
+        alarm, done, told = Alarm(precise), asyncio.Event(), list[str]()
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(str(context["exception"])))
+        begun = time.monotonic()
+
+        def fails() -> None:
+            raise ValueError("boom")
+
+        alarm.at(begun + 0.01, fails)
+        alarm.at(begun + 0.02, done.set)
+        await asyncio.wait_for(done.wait(), 30)
+        assert told == ["boom"]
+        alarm.close()
+
+    asyncio.run(main())

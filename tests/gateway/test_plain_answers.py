@@ -82,16 +82,21 @@ def test_one_that_was_in_an_experiment_is_clean_where_nothing_follows_its_answer
         assert sink.status == 200 and exchange.clean
         marks, tenant, request, unix, _, target, _, answer = store.plain.pop()
         assert (marks, tenant, request, unix) == (((("ab", 0, "a"), 7),), exchange.tenant.name, exchange.id, 5.0)
-        assert target is exchange.decision.target
+        assert target is world.route.arms[0].target
         assert answer == short(body) and not store.plain and not store.ended
         exchange.anew({b"host": b"localhost"})
         assert exchange.trial is None
+    for body in (GOOD, b'{"pad":"' + b"x" * SHORT + b'","choices":[]}'):  # of an experiment that was promoted nothing is told
+        sink, exchange = world.ask()
+        exchange.trial = Entry(store, (), 5.0, exchange.route, None)
+        world.flight.whole(body)
+        assert sink.status == 200 and exchange.clean and not store.plain
     sink, exchange = world.ask()
     entry = exchange.trial = Entry(store, ((("ab", 0, "a"), 7),), 5.0, exchange.route, None)
     exchange.sink = entry.tapped(exchange.sink)
     world.flight.whole(GOOD)
     assert not exchange.clean and not store.plain and len(store.ended) == 1  # its tap has told it
-    world.check_idle(3)
+    world.check_idle(5)
 
 
 def test_what_is_told_beside_an_answer_takes_the_longer_way() -> None:
@@ -103,6 +108,9 @@ def test_what_is_told_beside_an_answer_takes_the_longer_way() -> None:
     sink, exchange = world.ask(headers={b"origin": b"https://app.example", b"host": b"localhost"})
     world.flight.whole(GOOD)
     assert sink.headers["access-control-allow-origin"] == "https://app.example" and not exchange.clean
+    sink, exchange = world.ask(headers={b"host": b"localhost"})  # of a client that is no browser
+    world.flight.whole(GOOD)
+    assert "access-control-allow-origin" not in sink.headers and exchange.clean
 
 
 def test_ids_count_up() -> None:

@@ -81,6 +81,17 @@ def test_many_answers_at_once_share_a_row_and_are_found(tmp_path: Path, names: t
         assert same(look.ledgers["e"], folding.ledgers["e"])
 
 
+def test_a_row_that_is_swept_away_while_it_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = plainly(made(6, MANY // 2))
+    with opened(tmp_path / "e.db") as tables:
+        write_blocks(tables, seen)
+        Folding(tables, [DESIGN]).all()
+        folded, hash = Folded(tables), answer_of("t", seen[3].response)
+        assert folded.answers(hash)
+        monkeypatch.setattr(Folded, "_many", lambda *_: None)
+        assert folded.answers(hash) == {} == Folded(tables).answers(hash)
+
+
 def test_feedback_may_come_before_its_answer_and_long_after(tmp_path: Path) -> None:
     seen = made(2, 400)
     fed = voices(seen, 3)

@@ -105,6 +105,24 @@ def test_ids_together_are_those_of_each(answers: list[bytes]) -> None:
     assert plain_module._ids(answers) == [id_of(answer).encode() for answer in answers]
 
 
+@pytest.mark.parametrize("target", [FREE, Target("b", "m", price=price)], ids=["free", "priced"])
+def test_what_the_recorder_has_not_read_is_read_here(target: Target) -> None:
+    tails = [tail_of({**COUNTS, "prompt_tokens": n, "total_tokens": n + 3}) for n in range(4)]
+    batch = [left(n, tail=tail, target=target) for n, tail in enumerate(tails)] + [left(9, tail=None, target=target)]
+    told: dict[bytes, wire.Told] = {}
+    wire.usage_sum(tails[:2], None, told)
+    assert [*seen_of(block_of(batch, told))] == [seen(one) for each in batch for one in ended_of(each)]
+
+
+def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("boom")
+
+    monkeypatch.setattr(plain_module, "block_of", broken)
+    blocks = gathered(10, 3)
+    assert (blocks.dropped, len(blocks)) == (3, 0) and "a bug: requests of experiments" in caplog.text
+
+
 def test_one_in_two_experiments_is_told_to_both() -> None:
     two = ((("e", 0, "a"), 1), (("f", 3, "b"), 2))
     both = (two, *left(1)[1:])

@@ -22,8 +22,8 @@ def seen(ended: tuple[Any, ...]) -> Seen | None:
     """A tuple of these tests: (unix, unit), or (None,) for what is no request of an experiment."""
     if ended[0] is None:
         return None
-    unix, unit = ended
-    return Seen(float(unix), "e", 0, "a", unit)
+    unix, unit, *tokens = ended
+    return Seen(float(unix), "e", 0, "a", unit, input=tokens[0] if tokens else None)
 
 
 def played(act: Callable[[TrialStore], Awaitable[None]], path: Path, keep: Keep | None = None) -> TrialStore:
@@ -99,6 +99,19 @@ def test_what_cannot_be_read_costs_only_itself(tmp_path: Path) -> None:
     store = played(act, tmp_path / "e.db")
     assert written(tmp_path / "e.db") == [1, 4]
     assert store.lost == 2
+
+
+@pytest.mark.parametrize("bad", [(2, 2, 10**23), (2, 1 << 70)])
+def test_numbers_that_the_file_cannot_hold_do_not_end_the_store(tmp_path: Path, bad: tuple[int, ...]) -> None:
+    async def act(store: TrialStore) -> None:
+        store.put(bad)
+        await store.flush()
+        store.put((3, 3))
+        await store.flush()
+        await store.feedback(said(1))
+
+    store = played(act, tmp_path / "e.db")
+    assert (written(tmp_path / "e.db"), store.lost) == ([3], 1)
 
 
 def test_acknowledged_feedback_is_in_the_file_at_once(tmp_path: Path) -> None:

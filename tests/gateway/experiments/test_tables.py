@@ -61,6 +61,17 @@ def test_a_look_cannot_write(tmp_path: Path) -> None:
                 look.add_chunk([Seen(2.0, "e", 0, "a", 2)])
 
 
+def test_a_file_of_the_first_version_can_be_looked_at(tmp_path: Path) -> None:
+    path = str(tmp_path / "e.db")
+    with closing(Tables(path)) as tables:
+        tables.add_chunk([Seen(1.0, "e", 0, "a", 1)])
+        tables.db.executescript("DROP TABLE named; PRAGMA user_version = 1;")
+    with closing(Tables(path, readonly=True)) as look:
+        assert Folded(look).answers(7) == {} and look.chunks(0, 9)[0].seen[0].unit == 1
+    with closing(Tables(path)) as tables:  # and goes on as one of this version
+        assert tables.db.execute("SELECT count(*) FROM named").fetchone() == (0,)
+
+
 def test_all_or_nothing_and_others_are_noticed(tmp_path: Path) -> None:
     with closing(Tables(str(tmp_path / "e.db"))) as one, closing(Tables(str(tmp_path / "e.db"))) as other:
         before = other.version()

@@ -65,6 +65,10 @@ def test_the_sequence_needs_what_walks_need(alpha: float, power: float) -> None:
     assert crossed / runs == pytest.approx(power, abs=3.3 * sqrt(power * (1 - power) / runs) + 0.005)
 
 
+def test_a_power_next_to_one_is_a_number_too() -> None:
+    assert 1 < sequential_factor(0.05, 1 - 1e-12) < 20
+
+
 def test_the_factor_is_within_the_bar_and_grows_when_badly_tuned() -> None:
     best = sequential_factor(0.05, 0.9)
     assert 1.3 < best <= 1.6
