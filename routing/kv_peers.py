@@ -98,7 +98,7 @@ class Peers:
         elif t - self._said >= BEAT_SECONDS:
             self._here("here", t)
         if len(self._box) < FETCH_MESSAGES:
-            self._box.extend(self._piece(p) for p in self.seed.pieces())
+            self._box.extend(self._piece(p, t) for p in self.seed.pieces())
         out: list[Message] = []
         blocks = 0
         while self._box and len(out) < FETCH_MESSAGES and blocks < FETCH_BLOCKS:
@@ -342,10 +342,10 @@ class Peers:
         base, tail = self._told.cut(b.blocks)
         self._box.append(Message(self.name, kind, self._mine[b.key], shared, b.at, b.prefill, b.tokens, base, tail))
 
-    def _piece(self, p: Piece) -> Message:
+    def _piece(self, p: Piece, t: float) -> Message:
         if p.replica is None:
-            return Message(self.name, "whole", p.asker)
-        return Message(self.name, "piece", p.asker, p.replica, 0.0, 0.0, p.capacity, None, p.blocks)
+            return Message(self.name, "whole", p.asker, at=t)
+        return Message(self.name, "piece", p.asker, p.replica, t, 0.0, p.capacity, None, p.blocks)
 
     def _say(self, kind: str, key: int, t: float) -> None:
         self._box.append(Message(self.name, kind, key, at=t))

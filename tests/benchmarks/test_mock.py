@@ -201,7 +201,7 @@ def test_what_routers_probe_and_what_is_not_there(mock_port: int) -> None:
     with Wire(mock_port) as wire:
         wire.socket.sendall(b"GET /v1/models HTTP/1.1\r\nHost: mock\r\n\r\n")
         status, models = wire.answer()
-        assert (status, [m["id"] for m in models["data"]]) == (200, ["mock"])
+        assert (status, [m["id"] for m in models["data"]]) == (200, ["mock", "mock-paced-16x4ms"])
         for path in ("/health", "/get_server_info?x=1", "/get_model_info", "/version"):
             wire.socket.sendall(b"GET %s HTTP/1.1\r\nHost: mock\r\n\r\n" % path.encode())
             assert wire.answer()[0] == 200

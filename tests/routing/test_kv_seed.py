@@ -35,6 +35,17 @@ def test_a_newcomer_gets_what_the_one_who_knows_most_knows() -> None:
     assert a.known.blocks[0] == ["x"]
 
 
+def test_every_message_says_when_it_was() -> None:
+    """What is a day old is passed over: on a machine that runs for longer a time of zero is that."""
+    a, _ = pair()
+    a.known.blocks[0] = [*range(3000)]
+    day = 1e6
+    a.peers.fetch(day)
+    a.peers.hear([Message(33, "here", 33, at=day), Message(33, "want", 11, at=day)], day)
+    said = [m for at in range(6) for m in a.peers.fetch(day + at)]
+    assert {"piece", "whole"} <= {m.kind for m in said} and all(day <= m.at <= day + 6 for m in said)
+
+
 def test_with_nothing_to_be_had_it_is_content() -> None:
     c = seeded(*pair())
     assert c.peers.seed.finished and c.known.stock() == 0
