@@ -19,7 +19,6 @@ from backends.splice import Splice
 from backends.types import Call, Fault, Flight
 from gateway.answers import JSON_HEAD, PASSED, SSE_HEAD, header_lines
 from gateway.auth import ANYONE, Tenant
-from gateway.experiments.ended import SHORT
 from gateway.record import PLAIN_SECONDS
 from gateway.relay import StreamRelay, WholeAnswer, check_whole
 from gateway.sink import Sink
@@ -27,7 +26,7 @@ from routing import health
 from routing.types import NO_ROUTE, UNDECIDED, Decision, Pilot, Replica, Route
 
 if TYPE_CHECKING:
-    from gateway.experiments.trial import Entry
+    from gateway.experiments.entry import Part
     from gateway.guide import Guide
     from gateway.serve import Core
 
@@ -69,7 +68,7 @@ class Answering:
         self.clean = False  # it is over, and nobody else knows of it: `anew` may be called
         self.guide: Guide | None = None  # where its route has a plan
         self.pilot: Pilot | None = None  # where its route has a policy
-        self.trial: Entry | None = None  # where it is in an experiment
+        self.trial: Part | None = None  # where it is in an experiment
         self.ttft: float | None = None  # seconds from arrival to the first content
         self.parked_at: float | None = None
         self.paused_at: float | None = None
@@ -87,6 +86,8 @@ class Answering:
         self.attempts = 0
         self.paused_at = self.flight = None
         self.ended = self.clean = False
+
+    tapped = False  # of a class: whether experiments see each answer on its way to the client
 
     # --- Receiver
     def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:
@@ -120,10 +121,7 @@ class Answering:
             pilot.whole(tail)
         core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail))
         if trial is not None:
-            if trial.tap is None and size <= SHORT and trial.marks:  # as `Entry.plain`, without its frame
-                trial.store.put_plain((trial.marks, self.tenant.name, self.id, trial.unix, seconds, decision.target, tail, body))
-            else:
-                trial.plain(self, seconds, tail, body)
+            trial.plain(self, seconds, tail, body)
         if pilot is None and (trial is None or (trial.tap is None and core.shadows is None)):
             # Nothing that waits for a next request holds this one's body, or a generation that has been replaced.
             self.clean, self.call, self.decision, self.route, self.trial = True, NO_CALL, UNDECIDED, NO_ROUTE, None
@@ -217,7 +215,7 @@ class Answering:
             if self.pilot is not None:
                 self.pilot.answered()
             if self.trial is not None:
-                self.trial.answered(out)
+                self.trial.answered(self, out)
         if self.begun:
             self.sink.send(out)
             return
@@ -269,7 +267,7 @@ class Answering:
             self.pilot.answered()
             self.pilot.finished(self.tail)
         if self.trial is not None:
-            self.trial.answered(body)
+            self.trial.answered(self, body)
         lines = self._lines(JSON_HEAD)
         self.last_fault = None  # an earlier attempt's
         self._release()

@@ -30,8 +30,9 @@ def same(exchange: Exchange) -> bytes | None:
     if exchange.api not in _UNSAMPLED and not (exchange.api in _SAMPLED and _deterministic(call.doc)):
         return None
     # `repr` keeps the parts apart: none may flow into the next
-    arms = exchange.trial.marks if exchange.trial is not None else ()  # whose targets may differ
-    parts = repr((call.api, exchange.route.name, call.tenant, exchange.tenant.private, [mark for mark, _ in arms])).encode()
+    marks = exchange.trial.marks if exchange.trial is not None else ()
+    arms = [(kind.experiment, kind.epoch, kind.arm) for kind, _ in marks]  # whose targets may differ
+    parts = repr((call.api, exchange.route.name, call.tenant, exchange.tenant.private, arms)).encode()
     return hashlib.blake2b(parts + wire.encode(dict(sorted(call.doc.items()))), digest_size=32).digest()
 
 

@@ -20,6 +20,7 @@ from gateway.answering import NOTHING, Answering
 from gateway.answers import JSON_HEAD, SSE_HEAD, unsupported
 from gateway.auth import Tenant
 from gateway.guide import Guide, Joined
+from gateway.limits import route_busy
 from gateway.logs import conceal
 from gateway.record import record_of_exchange
 from gateway.residency_demand import COMMENT_SECONDS
@@ -31,7 +32,7 @@ from routing.retry import Verdict, verdict
 from routing.types import Decision, Pilot, Replica, Route
 
 if TYPE_CHECKING:
-    from gateway.experiments.trial import Entry
+    from gateway.experiments.entry import Part
 
 WAITING = b": waiting\n\n"
 log = logging.getLogger("pointsman.exchange")
@@ -84,6 +85,11 @@ class Exchange(Answering):
         route.inflight += 1
         self.route = route
         self.call = Call(self.id, self.api, model, stream, doc, tenant.name, self.headers, self.received, "", tenant.private)
+        if route.trials is not None:
+            if route.elastic and self.core.residency is not None:  # of all its arms
+                self.core.residency.entered(route, self.headers)
+            route.trials.enter(self)
+            route = self.route  # its arm's
         if route.special:
             self._special(route)
 
@@ -91,27 +97,21 @@ class Exchange(Answering):
         """What a route asks of its calls before they are sent. Raises Fault, or `Joined` when another's answer is followed."""
         if route.elastic and self.core.residency is not None:
             self.core.residency.entered(route, self.headers)
-        if route.trials is not None:
-            route.trials.enter(self)
-            route = self.route  # its arm's
         if route.concurrency is not None and route.inflight > route.concurrency:
-            message = f"Model '{self.call.model}' has {route.concurrency} calls under way, its limit."
-            raise Fault("rate_limited", message, retry_after=1.0, code="route_busy")
+            raise route_busy(self.call.model, route.concurrency)
         if route.plan is not None:
             self.guide, self.watched = Guide(self, route.plan), True
             self.guide.begin()
         if route.chooser is not None:
             self.pilot = route.chooser.pilot(self)
 
-    def tried(self, entry: Entry) -> None:
+    def tried(self, part: Part) -> None:
         """It is in experiments: takes what its arms change."""
-        self.trial = entry
-        call = self.call
-        if entry.changes is not None:
-            call = self.call = msgspec.structs.replace(call, doc=entry.changes.apply(call.doc))
-        if "response_format" in call.doc and b'"json_schema"' in bytes(call.doc["response_format"]):
-            self.sink = entry.tapped(self.sink)
-            entry.must_fit(self.api, bytes(call.doc["response_format"]))
+        self.trial = part
+        if part.changes is not None:
+            self.call = msgspec.structs.replace(self.call, doc=part.changes.apply(self.call.doc))
+        if b'"json_schema"' in (format := bytes(self.call.doc.get("response_format", b""))):
+            self.sink = part.own(self).tapped(self.sink, self.api, format)
 
     def opening(self) -> wire.Doc:
         """A document whose conversation begins as this one's."""
@@ -199,7 +199,7 @@ class Exchange(Answering):
         health.bad(decision.replica, fault, monotonic(), route.replicas)
         self._release()
         if self.trial is not None:
-            self.trial.failed(decision.target)
+            self.trial.failed(self, decision.target)
         self.last_fault = fault
         if guide is not None:
             if guide.failed(fault):
@@ -319,7 +319,7 @@ class Exchange(Answering):
         self.status, self.bytes_out = status, len(body)
         self.ttft = monotonic() - self.received
         if self.trial is not None:
-            self.trial.answered(body)
+            self.trial.answered(self, body)
         lines = self._lines(JSON_HEAD)
         self._end(status)
         self.sink.respond(status, lines, body)

@@ -7,7 +7,8 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 from gateway.experiments.arms import Changes
-from gateway.experiments.trial import Entry, RouteTrials
+from gateway.experiments.entry import Part
+from gateway.experiments.trial import RouteTrials
 from routing.types import Route
 
 if TYPE_CHECKING:
@@ -38,4 +39,4 @@ class DryTrials:
                 changes = found.place.changes if changes is None else changes.and_(found.place.changes)
         exchange.route = route
         if changes is not None:
-            exchange.tried(Entry(self.trials.store, (), unix, route, changes))
+            exchange.tried(Part(self.trials.store, (), route, changes))

@@ -27,6 +27,11 @@ def too_slow(what: str, seconds: float) -> Fault:
     return Fault("timeout", f"The {what} took more than {seconds:g} s.", origin="client", status=408, code="request_timeout")
 
 
+def route_busy(model: str, limit: int) -> Fault:
+    """A route has as many calls under way as its configuration lets it."""
+    return Fault("rate_limited", f"Model '{model}' has {limit} calls under way, its limit.", retry_after=1.0, code="route_busy")
+
+
 def head_fault(data: bytes, end: int, limit: int) -> Fault | None:
     """What is wrong with a head that is not all there, or, its last line found at `end`, too long; None: more may come."""
     if end > limit or len(data) > limit:

@@ -23,7 +23,7 @@ from gateway.metrics import Metrics
 from gateway.record import Plain, Record, priced, record_of
 from routing.types import Decision
 
-BATCH = 32  # records
+BATCH, MOST = 128, 512  # records
 REQUEST_LOG = "pointsman.request"
 NOWHERE = Target("", "")
 
@@ -96,7 +96,7 @@ class Recorder:
         queue.append(plain)
 
     def _drain_batch(self) -> None:
-        self.drain(BATCH)
+        self.drain(MOST)  # what has come since in the same turn of the loop too
 
     def drain(self, limit: int = 1000) -> int:
         """Handles up to `limit` records of each kind (a few µs each) and returns how many are left. Blocks for that long, mutates."""

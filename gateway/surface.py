@@ -26,7 +26,7 @@ from gateway.relay_events import EventRelay
 from gateway.sink import Sink
 
 if TYPE_CHECKING:
-    from gateway.experiments.trial import Entry
+    from gateway.experiments.entry import Part
     from gateway.serve import Core
 
 Later = Callable[[Callable[[], None]], None]  # runs what is left of an answer now, or when something else is done
@@ -102,6 +102,7 @@ class SurfaceExchange(Exchange):
     """One request of a surface. A subclass names its dialect: the translator, the native relay, the native error event."""
 
     __slots__ = ("asked", "context", "notes", "out", "surface", "unread", "usage")
+    tapped = True
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
         self.out = SurfaceSink(sink, self._relays, self._event)
@@ -164,14 +165,14 @@ class SurfaceExchange(Exchange):
                 doc, self.notes = self._translated(self._chat(raw))
             except Fault as fault:
                 if self.trial is not None and self.trial.changes is not None:  # who could be answered is: as the document came
-                    self.trial.changes = None
+                    self.trial.own(self).changes = None
                     natives = [r for r in replicas if self.speaks(r.link)]
                 if not natives:
                     raise
                 self.unread = fault
         trial = self.trial
         if trial is not None and b'"json_schema"' in bytes(doc.get("response_format", b"")):
-            trial.must_fit(self.api, bytes(doc["response_format"]))
+            trial.own(self).must_fit(self.api, bytes(doc["response_format"]))
         if trial is not None and trial.changes is not None:  # as chat alone: nobody may be sent what the client wrote
             doc = trial.changes.apply({**doc, "model": raw["model"]})
             self.call = msgspec.structs.replace(call, doc=doc, api="chat", surface=self.api)
@@ -203,9 +204,8 @@ class SurfaceExchange(Exchange):
         """Whether this request goes over `link` as its client wrote it: never where the arm of an experiment changes it."""
         return (self.trial is None or self.trial.changes is None) and speaks(link, self.api)
 
-    def tried(self, entry: Entry) -> None:
-        self.trial = entry
-        self.out.inner = entry.tapped(self.out.inner)
+    def tried(self, part: Part) -> None:
+        self.out.inner = part.own(self).tapped(self.out.inner)
 
     def _relays(self) -> bool:
         return isinstance(self.relay, EventRelay)

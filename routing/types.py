@@ -157,7 +157,7 @@ class Route:
         self.chooser: Chooser | None = None
         self.trials: Tries | None = None  # its experiments that are in force
         self.elastic = False  # engines that come and go as they are needed are among its replicas
-        self.special = concurrency is not None  # a call must be looked at before it is sent: a limit, a plan, a policy, an experiment
+        self.special = concurrency is not None  # a call must be looked at before it is sent: a limit, a plan, a policy
         self.inflight = 0
         sums = [*accumulate(arm.target.weight for arm in arms)]
         self.total_weight = sums[-1] if sums else 0.0
@@ -182,7 +182,6 @@ class Route:
     def try_out(self, trials: Tries | None) -> None:
         """From now on calls are in these experiments; None: in none."""
         self.trials = trials
-        self.special = self.special or trials is not None
 
     @property
     def replicas(self) -> list[Replica]:

@@ -1,5 +1,5 @@
 """What choosing costs: Pointsman's `weighted` and `kv_aware` and other routers' cache-aware policies, over the same replicas and under the
-same chats. CPU and requests a second. All are up at once and take short turns; the ratios are taken within a round.
+same chats. CPU and requests a second. All are up at once and take short turns, the others held still; the ratios are taken within a round.
 """
 
 from __future__ import annotations
@@ -140,8 +140,8 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
 
 
 class _Measuring:
-    """All gateways up at once, idle but for the one whose turn it is: a machine's speed changes over seconds, so what is compared is
-    measured within seconds."""
+    """All gateways up at once, held still but for the one whose turn it is: a machine's speed changes over seconds, so what is compared is
+    measured within seconds; and what one still does in the background, as an experiment's analysis, must slow itself and no other."""
 
     def __init__(self, plan: Plan, bench: phases.Bench, result: dict[str, Any], texts: dict[bool, Path], say: Say) -> None:
         self.plan, self.bench, self.result, self.texts, self.say = plan, bench, result, texts, say
@@ -160,6 +160,7 @@ class _Measuring:
             target.start()
             check(target)
             self._load(target, CONNECTIONS[0], WARM_SECONDS)
+            target.rest()
             self.targets[name] = target
         except FAULTS as e:
             self._failed(name, e)
@@ -173,9 +174,11 @@ class _Measuring:
             for name in order(list(self.targets), turn):
                 target = self.targets[name]
                 try:
+                    target.wake()
                     meter.drain(target.root)
                     found[name][f"c{connections}"] = self._load(target, connections, self.plan.seconds)
                     found[name]["rss"] = {"mib": target.memory()}
+                    target.rest()
                 except FAULTS as e:  # one gateway's failure must not end the run
                     self._failed(name, e)
         for name, phase in found.items():

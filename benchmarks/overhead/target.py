@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +119,23 @@ class Target:
         check_answer(*self.post(body("mock", False)))
         return check_stream(*self.post(body("mock-64x0ms", True)))
 
+    def rest(self) -> None:
+        """Holds all its processes still, until `wake`: what it does in the background must not slow another's turn."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        """Lets them go on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, what: signal.Signals) -> None:
+        for pid in tree(self.root) if self.root is not None else ():
+            with suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, what)
+
     def stop(self) -> None:
         """Ends it and everything under it."""
         if self.process is not None:
+            self.wake()
             stop(self.process)
             self.process = None
             self._shorten_log()

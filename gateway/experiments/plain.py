@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import chain
-from operator import itemgetter
+from time import monotonic, time
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
@@ -19,20 +18,52 @@ import msgspec
 
 from backends import wire
 from backends.types import Target
-from gateway.experiments.ended import Ended, Mark, cost_of, id_of, refused
+from gateway.experiments.ended import HEAD, Ended, cost_of, id_of, refused, short
 from routing.experiments.words import Block
 
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
 _NOTHING: Final[Mapping[bytes, wire.Told]] = MappingProxyType({})
 _packed = msgspec.msgpack.Encoder()
-_FIRST = b'{"id":"'
+_FIRST, _SPOKEN, _USAGE = b'{"id":"', b'"role":"assistant","content":"', b',"usage":'
 log = logging.getLogger("pointsman.experiments")
-_MARKS: Final = itemgetter(0)
 
-Marks = tuple[tuple[Mark, int], ...]  # and the units
-# its experiments with its units, tenant, our id, arrival (unix seconds), seconds to the end, who answered, the document with its usage,
-# what is kept of the answer: what an `Ended` has more is as in any other plain one.
-Plain = tuple[Marks, str, bytes, float, float, Target, bytes | None, bytes]
+
+class Shape(msgspec.Struct, frozen=True, eq=False):
+    """An answer of one text that is no refusal, without what differs from one to the next: its id, its text, its usage. `before`: its bytes
+    from its choices (`begin`) to the beginning of the text; `after`: those from the text's end to the usage."""
+
+    begin: int = 0
+    text: int = 0
+    before: bytes = b"\0"  # as in none
+    after: bytes = b"\0"
+
+    def cut(self, answer: bytes, tail: bytes) -> bytes | None:
+        """What there is of an answer like this before its choices, which has its id. None: it is another. `tail`: the document with its
+        usage. The text is passed over in one step, however long it is."""
+        text = self.text
+        # The first unescaped quotation mark ends the text. One behind a backslash ends this search too; what follows is then not `after`.
+        if answer[self.begin : text] == self.before and answer[answer.find(b'"', text) : 9 - len(tail)] == self.after:
+            return answer[: self.begin]
+        return None
+
+
+ANY: Final = Shape()
+
+
+class Kind(msgspec.Struct, eq=False):
+    """What plain requests have in common, and their unit apart. Known by identity: whoever makes equal ones twice writes them twice.
+    `shape`: of answers that came lately."""
+
+    experiment: str
+    epoch: int
+    arm: str
+    tenant: str
+    shape: Shape = ANY
+
+
+# its kind, its unit, our id, arrival (monotonic seconds), seconds to the end, who answered, the document with its usage, the answer as
+# `kept`, and whether it was cut: what an `Ended` has more is as in any other plain one. Once for each experiment that it is in.
+Plain = tuple[Kind, int, bytes, float, float, Target, bytes | None, bytes, bool]
 
 
 class Packed(NamedTuple):
@@ -43,25 +74,48 @@ class Packed(NamedTuple):
     body: bytes
 
 
-def ended_of(plain: Plain) -> list[Ended]:
-    """The same as any other request leaves it, once for each experiment."""
-    marks, tenant, request, unix, seconds, target, tail, answer = plain
-    return [(mark, unit, tenant, request, unix, seconds, None, False, 200, "", target, False, tail, answer, None) for mark, unit in marks]
+def kept(kind: Kind, answer: bytes, tail: bytes | None) -> tuple[bytes, bool]:
+    """What is kept of an answer, as much as its id and whether it is a refusal ask for; and whether that was `cut`. Learns the shape of
+    those that come."""
+    if tail is not None:
+        cut = kind.shape.cut(answer, tail)
+        if cut is not None:
+            return cut, True
+        kind.shape = shape_of(answer, tail)
+    return short(answer), False
 
 
-def block_of(batch: Sequence[Plain], told: Mapping[bytes, wire.Told] = _NOTHING) -> Block:
-    """What requests were, at least one, once for each experiment. `told`: token counts of answers by the document with their usage; what
-    is not in it is read here. Pure."""
-    if {*map(len, map(_MARKS, batch))} != {1}:  # nearly none is in two experiments
-        batch = [((mark,), *plain[1:]) for plain in batch for mark in plain[0]]
-    marks, tenants, request, unix, seconds, targets, tails, answers = zip(*batch, strict=True)
-    mark, unit = zip(*chain.from_iterable(marks), strict=True)
-    whose = [*zip(mark, tenants, strict=True)]
-    kinds = {key: at for at, key in enumerate(dict.fromkeys(whose))}
+def shape_of(answer: bytes, tail: bytes) -> Shape:
+    """The shape of an answer, ANY where it has none. `tail`: the document with its usage. Pure."""
+    begin, spoken = answer.find(b',"choices":[', 0, HEAD), answer.find(_SPOKEN, 0, HEAD)
+    text = spoken + len(_SPOKEN)
+    after = answer[answer.find(b'"', text) : len(_USAGE) - len(tail)]
+    if not 0 < begin < spoken or not after.endswith(_USAGE) or refused(answer):
+        return ANY
+    return Shape(begin, text, answer[begin:text], after)
+
+
+def ended_of(plain: Plain, epoch: float = 0.0) -> Ended:
+    """The same as any other request leaves it. `epoch`: what to add to monotonic seconds to get unix seconds."""
+    kind, unit, request, received, seconds, target, tail, answer, cut = plain
+    if cut:
+        answer += b"}"  # a document again
+    return (
+        (kind.experiment, kind.epoch, kind.arm), unit, kind.tenant, request, received + epoch, seconds, None, False, 200, "", target, False,
+        tail, answer, None,
+    )  # fmt: skip
+
+
+def block_of(batch: Sequence[Plain], told: Mapping[bytes, wire.Told] = _NOTHING, epoch: float = 0.0) -> Block:
+    """What requests were, at least one. `told`: token counts of answers by the document with their usage; what is not in it is read here.
+    `epoch`: as for `ended_of`. Pure."""
+    kind, unit, request, received, seconds, targets, tails, answers, cut = zip(*batch, strict=True)
+    kinds = {one: at for at, one in enumerate(dict.fromkeys(kind))}
     asked, said, cost = _counts(tails, targets, told)
+    refusals = _refusals(answers) if False in cut else []
     return Block(
-        [(*mark, tenant) for mark, tenant in kinds], [*map(kinds.__getitem__, whose)], [*unit], [*request], _ids(answers), [*unix],
-        [*seconds], _refusals(answers), asked, said, cost,
+        [(one.experiment, one.epoch, one.arm, one.tenant) for one in kinds], [*map(kinds.__getitem__, kind)], [*unit], [*request],
+        _ids(answers, cut), [at + epoch for at in received], [*seconds], refusals, asked, said, cost,
     )  # fmt: skip
 
 
@@ -73,7 +127,7 @@ def _counts(
 ) -> tuple[list[int | None], list[int | None], list[float | None]]:
     """Tokens in, tokens out, dollars."""
     free = not any([target.price is not None for target in dict(zip(map(id, targets), targets, strict=True)).values()])
-    free = free and b"\n".join(told).find(b"cost") < 0
+    free = free and b"\n".join(told).rfind(b"cost") < 0
     known: Mapping[Any, wire.Told] = told if free else _NOTHING
     try:
         prompts, _, answers = zip(*map(known.__getitem__, tails), strict=True)
@@ -95,27 +149,31 @@ def _counts(
     return asked, said, cost
 
 
-def _ids(answers: Sequence[bytes]) -> list[bytes]:
+def _ids(answers: Sequence[bytes], cut: Sequence[bool]) -> list[bytes]:
     """The answers' own ids. Nearly all write them first, in plain characters, and one server's are equally long."""
     many, step = len(answers), answers[0].find(b'"', 7) + 1
-    joined = b"".join([answer[:step] for answer in answers]) if step else b""
+    heads = b"".join([answer[:step] for answer in answers]) if step else b""
+    quotes = b'"' * many
     if (
         step
-        and len(joined) == many * step
-        and joined[step - 1 :: step] == b'"' * many
-        and all([joined[at::step] == _FIRST[at : at + 1] * many for at in range(7)])
-        and joined.count(b'"') == 4 * many  # those of the beginning and that of the end
-        and joined.find(b"\\") < 0
-        and joined.isascii()
+        and len(heads) == many * step
+        # Exactly four quotation marks each, of which three are those of `_FIRST`: it begins each of them.
+        and heads[step - 1 :: step] == quotes
+        and heads[1::step] == quotes
+        and heads[6::step] == quotes
+        and heads.count(_FIRST) == many
+        and heads.count(b'"') == 4 * many
+        and heads.find(b"\\") < 0
+        and heads.isascii()
     ):
-        return [joined[at + 7 : at + step - 1] for at in range(0, len(joined), step)]
-    return [id_of(answer).encode() for answer in answers]
+        return [heads[at : at + step - 8] for at in range(7, len(heads), step)]
+    return [id_of(answer + b"}" if part else answer).encode() for answer, part in zip(answers, cut, strict=True)]
 
 
 def _refusals(answers: Sequence[bytes]) -> list[bool]:
-    """Whether the model refused, see `refused`; empty: no answer says that at all."""
+    """Whether the model refused, see `refused`; empty: none did."""
     joined = b"\n".join(answers)
-    if joined.rfind(b'"content_filter"') < 0:
+    if joined.rfind(b'"content_filter"') < 0:  # from the end: much the faster way in CPython
         if joined.rfind(b'"refusal"') < 0 or joined.count(b'"refusal"') == joined.count(b'"refusal":null'):
             return []
     return [refused(answer) for answer in answers]
@@ -123,13 +181,13 @@ def _refusals(answers: Sequence[bytes]) -> list[bool]:
 
 class Blocks:
     """Plain requests on their way to the file. The loop puts and gathers, the store's thread takes. `most`: requests that may wait;
-    `other`: takes what cannot be read here, one by one."""
+    `other`: takes what cannot be read here, one by one; `epoch`: what to add to monotonic seconds to get unix seconds."""
 
-    __slots__ = ("_done", "_gathered", "_most", "_other", "_packed", "_waiting", "dropped", "put")
+    __slots__ = ("_done", "_epoch", "_gathered", "_most", "_other", "_packed", "_waiting", "dropped", "put")
 
-    def __init__(self, most: int, other: Callable[[Any], None]) -> None:
+    def __init__(self, most: int, other: Callable[[Any], None], epoch: Callable[[], float] = lambda: time() - monotonic()) -> None:
         self.dropped = 0
-        self._most, self._other = most, other
+        self._most, self._other, self._epoch = most, other, epoch
         self._waiting: list[Plain] = []
         self.put = self._waiting.append  # takes what a request left; whoever puts sees to it that `gather` is called soon
         self._packed: deque[Packed] = deque()
@@ -157,13 +215,13 @@ class Blocks:
         if self.packed + len(batch) > self._most:
             self.dropped += len(batch)
             return
+        epoch = self._epoch()
         try:
-            block = block_of(batch, told)
+            block = block_of(batch, told, epoch)
             packed = Packed(len(block.kind), max(block.unix), _packed.encode(block))
         except UNREADABLE:
             for plain in batch:
-                for ended in ended_of(plain):
-                    self._other(ended)
+                self._other(ended_of(plain, epoch))
             return
         except Exception:  # who calls us has other work to do
             log.exception("a bug: requests of experiments")

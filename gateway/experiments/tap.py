@@ -11,7 +11,7 @@ from gateway.experiments.ended import HEAD, TAIL, Whole, short
 from gateway.sink import Sink
 
 if TYPE_CHECKING:
-    from gateway.experiments.trial import Entry
+    from gateway.experiments.entry import Entry
 
 LARGEST = 1024 * 1024  # bytes of an answer that is judged
 MOST = 64 * 1024 * 1024  # bytes of such answers that may wait to be judged, in a process

@@ -1,8 +1,8 @@
-"""One request in its route's experiments: which arm it is given, and what is left of it for the store.
+"""One request in its route's experiments: which arm it is given (`entry`: what is left of it for the store).
 
-On its way a request costs a few hashes, and at its end one tuple for each experiment that it is in. What the tuple means (`seen`) is read
-by the store's thread, of the most common ones some dozens at a time by `plain`: usage, the answer's id, whether it was refused, whether it
-fits its schema.
+On its way a request costs a look at what is known of its key, and at its end one tuple for all experiments that it is in. What the tuple
+means (`seen`) is read by the store's thread, of the most common ones some dozens at a time by `plain`: usage, the answer's id, whether it
+was refused, whether it fits its schema.
 
 `Trials` is the one owner in a process of which experiments are in force; a route holds what follows from that (`RouteTrials`).
 """
@@ -10,128 +10,31 @@ fits its schema.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from time import monotonic, time
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from time import time
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-import msgspec
-
-from backends.types import Target
 from gateway.asking import asked
 from gateway.choosers import minute_of_day
 from gateway.experiments.arms import ArmRoute, Changes, Experiment
-from gateway.experiments.ended import SHORT, End, Ended, Mark, Whole, end_of, seen, short
+from gateway.experiments.ended import Mark
+from gateway.experiments.entry import Marks, Part, Store
 from gateway.experiments.keys import field_of
-from gateway.experiments.plain import Marks, Plain, ended_of
-from gateway.experiments.tap import Purse, Tap
+from gateway.experiments.plain import Kind
 from gateway.experiments.words import State, unit_of
-from gateway.relay import StreamRelay
-from gateway.sink import Sink
 from routing.experiments.assign import HELD, OUT
 from routing.experiments.words import BEFORE, HOLDOUT
 from routing.policies import holds
 from routing.types import Route
 
 if TYPE_CHECKING:
-    from gateway.answering import Answering
     from gateway.exchange import Exchange
     from gateway.experiments.shadow import Shadows
 
-__all__ = ["Ended", "Entry", "Live", "RouteTrials", "Store", "Trials", "seen"]
 NEVER = float("inf")
 KNOWN, LONG = 16_384, 256  # keys that an experiment remembers, and the bytes of one at most
 T = TypeVar("T")
 Left = Counter[tuple[str, str]]  # requests that had no part, by experiment and reason
-
-
-class Store(Protocol):
-    """Where tuples go (`gateway.experiments.store.TrialStore`)."""
-
-    @property
-    def put_plain(self) -> Callable[[Plain], None]: ...
-
-    def put(self, ended: Ended) -> None: ...
-
-
-class Entry(msgspec.Struct, eq=False):
-    """One request's part in experiments. Owned by its exchange, which tells it what becomes of the answer."""
-
-    store: Store
-    marks: Marks
-    unix: float
-    route: Route
-    changes: Changes | None
-    answer: bytes = b""  # what is kept of it
-    lost: tuple[Target, ...] = ()  # whose attempts have failed
-    tap: Tap | None = None
-    waiting: tuple[Ended, ...] = ()  # what is put when the tap has seen the end
-
-    def tapped(self, inner: Sink) -> Sink:
-        """The sink that this request's answer must pass."""
-        self.tap = Tap(inner, self)
-        return self.tap
-
-    def must_fit(self, api: str, format: bytes) -> None:
-        """The answer will be checked against a schema. `api`: how its client reads it."""
-        if self.tap is not None:
-            self.tap.whole = Whole(api, format)
-
-    # --- what the exchange tells
-    def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
-        """A whole good answer to the first attempt is about to be sent."""
-        if len(body) > SHORT:
-            body = short(body)
-        left: Plain = (self.marks, exchange.tenant.name, exchange.id, self.unix, seconds, exchange.decision.target, tail, body)
-        if self.tap is not None:
-            self.waiting = (*ended_of(left),)
-        elif self.marks:
-            self.store.put_plain(left)
-
-    def answered(self, data: bytes) -> None:
-        """The first content of a stream, or a whole answer."""
-        self.answer = short(data)
-
-    def failed(self, target: Target) -> None:
-        """An attempt has failed."""
-        self.lost = (*self.lost, target)
-
-    def over(self, exchange: Exchange, status: int) -> None:
-        """The request has ended; whatever is still to be sent follows now."""
-        guide, relay = exchange.guide, exchange.relay
-        deserted = guide is not None and guide.shared is not None and guide.shared.own is None  # it went on for others
-        end: End = "gone" if deserted else end_of(exchange.last_fault)
-        if isinstance(relay, StreamRelay) and relay.final:
-            self.answer = b"%b\n%b" % (self.answer, relay.final[:1024])
-        target = exchange.decision.target
-        elsewhere = exchange.route is not self.route or any(_place(lost) != _place(target) for lost in self.lost)
-        seconds = monotonic() - exchange.received
-        made: list[Ended] = [
-            (
-                mark, unit, exchange.tenant.name, exchange.id, self.unix, seconds, exchange.ttft, exchange.stream, status, end, target,
-                elsewhere, exchange.tail, self.answer, None,
-            )
-            for mark, unit in self.marks
-        ]  # fmt: skip
-        if self.tap is None or deserted or status == 499:
-            for ended in made:
-                self.store.put(ended)
-        else:
-            self.waiting = (*made,)
-
-    def told(self, answer: bytes, whole: Whole | None, size: int) -> None:
-        """The tap has passed on the end of the answer."""
-        waiting, self.waiting = self.waiting, ()
-        if whole is not None and not PURSE.take(size, whole):
-            whole = None
-        for ended in waiting:
-            self.store.put((*ended[:13], answer, whole))
-
-
-PURSE = Purse()
-
-
-def _place(target: Target) -> tuple[str, str]:
-    return target.backend, target.model
 
 
 class Place(NamedTuple):
@@ -143,10 +46,10 @@ class Place(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """Where a key belongs. `marks`: as an `Entry` has them, where it is in this experiment alone."""
+    """Where a key belongs. `part`: of its requests, where they are in this experiment alone."""
 
     place: Place
-    marks: Marks
+    part: Part
 
 
 class Told(NamedTuple):
@@ -162,12 +65,12 @@ class Live:
     remembered until then, as far as KNOWN goes."""
 
     __slots__ = (
-        "before", "end", "experiment", "field", "fixed", "held", "key", "known", "left", "name", "places", "plain", "quick", "split",
-        "until", "winner",
+        "before", "end", "experiment", "field", "fixed", "held", "key", "kinds", "known", "left", "name", "places", "plain", "quick",
+        "room", "split", "steady", "store", "until", "winner",
     )  # fmt: skip
 
-    def __init__(self, experiment: Experiment, state: State, left: Left) -> None:
-        self.experiment, self.left, self.name = experiment, left, experiment.name
+    def __init__(self, experiment: Experiment, state: State, left: Left, store: Store) -> None:
+        self.experiment, self.left, self.name, self.store = experiment, left, experiment.name, store
         epoch, name, arms = state.epoch, experiment.name, experiment.split.arms
         weights = [state.weights.get(arm, 0.0) for arm in arms]
         self.split = experiment.split.weigh(weights) if any(weight > 0 for weight in weights) else experiment.split
@@ -183,9 +86,12 @@ class Live:
         self.plain = experiment.exclude is None and self.fixed is None
         self.known: dict[tuple[str, bytes], Drawn | None] = {}
         self.field = field_of(self.key)
-        self.quick: dict[tuple[str, bytes], Drawn] = {}  # by the field as it is written, where that alone is the key
+        self.kinds: dict[tuple[Mark, str], Kind] = {}  # by mark and tenant
+        self.quick: dict[str, dict[bytes, Part]] = {}  # by tenant and the field as it is written, where that alone is the key
+        self.room = KNOWN  # for how many more
         self.end = 0
         self.until = NEVER if state.status == "planned" else -NEVER  # unix seconds: when the slice grows
+        self.steady = self.until == NEVER  # it never does
 
     def place(self, exchange: Exchange, unix: float) -> Drawn | None:
         """Where a request goes; None: it has no part."""
@@ -194,7 +100,7 @@ class Live:
                 self.left[self.name, "excluded"] += 1
                 return None
             if self.fixed is not None:
-                return Drawn(self.fixed, ())
+                return self._part(self.fixed, ())
         key = self.key(exchange)
         if not key:
             self.left[self.name, "no_key"] += 1
@@ -205,11 +111,24 @@ class Live:
         if asked in known:
             found = known[asked]
         else:
-            found = self._drawn(unit_of(*asked))
+            found = self._drawn(unit_of(*asked), asked[0])
             _keep(known, asked, found)
         if self.field and found is not None:
-            _keep(self.quick, (asked[0], bytes(exchange.call.doc.get(self.field, b""))), found)
+            self._remember(asked[0], bytes(exchange.call.doc.get(self.field, b"")), found.part)
         return found
+
+    def _remember(self, tenant: str, raw: bytes, part: Part) -> None:
+        if 0 < len(raw) <= LONG:
+            if self.room <= 0:
+                self._forget()
+            known = self.quick.setdefault(tenant, {})
+            self.room -= raw not in known
+            known[raw] = part
+
+    def _forget(self) -> None:
+        self.known.clear()
+        self.quick.clear()
+        self.room = KNOWN
 
     def told(self, exchange: Exchange, unix: float) -> Told:
         """What `place` would say, in words. Counts nothing and remembers nobody."""
@@ -222,7 +141,7 @@ class Live:
             return Told("", "the request has no key to assign it by", None)
         if unix >= self.until:
             self._grow(unix)
-        drawn = self._drawn(unit_of(exchange.tenant.name, key))
+        drawn = self._drawn(unit_of(exchange.tenant.name, key), exchange.tenant.name)
         if drawn is None or drawn[0].mark is None:
             return Told("", "its key is not in the experiment's share now", None)
         place, arm = drawn[0], drawn[0].mark[2]
@@ -230,12 +149,20 @@ class Live:
             return Told("", "its key is not in the experiment's share yet; counted as history", place)
         return Told("", "its key is held out", place) if arm == HOLDOUT else Told(arm, "drawn by its key", place)
 
-    def _drawn(self, unit: int) -> Drawn | None:
+    def _drawn(self, unit: int, tenant: str) -> Drawn | None:
         found = self.split.arm(unit, self.end) if self.end else OUT
         place = self.places[found] if found >= 0 else self.held if found == HELD else self.before
         if place is None:
             return None
-        return Drawn(place, () if place.mark is None else ((place.mark, unit),))
+        if place.mark is None:
+            return self._part(place, ())
+        kind = self.kinds.get((place.mark, tenant))
+        if kind is None:
+            kind = self.kinds[place.mark, tenant] = Kind(*place.mark, tenant)
+        return self._part(place, ((kind, unit),))
+
+    def _part(self, place: Place, marks: Marks) -> Drawn:
+        return Drawn(place, Part(self.store, marks, place.route or self.experiment.route, place.changes))
 
     def _grow(self, unix: float) -> None:
         """The slice as it is now, and when it grows next."""
@@ -244,8 +171,8 @@ class Live:
         share = max((share for when, share in steps if when <= unix), default=0.0)
         self.end = self.split.end(share) if share else 0
         self.until = min((when for when, _ in steps if when > unix), default=NEVER)
-        self.known.clear()
-        self.quick.clear()
+        self.steady = self.until == NEVER
+        self._forget()
 
     def _excluded(self, exchange: Exchange) -> bool:
         condition = self.experiment.exclude
@@ -275,20 +202,21 @@ class RouteTrials:
 
     def enter(self, exchange: Exchange) -> None:
         """Gives a request its arm: the exchange's route, its changes, its `trial`. Never raises."""
-        unix, shadows, sole = time(), exchange.core.shadows, self.sole
-        if sole is not None and shadows is None and unix < sole.until:  # the usual case: who is known needs no more than a look
-            raw = exchange.call.doc.get(sole.field)
-            known = sole.quick.get((exchange.tenant.name, bytes(raw))) if raw is not None else None
-            if known is not None:
-                (_, arm, altered), marks = known
-                if arm is not None:
-                    exchange.route = arm
-                exchange.tried(Entry(self.store, marks, unix, exchange.route, altered))
+        sole, shadows = self.sole, exchange.core.shadows
+        if sole is not None and shadows is None and (sole.steady or time() < sole.until):
+            doc, known = exchange.call.doc, sole.quick.get(exchange.tenant.name)
+            if known is not None and (part := known.get(bytes(doc.get(sole.field, b"")))) is not None:  # the usual case: who is known
+                exchange.route = part.route
+                if part.changes is not None or "response_format" in doc or exchange.tapped:
+                    exchange.tried(part)
+                else:
+                    exchange.trial = part
                 return
-        self._enter(exchange, unix, shadows)
+        self._enter(exchange, shadows)
 
-    def _enter(self, exchange: Exchange, unix: float, shadows: Shadows | None) -> None:
+    def _enter(self, exchange: Exchange, shadows: Shadows | None) -> None:
         way: Route = exchange.route
+        unix = time()
         marks: Marks = ()
         changes: Changes | None = None
         for one in self.live:
@@ -297,7 +225,7 @@ class RouteTrials:
                 continue
             (mark, route, altered), mine = found
             if mark is not None:
-                marks = (*marks, *mine)
+                marks = (*marks, *mine.marks)
                 if shadows is not None and mark[2] not in (BEFORE, HOLDOUT):  # and before anything is changed
                     shadows.wants(exchange, one.name)
             if route is not None:
@@ -306,7 +234,7 @@ class RouteTrials:
                 changes = altered if changes is None else changes.and_(altered)
         exchange.route = way  # its calls under way are counted at the whole route
         if marks or changes is not None:
-            exchange.tried(Entry(self.store, marks, unix, way, changes))
+            exchange.tried(Part(self.store, marks, way, changes))
 
 
 class Trials:
@@ -337,6 +265,6 @@ class Trials:
             live = routes.setdefault(experiment.route, [])
             state = self._states.get(experiment.name, State(experiment.name))
             if state.status in ("planned", "running", "promoted"):
-                live.append(Live(experiment, state, self.left))
+                live.append(Live(experiment, state, self.left, self.store))
         for route, found in routes.items():
             route.try_out(RouteTrials(self.store, tuple(found)) if found else None)

@@ -8,8 +8,8 @@ import pytest
 
 from gateway.answering import NO_CALL
 from gateway.experiments.ended import SHORT, Ended, short
-from gateway.experiments.plain import Plain
-from gateway.experiments.trial import Entry
+from gateway.experiments.entry import Part
+from gateway.experiments.plain import Kind, Plain
 from gateway.serve import numbered
 from tests.gateway.parts import World
 
@@ -75,24 +75,26 @@ class Kept:
 
 def test_one_that_was_in_an_experiment_is_clean_where_nothing_follows_its_answer() -> None:
     world, store = World(1), Kept()
+    kind = Kind("ab", 0, "a", "t")
     for body in (GOOD, b'{"pad":"' + b"x" * SHORT + b'","choices":[]}'):
         sink, exchange = world.ask()
-        exchange.trial = Entry(store, ((("ab", 0, "a"), 7),), 5.0, exchange.route, None)
+        exchange.trial = Part(store, ((kind, 7),), exchange.route, None)
+        received = exchange.received
         world.flight.whole(body)
         assert sink.status == 200 and exchange.clean
-        marks, tenant, request, unix, _, target, _, answer = store.plain.pop()
-        assert (marks, tenant, request, unix) == (((("ab", 0, "a"), 7),), exchange.tenant.name, exchange.id, 5.0)
+        of, unit, request, at, _, target, _, answer, _ = store.plain.pop()
+        assert (of, unit, request, at) == (kind, 7, exchange.id, received)
         assert target is world.route.arms[0].target
         assert answer == short(body) and not store.plain and not store.ended
         exchange.anew({b"host": b"localhost"})
         assert exchange.trial is None
     for body in (GOOD, b'{"pad":"' + b"x" * SHORT + b'","choices":[]}'):  # of an experiment that was promoted nothing is told
         sink, exchange = world.ask()
-        exchange.trial = Entry(store, (), 5.0, exchange.route, None)
+        exchange.trial = Part(store, (), exchange.route, None)
         world.flight.whole(body)
         assert sink.status == 200 and exchange.clean and not store.plain
     sink, exchange = world.ask()
-    entry = exchange.trial = Entry(store, ((("ab", 0, "a"), 7),), 5.0, exchange.route, None)
+    entry = exchange.trial = Part(store, ((kind, 7),), exchange.route, None).own(exchange)
     exchange.sink = entry.tapped(exchange.sink)
     world.flight.whole(GOOD)
     assert not exchange.clean and not store.plain and len(store.ended) == 1  # its tap has told it

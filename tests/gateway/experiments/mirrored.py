@@ -11,9 +11,10 @@ import msgspec
 
 from gateway import build
 from gateway.config import Config, parse
+from gateway.experiments.ended import Ended
 from gateway.experiments.plain import Plain
 from gateway.experiments.shadow import Shadows
-from gateway.experiments.trial import Ended, Trials
+from gateway.experiments.trial import Trials
 from gateway.experiments.words import Pair
 from tests.fakes.engine import Engine
 from tests.harness import Running, merged, running

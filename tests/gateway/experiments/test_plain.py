@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from hypothesis import strategies as st
 from backends import wire
 from backends.types import Target, Usage
 from gateway.experiments import plain as plain_module
-from gateway.experiments.ended import id_of, seen
-from gateway.experiments.plain import Blocks, Plain, block_of, ended_of, together
+from gateway.experiments.ended import SHORT, id_of, refused, seen, short
+from gateway.experiments.plain import ANY, Blocks, Kind, Plain, block_of, ended_of, kept, shape_of, together
 from gateway.experiments.store import Keep, TrialStore
 from gateway.experiments.tables import CHUNK, seen_of
 from tests.gateway.experiments.recorded import opened
@@ -34,10 +35,15 @@ def tail_of(usage: Any) -> bytes:
     return json.dumps({"usage": usage}, separators=(",", ":")).encode()
 
 
+@cache
+def kind_of(arm: str, tenant: str) -> Kind:
+    return Kind("e", 0, arm, tenant)
+
+
 def left(n: int, *, arm: str = "a", tenant: str = "t", target: Target = FREE, tail: bytes | None = tail_of(COUNTS), **more: Any) -> Plain:
     whole = {"id": f"chatcmpl-{n}", "choices": [{**CHOICE, **more}]}
     answer = more.pop("answer", None) or json.dumps(whole, separators=(",", ":")).encode()
-    return (((("e", 0, arm), n),), tenant, b"req-%d" % n, float(n), 0.25 + n, target, tail, answer)
+    return kind_of(arm, tenant), n, b"req-%d" % n, float(n), 0.25 + n, target, tail, answer, False
 
 
 ALL = [
@@ -67,14 +73,14 @@ def test_a_block_says_what_its_requests_would_one_by_one(read: bool) -> None:
     if read:
         wire.usage_sum([plain[6] for plain in ALL if plain[6] is not None], None, told)
     block = block_of(ALL, told)
-    assert [*seen_of(block)] == [seen(one) for plain in ALL for one in ended_of(plain)]
+    assert [*seen_of(block)] == [seen(ended_of(plain)) for plain in ALL]
     assert block.kinds == [("e", 0, "a", "t"), ("e", 0, "b", "t"), ("e", 0, "a", "u")]
 
 
 @given(st.binary(max_size=60), st.booleans())
 def test_any_answer_can_be_read(answer: bytes, begun: bool) -> None:
     plain = left(1, answer=b'{"id":"' + answer if begun or not answer else answer)
-    assert [*seen_of(block_of([plain]))] == [seen(one) for one in ended_of(plain)]
+    assert [*seen_of(block_of([plain]))] == [seen(ended_of(plain))]
 
 
 @pytest.mark.parametrize("some", [ALL[:1], ALL[:3], ALL[7:8], ALL[5:6], ALL[9:10], [left(n, message=None) for n in range(3)]])
@@ -83,7 +89,7 @@ def test_usual_requests_say_so_too(some: list[Plain], read: bool) -> None:
     told: dict[bytes, wire.Told] = {}
     if read:
         wire.usage_sum([plain[6] for plain in some if plain[6] is not None], None, told)
-    assert [*seen_of(block_of(some, told))] == [seen(one) for plain in some for one in ended_of(plain)]
+    assert [*seen_of(block_of(some, told))] == [seen(ended_of(plain)) for plain in some]
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_usual_requests_say_so_too(some: list[Plain], read: bool) -> None:
     ],
 )
 def test_ids_together_are_those_of_each(answers: list[bytes]) -> None:
-    assert plain_module._ids(answers) == [id_of(answer).encode() for answer in answers]
+    assert plain_module._ids(answers, [False] * len(answers)) == [id_of(answer).encode() for answer in answers]
 
 
 @pytest.mark.parametrize("target", [FREE, Target("b", "m", price=price)], ids=["free", "priced"])
@@ -111,7 +117,7 @@ def test_what_the_recorder_has_not_read_is_read_here(target: Target) -> None:
     batch = [left(n, tail=tail, target=target) for n, tail in enumerate(tails)] + [left(9, tail=None, target=target)]
     told: dict[bytes, wire.Told] = {}
     wire.usage_sum(tails[:2], None, told)
-    assert [*seen_of(block_of(batch, told))] == [seen(one) for each in batch for one in ended_of(each)]
+    assert [*seen_of(block_of(batch, told))] == [seen(ended_of(each)) for each in batch]
 
 
 def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -123,26 +129,99 @@ def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, 
     assert (blocks.dropped, len(blocks)) == (3, 0) and "a bug: requests of experiments" in caplog.text
 
 
-def test_one_in_two_experiments_is_told_to_both() -> None:
-    two = ((("e", 0, "a"), 1), (("f", 3, "b"), 2))
-    both = (two, *left(1)[1:])
-    found = [*seen_of(block_of([left(0), both]))]
-    assert [(one.experiment, one.epoch, one.arm, one.unit) for one in found] == [("e", 0, "a", 0), ("e", 0, "a", 1), ("f", 3, "b", 2)]
-    assert found == [seen(one) for plain in (left(0), both) for one in ended_of(plain)]
+def test_kinds_are_known_by_identity() -> None:
+    twice = [left(0), (Kind("e", 0, "a", "t"), *left(1)[1:]), left(2)]
+    block = block_of(twice)
+    assert block.kinds == [("e", 0, "a", "t")] * 2 and block.kind == [0, 1, 0]
+    assert [*seen_of(block)] == [seen(ended_of(plain)) for plain in twice]
 
 
-def test_who_is_in_no_experiment_any_more_is_told_to_none() -> None:
-    blocks = Blocks(100, ALL.append)
-    for plain in ((), *left(0)[1:]), ((), *left(1)[1:]):
-        blocks.put(plain)
-    blocks.gather()
-    assert len(blocks) == 0 and not blocks.ready() and len(ALL) == 17
-    assert block_of([left(0), ((), *left(1)[1:])]).unit == [0]
+HEAD = b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant",'
+USAGE = b'"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8}}'
+TAIL = b"{" + USAGE
+
+
+def spoken(text: bytes = b"hi", *, then: bytes = b'},"logprobs":null,"finish_reason":"stop"}],') -> bytes:
+    return HEAD + b'"content":"' + text + b'"' + then + USAGE
+
+
+def test_of_answers_like_those_before_the_beginning_is_kept() -> None:
+    kind = Kind("e", 0, "a", "t")
+    assert kept(kind, spoken(), TAIL) == (spoken(), False) and kind.shape is not ANY
+    head = HEAD[: HEAD.index(b',"choices"')]
+    for text in (b"", b"other words", b"x" * 5000):
+        assert kept(kind, spoken(text), TAIL) == (head, True)
+    longer = TAIL.replace(b":5,", b":12345,")
+    assert kept(kind, spoken().replace(USAGE, longer[1:]), longer) == (head, True)
+    assert kept(kind, spoken(), None) == (spoken(), False)
+    block = block_of([(kind, 1, b"r", 1.0, 1.0, FREE, TAIL, head, True), left(2)])
+    assert block.response == [b"chatcmpl-1", b"chatcmpl-2"] and not block.refused
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        spoken(b'say \\"no\\"'),
+        spoken(b"cut", then=b'},"logprobs":null,"finish_reason":"length"}],'),
+        spoken(b"", then=b'},"logprobs":null,"finish_reason":"content_filter"}],'),
+        spoken(b"", then=b',"refusal":"no"},"logprobs":null,"finish_reason":"stop"}],'),
+        HEAD + b'"refusal":"' + b'no"},"logprobs":null,"finish_reason":"stop"}],' + USAGE,
+        HEAD + b'"refusal":"no","content":"a"},"logprobs":null,"finish_reason":"stop"}],' + USAGE,
+        spoken(b"a" * SHORT, then=b'},"finish_reason":"stop"},{"index":1,"message":{"role":"assistant","content":"b"}}],'),
+        spoken().replace(b"chatcmpl-1", b"chatcmpl-12"),
+        b'{"object":"x","id":"late",' + USAGE,
+        b'{"choices":[{"index":0,"message":{"role":"assistant","content":"hi"},"finish_reason":"stop"}],' + USAGE,
+    ],
+)
+def test_of_another_answer_all_is_kept(answer: bytes) -> None:
+    kind = Kind("e", 0, "a", "t")
+    kept(kind, spoken(), TAIL)
+    assert kept(kind, answer, TAIL) == (short(answer), False)
+    assert kept(kind, answer, TAIL)[1] is (kind.shape is not ANY)
+
+
+@pytest.mark.parametrize(
+    "id", [b'"id":"other-ids-"', b'"ID":"chatcmpl-1"', b'"id":"chat\\u0031"', '"id":"chatcmé-1"'.encode(), b'"n":1,"id":"late"']
+)
+def test_wherever_its_id_is_it_is_found(id: bytes) -> None:
+    kind = Kind("e", 0, "a", "t")
+    answer = spoken().replace(b'"id":"chatcmpl-1"', id)
+    kept(kind, answer, TAIL)
+    cut = kept(kind, answer, TAIL)
+    assert cut[1]
+    block = block_of([(kind, 1, b"r", 1.0, 1.0, FREE, TAIL, *cut)] * 2)
+    assert block.response == [id_of(answer).encode()] * 2
+    assert [*seen_of(block)] == [seen(ended_of((kind, 1, b"r", 1.0, 1.0, FREE, TAIL, *cut)))] * 2
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["content", "refusal", "reasoning"]),
+            st.text(st.sampled_from('ab"\\{},:é'), max_size=6),
+            st.sampled_from(["stop", "length", "content_filter"]),
+            st.sampled_from(["1", "2", "11", '"', "\\"]),
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_what_is_kept_says_what_the_answer_would(drawn: list[tuple[str, str, str, str]]) -> None:
+    kind = Kind("e", 0, "a", "t")
+    for key, text, finish, id in drawn:
+        message = {"role": "assistant", key: text, "refusal": None} if key == "reasoning" else {"role": "assistant", key: text}
+        whole = {"id": id, "choices": [{"message": message, "finish_reason": finish}], "usage": COUNTS}
+        answer = json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
+        tail = b"{" + answer[answer.rfind(b'"usage"') :]
+        found, cut = kept(kind, answer, tail)
+        closed = found + b"}" if cut else found
+        assert (id_of(closed), refused(closed)) == (id_of(answer), refused(answer))
+        assert shape_of(answer, tail) is ANY or not refused(answer)
 
 
 def gathered(most: int, *batches: int) -> Blocks:
     """Blocks of so many requests each."""
-    blocks, n = Blocks(most, ALL.append), 0
+    blocks, n = Blocks(most, ALL.append, lambda: 0.0), 0
     for batch in batches:
         for _ in range(batch):
             blocks.put(left(n))
@@ -168,12 +247,12 @@ def test_what_does_not_fit_is_counted() -> None:
 
 def test_what_cannot_be_read_together_goes_one_by_one() -> None:
     alone: list[Any] = []
-    blocks = Blocks(100, alone.append)
-    odd: Any = ((("e", 0, "a"), 2),), "t", b"req-2", 1.0, 0.5, FREE, "no bytes", b"{}"
+    blocks = Blocks(100, alone.append, lambda: 0.0)
+    odd: Any = kind_of("a", "t"), 2, b"req-2", 1.0, 0.5, FREE, "no bytes", b"{}", False
     for plain in (left(1), odd):
         blocks.put(plain)
     blocks.gather()
-    assert alone == [*ended_of(left(1)), *ended_of(odd)] and not blocks.ready()
+    assert alone == [ended_of(left(1)), ended_of(odd)] and not blocks.ready()
 
 
 def test_blocks_share_rows() -> None:
@@ -192,7 +271,7 @@ def test_the_file_has_them_with_all_others(tmp_path: Path) -> None:
             store.put_plain(left(n))
             if n % 64 == 63:
                 store.plain.gather()
-        store.put(*ended_of(left(count)))
+        store.put(ended_of(left(count)))
         assert store.queued == count + 1
         await store.flush()
         assert (store.queued, store.written) == (0, count + 1)

@@ -105,7 +105,7 @@ def test_another_replica_of_the_target_is_no_fallback_and_another_target_is() ->
     assert not world.store.one.fallback
     _, exchange = world.tell("old")
     world.flight.fail(lost())
-    exchange.trial.lost = (Target("b", "another"),)
+    exchange.trial.own(exchange).lost = (Target("b", "another"),)
     world.flight.whole(GOOD)
     assert world.store.seen[-1].fallback
     world.check_idle(2)
@@ -186,8 +186,9 @@ def test_keys_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> N
     assert arms[:11] == arms[11:]
     trials: Any = world.route.trials
     live = trials.live[0]
-    for known in (live.known, live.quick):
-        assert 0 < len(known) <= 4 and all(len(key) < 300 for _, key in known)
+    assert 0 < len(live.known) <= 4 and all(len(key) < 300 for _, key in live.known)
+    (quick,) = live.quick.values()
+    assert 0 < len(quick) <= 4 and all(len(raw) < 300 for raw in quick)
 
 
 def test_who_is_known_goes_the_same_way_however_the_key_is_written() -> None:
@@ -199,7 +200,7 @@ def test_who_is_known_goes_the_same_way_however_the_key_is_written() -> None:
             assert ("temperature" in world.flight.call.doc) is (arm == "new")
             world.flight.whole(GOOD)
         trials: Any = world.route.trials
-        assert ("", b'"%b"' % user) in trials.live[0].quick
+        assert b'"%b"' % user in trials.live[0].quick[""]
         assert {one.arm for one in world.store.seen[-4:]} == {arm} and len({one.unit for one in world.store.seen[-4:]}) == 1
     world.check_idle(8)
 

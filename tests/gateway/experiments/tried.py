@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from time import monotonic, time
 from typing import Any
 
 from backends.types import Target
@@ -29,7 +30,7 @@ class FakeStore:
         self.ended.append(ended)
 
     def put_plain(self, plain: Plain) -> None:
-        self.ended += ended_of(plain)
+        self.ended.append(ended_of(plain, time() - monotonic()))
 
     @property
     def seen(self) -> list[Seen]:

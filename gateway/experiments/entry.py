@@ -1,0 +1,169 @@
+"""A request's part in experiments, on its way through the gateway: what its exchange holds, and tells what becomes of the answer.
+
+What a key's requests have in common is made once (`Part`). Nearly all requests need no more than that; one of which something must be
+remembered until its end gets an `Entry` of its own instead, a part that is the request's alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic, time
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from backends.types import Target
+from gateway.experiments.ended import End, Ended, Whole, end_of, short
+from gateway.experiments.plain import Kind, Plain, ended_of, kept
+from gateway.experiments.tap import Purse, Tap
+from gateway.relay import StreamRelay
+from gateway.sink import Sink
+from routing.types import Route
+
+if TYPE_CHECKING:
+    from gateway.answering import Answering
+    from gateway.exchange import Exchange
+    from gateway.experiments.arms import Changes
+
+
+Marks = tuple[tuple[Kind, int], ...]  # where a request counts: of each experiment its kind and its unit
+
+
+class Store(Protocol):
+    """Where tuples go (`gateway.experiments.store.TrialStore`)."""
+
+    @property
+    def put_plain(self) -> Callable[[Plain], None]: ...
+
+    def put(self, ended: Ended) -> None: ...
+
+
+class Part(msgspec.Struct, eq=False):
+    """What experiments make of the requests of a key. `marks`: where they count; `route`: the way they are meant to go; `changes`: what
+    is changed in them. Never changed."""
+
+    store: Store
+    marks: Marks
+    route: Route
+    changes: Changes | None
+    tap: Tap | None = None  # an entry's
+    put: Callable[[Plain], None] | None = None  # the store's, for who is in a single experiment, and has no tap; its mark:
+    kind: Kind | None = None
+    unit: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.marks) == 1:
+            self.put, (self.kind, self.unit) = self.store.put_plain, self.marks[0]
+
+    def own(self, exchange: Answering) -> Entry:
+        """The exchange's own from now on."""
+        entry = exchange.trial = Entry(self.store, self.marks, self.route, self.changes)
+        return entry
+
+    # --- what the exchange tells
+    def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
+        """A whole good answer to the first attempt is about to be sent."""
+        put, kind = self.put, self.kind
+        if put is not None and kind is not None and tail is not None:  # the usual case, without its frames; see `Shape.cut`
+            shape = kind.shape
+            text = shape.text
+            if body[shape.begin : text] == shape.before and body[body.find(b'"', text) : 9 - len(tail)] == shape.after:
+                cut = body[: shape.begin]
+                put((kind, self.unit, exchange.id, exchange.received, seconds, exchange.decision.target, tail, cut, True))
+                return
+        for plain in self.left(exchange, seconds, tail, body):
+            self.store.put_plain(plain)
+
+    def left(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> list[Plain]:
+        """What such a request leaves."""
+        return [
+            (kind, unit, exchange.id, exchange.received, seconds, exchange.decision.target, tail, *kept(kind, body, tail))
+            for kind, unit in self.marks
+        ]
+
+    def answered(self, exchange: Answering, data: bytes) -> None:
+        """The first content of a stream, or a whole answer."""
+        self.own(exchange).answer = short(data)
+
+    def failed(self, exchange: Answering, target: Target) -> None:
+        """An attempt has failed."""
+        self.own(exchange).lost = (target,)
+
+    def over(self, exchange: Exchange, status: int) -> None:
+        """The request has ended; whatever is still to be sent follows now."""
+        self.own(exchange).over(exchange, status)
+
+
+class Entry(Part, eq=False):
+    """One request's part. Owned by its exchange."""
+
+    answer: bytes = b""  # what is kept of it
+    lost: tuple[Target, ...] = ()  # whose attempts have failed
+    waiting: tuple[Ended, ...] = ()  # what is put when the tap has seen the end
+
+    def own(self, exchange: Answering) -> Entry:
+        return self
+
+    def tapped(self, inner: Sink, api: str = "", format: bytes = b"") -> Sink:
+        """The sink that this request's answer must pass. `format`: see `must_fit`, where there is one."""
+        self.tap, self.put = Tap(inner, self), None
+        if format:
+            self.must_fit(api, format)
+        return self.tap
+
+    def must_fit(self, api: str, format: bytes) -> None:
+        """The answer will be checked against a schema. `api`: how its client reads it."""
+        if self.tap is not None:
+            self.tap.whole = Whole(api, format)
+
+    # --- what the exchange tells
+    def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
+        if self.tap is None:
+            super().plain(exchange, seconds, tail, body)
+            return
+        epoch = time() - monotonic()
+        self.waiting = (*[ended_of(plain, epoch) for plain in self.left(exchange, seconds, tail, body)],)
+
+    def answered(self, exchange: Answering, data: bytes) -> None:
+        self.answer = short(data)
+
+    def failed(self, exchange: Answering, target: Target) -> None:
+        self.lost = (*self.lost, target)
+
+    def over(self, exchange: Exchange, status: int) -> None:
+        guide, relay = exchange.guide, exchange.relay
+        deserted = guide is not None and guide.shared is not None and guide.shared.own is None  # it went on for others
+        end: End = "gone" if deserted else end_of(exchange.last_fault)
+        if isinstance(relay, StreamRelay) and relay.final:
+            self.answer = b"%b\n%b" % (self.answer, relay.final[:1024])
+        target = exchange.decision.target
+        elsewhere = exchange.route is not self.route or any(_place(lost) != _place(target) for lost in self.lost)
+        seconds = monotonic() - exchange.received
+        unix = time() - seconds
+        made: list[Ended] = [
+            (
+                (kind.experiment, kind.epoch, kind.arm), unit, kind.tenant, exchange.id, unix, seconds, exchange.ttft, exchange.stream,
+                status, end, target, elsewhere, exchange.tail, self.answer, None,
+            )
+            for kind, unit in self.marks
+        ]  # fmt: skip
+        if self.tap is None or deserted or status == 499:
+            for ended in made:
+                self.store.put(ended)
+        else:
+            self.waiting = (*made,)
+
+    def told(self, answer: bytes, whole: Whole | None, size: int) -> None:
+        """The tap has passed on the end of the answer."""
+        waiting, self.waiting = self.waiting, ()
+        if whole is not None and not PURSE.take(size, whole):
+            whole = None
+        for ended in waiting:
+            self.store.put((*ended[:13], answer, whole))
+
+
+PURSE = Purse()
+
+
+def _place(target: Target) -> tuple[str, str]:
+    return target.backend, target.model
