@@ -5,7 +5,7 @@ Pure functions. A body that is not an acceptable JSON object raises `Fault` (bad
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -129,6 +129,7 @@ class _WithUsage(msgspec.Struct, gc=False):
 
 
 _with_usage = msgspec.json.Decoder(_WithUsage)
+_with_usages = msgspec.json.Decoder(list[_WithUsage])
 
 
 def usage(body: bytes) -> Usage | None:
@@ -167,18 +168,14 @@ def told(body: bytes) -> Told | None:
     return total, 0 if p is None else min(total, p.cached_tokens or 0), u.completion_tokens or 0
 
 
-def usage_sum(bodies: Iterable[bytes], odd: list[bytes] | None = None, told: dict[bytes, Told] | None = None) -> tuple[Usage, int]:
+def usage_sum(bodies: Sequence[bytes], odd: list[bytes] | None = None, told: dict[bytes, Told] | None = None) -> tuple[Usage, int]:
     """The token counts of several answers together, and how many of them told none or were malformed: `usage` of each, added up.
     Those that are not plainly consistent (a total that is no sum, parts of counts) are appended to `odd`, to be looked at. The counts
     of each are put into `told`."""
     fresh = out = bad = 0
     rarer = Usage()
-    decode = _with_usage.decode
-    for body in bodies:
-        try:
-            u = decode(body).usage
-        except (msgspec.MsgspecError, RecursionError):
-            u = None
+    for body, one in zip(bodies, _read_usages(bodies), strict=True):
+        u = None if one is None else one.usage
         if u is None:
             bad += 1
             continue
@@ -199,6 +196,24 @@ def usage_sum(bodies: Iterable[bytes], odd: list[bytes] | None = None, told: dic
         if not plain and odd is not None:
             odd.append(body)
     return Usage(fresh + rarer.input, rarer.cached, rarer.cache_write, out + rarer.output, rarer.reasoning), bad
+
+
+def _read_usages(bodies: Sequence[bytes]) -> Sequence[_WithUsage | None]:
+    """Each document, None where it cannot be read. All at once, as one list, where that goes well."""
+    try:
+        found = _with_usages.decode(b"[%b]" % b",".join(bodies))
+        if len(found) == len(bodies):
+            return found
+    except (msgspec.MsgspecError, RecursionError):
+        pass
+    return [*map(_read_usage, bodies)]
+
+
+def _read_usage(body: bytes) -> _WithUsage | None:
+    try:
+        return _with_usage.decode(body)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
 
 
 _COLON, _COMMA, _BRACE = b":,{"

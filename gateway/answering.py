@@ -98,7 +98,7 @@ class Answering:
         if odd or self.watched or seconds > PLAIN_SECONDS or size > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
-        if body.find(b'"error"', 0, 512) >= 0:  # an error object names itself at its start
+        if body.rfind(b'"error"', 0, 512) >= 0:  # an error object names itself at its start; `rfind` is much the faster in CPython
             self._whole(status, headers, body)
             return
         if not PASSED.isdisjoint(headers) or (pilot is not None and pilot.told):

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from backends import wire
 from backends.types import Target, Usage
 from gateway import logs
 from gateway.lines import log_record
@@ -165,3 +166,12 @@ def without_time(line: str) -> str:
 def test_every_duration_is_written_as_the_encoder_writes_it() -> None:
     for tenths in range(10_001):
         assert msgspec.json.encode(tenths / 10_000.0).decode() == f"{tenths / 10_000.0}"
+
+
+@pytest.mark.parametrize("odd", [b"{}", b"{},{}", b'{"usage":', b'{"usage":{"prompt_tokens":-1}}', b'{"usage":{"prompt_tokens":"9"}}', b""])
+def test_one_that_cannot_be_read_costs_only_itself(odd: bytes) -> None:
+    good = [b'{"usage":{"prompt_tokens":%d,"completion_tokens":3,"total_tokens":%d}}' % (n, n + 3) for n in range(4)]
+    told: dict[bytes, wire.Told] = {}
+    usage, bad = wire.usage_sum([*good[:2], odd, *good[2:]], None, told)
+    assert (usage.input, usage.output, bad) == (6, 12, 1)
+    assert told == {tail: (n, 0, 3) for n, tail in enumerate(good)}
