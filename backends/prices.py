@@ -180,7 +180,7 @@ def together(tails: Sequence[bytes], price: Callable[[Usage], float | None] | No
     ours = theirs = 0.0
     if price is not None:
         ours = sum(price(usage) or 0.0 for usage in map(wire.usage, tails) if usage is not None)
-    if b"\n".join(tails).find(b"cost") >= 0:
+    if b"\n".join(tails).rfind(b"cost") >= 0:  # from the end: much the faster way in CPython
         theirs = sum(reported(tail) or 0.0 for tail in tails)
     return ours, theirs
 

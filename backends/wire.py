@@ -199,7 +199,8 @@ def usage_sum(bodies: Sequence[bytes], odd: list[bytes] | None = None, told: dic
 
 
 def _read_usages(bodies: Sequence[bytes]) -> Sequence[_WithUsage | None]:
-    """Each document, None where it cannot be read. All at once, as one list, where that goes well."""
+    """Each document, None where it cannot be read. All at once, as one list, where that goes well; they are of one backend, so that one
+    who writes two documents in one could only confuse its own counts."""
     try:
         found = _with_usages.decode(b"[%b]" % b",".join(bodies))
         if len(found) == len(bodies):

@@ -38,8 +38,10 @@ NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
 
 
 class Answering:
-    """The state of one request under way, and what its upstream's answer makes of it."""
+    """The state of one request under way, and what its upstream's answer makes of it. `tapped`, of a class: whether experiments see each
+    answer on its way to the client."""
 
+    tapped = False
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "clean", "comment_at", "core", "cors", "decision", "dropped",
         "ended", "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received",
@@ -86,8 +88,6 @@ class Answering:
         self.attempts = 0
         self.paused_at = self.flight = None
         self.ended = self.clean = False
-
-    tapped = False  # of a class: whether experiments see each answer on its way to the client
 
     # --- Receiver
     def on_whole(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> None:

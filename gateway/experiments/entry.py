@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.experiments.arms import Changes
 
-
 Marks = tuple[tuple[Kind, int], ...]  # where a request counts: of each experiment its kind and its unit
 
 
@@ -40,14 +39,14 @@ class Store(Protocol):
 
 class Part(msgspec.Struct, eq=False):
     """What experiments make of the requests of a key. `marks`: where they count; `route`: the way they are meant to go; `changes`: what
-    is changed in them. Never changed."""
+    is changed in them. Never changed. Of who is in a single experiment, and has no tap: `put`, the store's; `kind` and `unit`, the mark."""
 
     store: Store
     marks: Marks
     route: Route
     changes: Changes | None
     tap: Tap | None = None  # an entry's
-    put: Callable[[Plain], None] | None = None  # the store's, for who is in a single experiment, and has no tap; its mark:
+    put: Callable[[Plain], None] | None = None
     kind: Kind | None = None
     unit: int = 0
 

@@ -83,16 +83,16 @@ def usage_of(one: Record) -> bytes | None:
 def test_plain_answers_stand_among_the_recent_ones_and_in_the_log(lines: io.StringIO) -> None:
     recorder = Recorder(Metrics(["a"]))
     decision = Decision(replica("r"), Target("b", "m"), "weighted")
-    tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":7}}', None, b"{broken"]
+    tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":7}}', None, b"{broken", None, None]
     for i, tail in enumerate(tails):
         recorder.put_plain((decision, "a", "t", "chat", b"id-%d" % i, float(i), 0.25, 10, tail))
-    assert recorder.drain(2) == 1 and recorder.drain(2) == 0 and recorder.unparsed == 1
+    assert recorder.drain(1) == 1 and recorder.drain(1) == 0 and recorder.unparsed == 1
     newest = recorder.recent(9)
-    assert [r.id for r in newest] == ["id-2", "id-1", "id-0"]
-    assert [r.usage for r in newest] == [None, None, Usage(5, 0, 0, 7, 0)]
+    assert [r.id for r in newest] == ["id-4", "id-3", "id-2", "id-1", "id-0"]
+    assert [r.usage for r in newest] == [*[None] * 4, Usage(5, 0, 0, 7, 0)]
     last = newest[-1]
     assert (last.backend, last.replica, last.route, last.tenant, last.status, last.ttft) == ("b", "r", "a", "t", 200, 0.25)
-    assert [line["id"] for line in written(lines)] == ["id-0", "id-1", "id-2"]
+    assert [line["id"] for line in written(lines)] == [f"id-{i}" for i in range(5)]
 
 
 def test_plain_answers_beyond_the_queue_are_dropped_and_counted() -> None:
