@@ -85,9 +85,9 @@ class Exchange(Answering):
         route.inflight += 1
         self.route = route
         self.call = Call(self.id, self.api, model, stream, doc, tenant.name, self.headers, self.received, "", tenant.private)
+        if route.elastic and self.core.residency is not None:
+            self.core.residency.entered(route, self.headers)
         if route.trials is not None:
-            if route.elastic and self.core.residency is not None:  # of all its arms
-                self.core.residency.entered(route, self.headers)
             route.trials.enter(self)
             route = self.route  # its arm's
         if route.special:
@@ -95,8 +95,6 @@ class Exchange(Answering):
 
     def _special(self, route: Route) -> None:
         """What a route asks of its calls before they are sent. Raises Fault, or `Joined` when another's answer is followed."""
-        if route.elastic and self.core.residency is not None:
-            self.core.residency.entered(route, self.headers)
         if route.concurrency is not None and route.inflight > route.concurrency:
             raise route_busy(self.call.model, route.concurrency)
         if route.plan is not None:

@@ -22,6 +22,7 @@ from backends.upload import Upload
 from backends.wire import Doc
 from gateway.answering import MAX_ERROR
 from gateway.exchange import Exchange
+from gateway.limits import route_busy
 from gateway.serve import Core
 from gateway.sink import Sink
 from routing import health
@@ -86,8 +87,7 @@ class Passage(Exchange):
     def take(self, model: str, route: Route) -> None:
         """Sets the route, counted. Raises `Fault` when it is busy, or has nothing that speaks this surface."""
         if route.concurrency is not None and route.inflight >= route.concurrency:
-            message = f"Model '{model}' has {route.concurrency} calls under way, its limit."
-            raise Fault("rate_limited", message, retry_after=1.0, code="route_busy")
+            raise route_busy(model, route.concurrency)
         self.cannot = frozenset(r for r in route.replicas if not can(r, self.need))
         if route.replicas and len(self.cannot) == len(set(route.replicas)):
             where = ", ".join(sorted({arm.target.backend for arm in route.arms}))

@@ -222,7 +222,7 @@ class Recorder:
             self.untrue[name] = self.untrue.get(name, 0) + 1
 
     async def run(self, *, interval: float = 0.1, batch: int = 64) -> None:
-        """Drains for ever, `batch` records between two looks at the network, so that a burst never stalls a stream.
+        """Drains for ever, `batch` records (see `drain`) between two looks at the network, so that a burst never stalls a stream.
 
         Cancel it to stop; what waits is then drained at once.
         """

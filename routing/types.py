@@ -173,7 +173,7 @@ class Route:
 
     def comes_and_goes(self) -> None:
         """Some of its engines are loaded when a call waits for them; calls may say how long they stay."""
-        self.elastic = self.special = True
+        self.elastic = True
 
     def choose_by(self, chooser: Chooser) -> None:
         """From now on `chooser` says where calls go."""

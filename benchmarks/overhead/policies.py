@@ -141,7 +141,8 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
 
 class _Measuring:
     """All gateways up at once, held still but for the one whose turn it is: a machine's speed changes over seconds, so what is compared is
-    measured within seconds; and what one still does in the background, as an experiment's analysis, must slow itself and no other."""
+    measured within seconds; and what one still does in the background, as an experiment's analysis, must slow itself and no other. A turn
+    begins at rest; what is done in the background every some seconds is in turns that are longer."""
 
     def __init__(self, plan: Plan, bench: phases.Bench, result: dict[str, Any], texts: dict[bool, Path], say: Say) -> None:
         self.plan, self.bench, self.result, self.texts, self.say = plan, bench, result, texts, say
@@ -156,12 +157,12 @@ class _Measuring:
         assert not isinstance(made, str), made  # it could be made a moment ago
         target = Target(name, site, made, self.plan.cores.gateway)
         stack.callback(_stop, target)
+        self.targets[name] = target
         try:
             target.start()
             check(target)
             self._load(target, CONNECTIONS[0], WARM_SECONDS)
             target.rest()
-            self.targets[name] = target
         except FAULTS as e:
             self._failed(name, e)
 
@@ -192,7 +193,9 @@ class _Measuring:
         return phases.wrk(self.bench, target, connections, seconds, WRK, settings)
 
     def _failed(self, name: str, fault: Exception) -> None:
-        self.targets.pop(name, None)
+        target = self.targets.pop(name, None)
+        if target is not None:
+            _stop(target)
         self.result["failed"][name] = f"{type(fault).__name__}: {fault}"
         self.say(f"{name}: FAILED: {fault}")
 

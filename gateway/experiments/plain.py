@@ -1,4 +1,4 @@
-"""The most common requests of experiments, whole good answers to the first attempt: read some dozens at a time, while they are still in the
+"""The most common requests of experiments, whole good answers to the first attempt: read a hundred at a time, while they are still in the
 processor's caches, into blocks of bytes that the store's thread only has to write.
 
 On the loop, after the recorder has read the same answers' usage (`Recorder.after`): about a microsecond a request. A thread that reads them
@@ -24,13 +24,14 @@ from routing.experiments.words import Block
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
 _NOTHING: Final[Mapping[bytes, wire.Told]] = MappingProxyType({})
 _packed = msgspec.msgpack.Encoder()
-_FIRST, _SPOKEN, _USAGE = b'{"id":"', b'"role":"assistant","content":"', b',"usage":'
+_FIRST, _SPOKEN, _USAGE, _BACKSLASH = b'{"id":"', b'"role":"assistant","content":"', b',"usage":', 0x5C
 log = logging.getLogger("pointsman.experiments")
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
-    """An answer of one text that is no refusal, without what differs from one to the next: its id, its text, its usage. `before`: its bytes
-    from its choices (`begin`) to the beginning of the text; `after`: those from the text's end to the usage."""
+    """An answer of one text that is no refusal and begins with its id, without what differs from one to the next: its id, its text, its
+    usage. `before`: its bytes from its choices (`begin`) to the beginning of the text; `after`: those from the text's end to the usage.
+    Servers say in their choices whether they refuse; nobody looks for that before them, or behind the usage."""
 
     begin: int = 0
     text: int = 0
@@ -81,18 +82,23 @@ def kept(kind: Kind, answer: bytes, tail: bytes | None) -> tuple[bytes, bool]:
         cut = kind.shape.cut(answer, tail)
         if cut is not None:
             return cut, True
-        kind.shape = shape_of(answer, tail)
+        found = shape_of(answer, tail)
+        if found is not ANY:
+            kind.shape = found
     return short(answer), False
 
 
 def shape_of(answer: bytes, tail: bytes) -> Shape:
-    """The shape of an answer, ANY where it has none. `tail`: the document with its usage. Pure."""
+    """The shape of an answer, ANY where it has none, or one of more than some hundred bytes. `tail`: the document with its usage. Pure."""
     begin, spoken = answer.find(b',"choices":[', 0, HEAD), answer.find(_SPOKEN, 0, HEAD)
-    text = spoken + len(_SPOKEN)
-    after = answer[answer.find(b'"', text) : len(_USAGE) - len(tail)]
-    if not 0 < begin < spoken or not after.endswith(_USAGE) or refused(answer):
+    if not 0 < begin < spoken or not answer.startswith(_FIRST):
         return ANY
-    return Shape(begin, text, answer[begin:text], after)
+    text, usage = spoken + len(_SPOKEN), len(answer) + len(_USAGE) - len(tail)
+    end = answer.find(b'"', text)
+    if answer[end - 1] == _BACKSLASH or usage - end > HEAD:  # no end of the text, or there are more choices behind it
+        return ANY
+    before, after = answer[begin:text], answer[end:usage]
+    return Shape(begin, text, before, after) if after.endswith(_USAGE) and not refused(before + after) else ANY
 
 
 def ended_of(plain: Plain, epoch: float = 0.0) -> Ended:

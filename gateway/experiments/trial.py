@@ -1,7 +1,7 @@
 """One request in its route's experiments: which arm it is given (`entry`: what is left of it for the store).
 
-On its way a request costs a look at what is known of its key, and at its end one tuple for all experiments that it is in. What the tuple
-means (`seen`) is read by the store's thread, of the most common ones some dozens at a time by `plain`: usage, the answer's id, whether it
+On its way a request costs a look at what is known of its key, and at its end one tuple for each experiment that it is in. What the tuple
+means (`seen`) is read by the store's thread, of the most common ones a hundred at a time by `plain`: usage, the answer's id, whether it
 was refused, whether it fits its schema.
 
 `Trials` is the one owner in a process of which experiments are in force; a route holds what follows from that (`RouteTrials`).

@@ -17,7 +17,7 @@ from gateway import logs
 from gateway.lines import log_record
 from gateway.metrics import Metrics
 from gateway.record import PLAIN_SECONDS, Record, record_of
-from gateway.recorder import Recorder
+from gateway.recorder import PLAIN, Recorder
 from routing.types import Decision
 from tests.gateway.test_recorder import lines as lines
 from tests.gateway.test_recorder import written
@@ -93,6 +93,19 @@ def test_plain_answers_stand_among_the_recent_ones_and_in_the_log(lines: io.Stri
     last = newest[-1]
     assert (last.backend, last.replica, last.route, last.tenant, last.status, last.ttft) == ("b", "r", "a", "t", 200, 0.25)
     assert [line["id"] for line in written(lines)] == [f"id-{i}" for i in range(5)]
+
+
+def test_many_are_counted_before_the_tick_with_what_has_come_since() -> None:
+    recorder, asked = Recorder(Metrics()), list[Any]()
+    recorder.soon = asked.append
+    decision = Decision(replica("r"), Target("b", "m"), "")
+    for n in range(PLAIN + 5):
+        assert bool(asked) is (n >= PLAIN)
+        recorder.put_plain((decision, "a", "", "chat", b"x", 0.0, 0.1, 1, None))
+    (drain,) = asked
+    drain()
+    assert len(recorder.recent(PLAIN + 9)) == PLAIN + 5 and "0 of" in repr(recorder)
+    drain()  # nothing waits any more
 
 
 def test_plain_answers_beyond_the_queue_are_dropped_and_counted() -> None:

@@ -176,14 +176,24 @@ def test_of_answers_like_those_before_the_beginning_is_kept() -> None:
 def test_of_another_answer_all_is_kept(answer: bytes) -> None:
     kind = Kind("e", 0, "a", "t")
     kept(kind, spoken(), TAIL)
-    assert kept(kind, answer, TAIL) == (short(answer), False)
-    assert kept(kind, answer, TAIL)[1] is (kind.shape is not ANY)
+    known = kind.shape
+    assert known is not ANY and kept(kind, answer, TAIL) == (short(answer), False)
+    found = shape_of(answer, TAIL)
+    assert kind.shape is known if found is ANY else (kind.shape.before, kind.shape.after) == (found.before, found.after)
+    assert len(kind.shape.before) + len(kind.shape.after) < 1024, "no text is held"
 
 
-@pytest.mark.parametrize(
-    "id", [b'"id":"other-ids-"', b'"ID":"chatcmpl-1"', b'"id":"chat\\u0031"', '"id":"chatcmé-1"'.encode(), b'"n":1,"id":"late"']
-)
-def test_wherever_its_id_is_it_is_found(id: bytes) -> None:
+def test_one_with_quotation_marks_in_its_text_changes_nothing_for_the_next() -> None:
+    kind = Kind("e", 0, "a", "t")
+    kept(kind, spoken(), TAIL)
+    known = kind.shape
+    for text in (b'\\"hi\\" ' + b"x" * 5000, b'it ends with \\"', b"a \\\\"):
+        assert kept(kind, spoken(text), TAIL)[1] is (text == b"a \\\\") and kind.shape is known
+    assert kept(kind, spoken(b"plain"), TAIL)[1]
+
+
+@pytest.mark.parametrize("id", [b'"id":"other-ids-"', b'"id":"chat\\u0031"', '"id":"chatcmé-1"'.encode(), b'"id":"","n":"late"'])
+def test_an_id_at_the_beginning_is_found(id: bytes) -> None:
     kind = Kind("e", 0, "a", "t")
     answer = spoken().replace(b'"id":"chatcmpl-1"', id)
     kept(kind, answer, TAIL)
@@ -194,6 +204,23 @@ def test_wherever_its_id_is_it_is_found(id: bytes) -> None:
     assert [*seen_of(block)] == [seen(ended_of((kind, 1, b"r", 1.0, 1.0, FREE, TAIL, *cut)))] * 2
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        spoken().replace(b'"id":"chatcmpl-1",', b"")[:-1] + b',"id":"chatcmpl-1"}',
+        spoken().replace(b'"id":"chatcmpl-1",', b"").replace(b'],"usage"', b'],"id":"chatcmpl-1","usage"'),
+        spoken().replace(b'"id":"chatcmpl-1"', b'"n":1,"id":"chatcmpl-1"'),
+    ],
+    ids=["behind all", "before the usage", "not first"],
+)
+def test_an_id_elsewhere_is_found(answer: bytes) -> None:
+    kind, tail = Kind("e", 0, "a", "t"), b"{" + answer[answer.rfind(b'"usage"') :]
+    for _ in range(3):
+        found = kept(kind, answer, tail)
+        assert found == (answer, False)
+        assert block_of([(kind, 1, b"r", 1.0, 1.0, FREE, tail, *found)]).response == [b"chatcmpl-1"]
+
+
 @given(
     st.lists(
         st.tuples(
@@ -201,16 +228,19 @@ def test_wherever_its_id_is_it_is_found(id: bytes) -> None:
             st.text(st.sampled_from('ab"\\{},:é'), max_size=6),
             st.sampled_from(["stop", "length", "content_filter"]),
             st.sampled_from(["1", "2", "11", '"', "\\"]),
+            st.permutations(["id", "object", "choices", "usage"]),
         ),
         min_size=2,
         max_size=6,
     )
 )
-def test_what_is_kept_says_what_the_answer_would(drawn: list[tuple[str, str, str, str]]) -> None:
+def test_what_is_kept_says_what_the_answer_would(drawn: list[tuple[str, str, str, str, list[str]]]) -> None:
     kind = Kind("e", 0, "a", "t")
-    for key, text, finish, id in drawn:
+    for key, text, finish, id, order in drawn:
         message = {"role": "assistant", key: text, "refusal": None} if key == "reasoning" else {"role": "assistant", key: text}
-        whole = {"id": id, "choices": [{"message": message, "finish_reason": finish}], "usage": COUNTS}
+        whole = {"id": id, "object": "o", "choices": [{"message": message, "finish_reason": finish}], "usage": COUNTS}
+        if order[-1] == "choices" or order.index("choices") < order.index("usage"):  # whatever is behind the usage says no refusal
+            whole = {name: whole[name] for name in order}
         answer = json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
         tail = b"{" + answer[answer.rfind(b'"usage"') :]
         found, cut = kept(kind, answer, tail)
