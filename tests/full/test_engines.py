@@ -136,9 +136,10 @@ def test_as_a_remote_server(engine: Running) -> None:
 def test_a_killed_engine_ends_streams_with_an_error_and_comes_back(engine: Running) -> None:
     instance = next(iter(engine.gateway.fleet.instances()))
     before = instance.restarts
+    group = _group(instance.pid)  # beforehand: looking while the gateway relays, in a thread of this process, outlasts a short stream
     stream = ask(engine, stream=True, max_tokens=1500, extra_body={"ignore_eos": True})
     next(iter(stream))
-    for pid in _group(instance.pid):
+    for pid in group:
         os.kill(pid, signal.SIGKILL)
     with pytest.raises((openai.APIError, openai.APIConnectionError)):
         for _ in stream:
