@@ -168,16 +168,18 @@ def told(body: bytes) -> Told | None:
     return total, 0 if p is None else min(total, p.cached_tokens or 0), u.completion_tokens or 0
 
 
-def usage_sum(bodies: Sequence[bytes], odd: list[bytes] | None = None, told: dict[bytes, Told] | None = None) -> tuple[Usage, int]:
+def usage_sum(bodies: Sequence[bytes], odd: list[bytes] | None = None, told: list[Told | None] | None = None) -> tuple[Usage, int]:
     """The token counts of several answers together, and how many of them told none or were malformed: `usage` of each, added up.
     Those that are not plainly consistent (a total that is no sum, parts of counts) are appended to `odd`, to be looked at. The counts
-    of each are put into `told`."""
+    of each are appended to `told`."""
     fresh = out = bad = 0
     rarer = Usage()
     for body, one in zip(bodies, _read_usages(bodies), strict=True):
         u = None if one is None else one.usage
         if u is None:
             bad += 1
+            if told is not None:
+                told.append(None)
             continue
         p, c = u.prompt_tokens_details, u.completion_tokens_details
         if (p is not None and (p.cached_tokens or p.cache_write_tokens)) or (c is not None and c.reasoning_tokens):
@@ -185,14 +187,14 @@ def usage_sum(bodies: Sequence[bytes], odd: list[bytes] | None = None, told: dic
             rarer += found
             plain = False
             if told is not None:
-                told[body] = (found.input + found.cached + found.cache_write, found.cached, found.output + found.reasoning)
+                told.append((found.input + found.cached + found.cache_write, found.cached, found.output + found.reasoning))
         else:
             asked, said = u.prompt_tokens or 0, u.completion_tokens or 0
             fresh += asked
             out += said
             plain = u.total_tokens == asked + said
             if told is not None:
-                told[body] = (asked, 0, said)
+                told.append((asked, 0, said))
         if not plain and odd is not None:
             odd.append(body)
     return Usage(fresh + rarer.input, rarer.cached, rarer.cache_write, out + rarer.output, rarer.reasoning), bad

@@ -116,13 +116,20 @@ class Answering:
         core.inflight.discard(self)
         at = body.rfind(b',"usage":{', -1024)
         tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
-        trial = self.trial
+        part = self.trial
+        free, left, cut = part is None, b"", False
+        if part is not None:
+            if part.tap is not None:  # it tells of this one when all has been sent
+                part.hold(self, seconds, tail, body)
+                part = None
+            else:
+                free = core.shadows is None
+                left, cut = part.left(body, tail)
         if pilot is not None:
             pilot.whole(tail)
-        core.recorder.put_plain((decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail))
-        if trial is not None:
-            trial.plain(self, seconds, tail, body)
-        if pilot is None and (trial is None or (trial.tap is None and core.shadows is None)):
+        told = (decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail, part, left, cut)
+        core.recorder.put_plain(told)
+        if free and pilot is None:
             # Nothing that waits for a next request holds this one's body, or a generation that has been replaced.
             self.clean, self.call, self.decision, self.route, self.trial = True, NO_CALL, UNDECIDED, NO_ROUTE, None
         if core.parked or replica.on_idle is not None:

@@ -186,7 +186,7 @@ class JsonLines(_Lines):
             for kept in (self._names, self._messages, self._around):
                 kept.clear()
 
-    def plain(self, batch: Sequence[Plain], told: Mapping[bytes, Told], unix: float, epoch: float) -> str:
+    def plain(self, batch: Sequence[Plain], told: Mapping[bytes, Told | None], unix: float, epoch: float) -> str:
         """The same for plain answers, without records: only the id and a few numbers differ from the line before. `told`: their token
         counts, by the end of each. `epoch`: what to add to monotonic seconds to get seconds since 1970. What is rarer (a cost, a strange
         id) goes the longer way."""
@@ -195,15 +195,15 @@ class JsonLines(_Lines):
         first = self._encoder.encode({"time": stamp, "level": level, "logger": source, "message": MESSAGE}).decode()[:-1] + ',"id":"'
         lines = []
         for one in batch:
-            decision, route, tenant, api, raw, _, seconds, size, tail = one
+            decision, route, tenant, api, raw, _, seconds, size, tail = one[:9]
             key, id = (decision, route, tenant, api), raw.decode("latin-1")
             around = self._around[key] if key in self._around else self._pieces(key)
             if around is None or not self._plain(id) or (tail is not None and tail.find(b"cost") >= 0):
                 lines.append(self([(record_of(one, epoch), False)], unix))
                 continue
             took, tokens = f"{_rounded(seconds)}", ""
-            if tail is not None and tail in told:
-                asked, cached, said = told[tail]
+            if tail is not None and (counts := told.get(tail)) is not None:
+                asked, cached, said = counts
                 tokens = f',"tokens_in":{asked},"tokens_cached":{cached},"tokens_out":{said}'
             lines.append(f'{first}{id}{around[0]}{took},"ttft":{took}{around[1]}{size}{tokens}}}\n')
         return "".join(lines)

@@ -15,6 +15,7 @@ from routing.types import Decision
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
+    from gateway.experiments.entry import Part
 
 
 class Record(msgspec.Struct):
@@ -48,14 +49,15 @@ class Record(msgspec.Struct):
 
 
 # The most common request by far, as the hot path hands it over: a whole good answer to the first attempt within `PLAIN_SECONDS`.
-# decision, route, tenant, api, id, arrival (monotonic s), duration (s), bytes out, the end of the answer with its usage.
-Plain = tuple[Decision, str, str, str, bytes, float, float, int, bytes | None]
+# decision, route, tenant, api, id, arrival (monotonic s), duration (s), bytes out, the end of the answer with its usage; its part in
+# experiments, what they keep of the answer, and whether that was cut (`Part.left`).
+Plain = tuple[Decision, str, str, str, bytes, float, float, int, bytes | None, "Part | None", bytes, bool]
 PLAIN_SECONDS = 1.0
 
 
 def record_of(plain: Plain, epoch: float) -> Record:
     """The record of a plain answer. `epoch`: what to add to monotonic seconds to get seconds since 1970."""
-    decision, route, tenant, api, id, received, seconds, size, tail = plain
+    decision, route, tenant, api, id, received, seconds, size, tail = plain[:9]
     record = Record(
         id.decode(), received + epoch, api, route, decision.target.backend, decision.replica.name, tenant, False, 200, seconds, seconds,
         1, 0, size, usage=None if tail is None else wire.usage(tail), reason=decision.reason,

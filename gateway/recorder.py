@@ -10,8 +10,8 @@ import asyncio
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from backends import prices, wire
 from backends.types import Target
@@ -26,6 +26,18 @@ BATCH = 32  # records, which take some microseconds each
 PLAIN, MOST = 128, 512  # plain answers, about one each: so many that what is done once a batch does not count; at most, in one turn
 REQUEST_LOG = "pointsman.request"
 NOWHERE = Target("", "")
+
+
+class Hears(Protocol):
+    """Who is told of plain answers that are in experiments (`gateway.experiments.plain.Blocks`)."""
+
+    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
+        """They are of one target. `told`: the token counts of each, where it has any. Not all need have a part."""
+        ...
+
+    def missed(self) -> None:
+        """There was no room for one."""
+        ...
 
 
 class Recorder:
@@ -45,7 +57,7 @@ class Recorder:
     ) -> None:
         self.dropped = 0
         self.soon: Callable[[Callable[[], None]], object] | None = None  # the loop's `call_soon`; None: only the tick drains
-        self.after: Callable[[Mapping[bytes, wire.Told]], None] | None = None  # hears the token counts of plain answers, when they are read
+        self.hears: Hears | None = None  # of plain answers in experiments, when they are counted
         self.unparsed = 0  # answers whose usage could not be read
         self.untrue: dict[str, int] = {}  # answers whose usage cannot be true, by the invariant that it breaks
         self._metrics, self._capacity, self._clock = metrics, capacity, clock
@@ -90,6 +102,8 @@ class Recorder:
         if waiting >= self._enough:
             if waiting >= self._capacity:
                 self.dropped += 1
+                if self.hears is not None and plain[9] is not None:
+                    self.hears.missed()
                 return
             if waiting == PLAIN - 1 and self.soon is not None:
                 self.soon(self._drain_some)
@@ -108,6 +122,10 @@ class Recorder:
         self._drain_plain(4 * limit, now)
         self._drain_records(limit, now)
         return len(self._queue) + len(self._plain)
+
+    def catch_up(self) -> None:
+        """Counts all plain answers that wait: a millisecond or two when it is late. Blocks for that long, mutates."""
+        self._drain_plain(len(self._plain), self._clock())
 
     def _drain_records(self, limit: int, now: float) -> None:
         queue = self._queue
@@ -152,34 +170,43 @@ class Recorder:
         for plain in batch:
             groups[id(plain[0].target), plain[1], plain[3]].append(plain)
         windows: dict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))  # by route: durations, tokens
-        info = self._log.isEnabledFor(logging.INFO)
-        told: dict[bytes, wire.Told] | None = {} if info or self.after is not None else None
+        known: dict[bytes, wire.Told | None] | None = {} if self._log.isEnabledFor(logging.INFO) else None
         for (_, route, api), group in groups.items():
-            _, _, _, _, _, _, durations, sizes, ends = zip(*group, strict=True)
-            tails, odd = [*filter(None, ends)], list[bytes]()
-            usage, unparsed = wire.usage_sum(tails, odd, told)
-            self.unparsed += unparsed
-            for tail in odd:
-                self._check(tail)
-            target = group[0][0].target
-            self._metrics.observe_plain(route, target.backend, api, sorted(durations), sum(sizes), usage)
-            cost, reported = prices.together(tails, target.price)
-            if cost or reported:
-                self._metrics.observe_cost(route, target.backend, api, cost, reported)
+            durations, tokens = self._count(group, route, api, known)
             windows[route][0].extend(durations)
-            windows[route][1].append(usage.output + usage.reasoning)
-        for route, (seconds, tokens) in windows.items():
-            self._windows.add_plain(now, route, sorted(seconds), sum(tokens))
-        if told is not None and self.after is not None:
-            self.after(told)
-        if told is not None and info:
-            self._tell_plain(batch, told)
+            windows[route][1].append(tokens)
+        for route, (seconds, counts) in windows.items():
+            self._windows.add_plain(now, route, sorted(seconds), sum(counts))
+        if known is not None:
+            self._tell_plain(batch, known)
+
+    def _count(self, group: list[Plain], route: str, api: str, known: dict[bytes, wire.Told | None] | None) -> tuple[list[float], int]:
+        """Counts plain answers of one target. `known`: takes their token counts, for the log. Their durations, ascending, and tokens."""
+        _, _, _, _, _, _, times, sizes, ends, parts, _, _ = zip(*group, strict=True)
+        durations, tails, odd, hears = sorted(times), [*filter(None, ends)], list[bytes](), self.hears
+        tried = hears is not None and parts.count(None) < len(parts)
+        told: list[wire.Told | None] | None = [] if tried or known is not None else None
+        usage, unparsed = wire.usage_sum(tails, odd, told)
+        self.unparsed += unparsed
+        for tail in odd:
+            self._check(tail)
+        target = group[0][0].target
+        self._metrics.observe_plain(route, target.backend, api, durations, sum(sizes), usage)
+        cost, reported = prices.together(tails, target.price)
+        if cost or reported:
+            self._metrics.observe_cost(route, target.backend, api, cost, reported)
+        if told is not None:
+            if known is not None:
+                known.update(zip(tails, told, strict=True))
+            if tried and hears is not None:
+                hears.add(group, told if len(tails) == len(ends) else [*map(dict(zip(tails, told, strict=True)).get, ends)])
+        return durations, usage.output + usage.reasoning
 
     @staticmethod
     def _epoch() -> float:
         return time.time() - time.monotonic()
 
-    def _tell_plain(self, batch: list[Plain], told: dict[bytes, wire.Told]) -> None:
+    def _tell_plain(self, batch: list[Plain], told: dict[bytes, wire.Told | None]) -> None:
         epoch, (writer, others) = self._epoch(), writer_of(self._log)
         if writer is not None and not others:
             lines = self._lines_of(writer)

@@ -6,7 +6,6 @@ remembered until its end gets an `Entry` of its own instead, a part that is the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from time import monotonic, time
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,7 +13,7 @@ import msgspec
 
 from backends.types import Target
 from gateway.experiments.ended import End, Ended, Whole, end_of, short
-from gateway.experiments.plain import Kind, Plain, ended_of, kept
+from gateway.experiments.plain import Kind, Marks, ended_plain, kept
 from gateway.experiments.tap import Purse, Tap
 from gateway.relay import StreamRelay
 from gateway.sink import Sink
@@ -25,34 +24,28 @@ if TYPE_CHECKING:
     from gateway.exchange import Exchange
     from gateway.experiments.arms import Changes
 
-Marks = tuple[tuple[Kind, int], ...]  # where a request counts: of each experiment its kind and its unit
-
 
 class Store(Protocol):
     """Where tuples go (`gateway.experiments.store.TrialStore`)."""
-
-    @property
-    def put_plain(self) -> Callable[[Plain], None]: ...
 
     def put(self, ended: Ended) -> None: ...
 
 
 class Part(msgspec.Struct, eq=False):
     """What experiments make of the requests of a key. `marks`: where they count; `route`: the way they are meant to go; `changes`: what
-    is changed in them. Never changed. Of who is in a single experiment, and has no tap: `put`, the store's; `kind` and `unit`, the mark."""
+    is changed in them. Never changed. `kind` and `unit`: the mark of who is in a single experiment; None: in more, or in none."""
 
     store: Store
     marks: Marks
     route: Route
     changes: Changes | None
     tap: Tap | None = None  # an entry's
-    put: Callable[[Plain], None] | None = None
     kind: Kind | None = None
     unit: int = 0
 
     def __post_init__(self) -> None:
         if len(self.marks) == 1:
-            self.put, (self.kind, self.unit) = self.store.put_plain, self.marks[0]
+            self.kind, self.unit = self.marks[0]
 
     def own(self, exchange: Answering) -> Entry:
         """The exchange's own from now on."""
@@ -60,25 +53,19 @@ class Part(msgspec.Struct, eq=False):
         return entry
 
     # --- what the exchange tells
-    def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
-        """A whole good answer to the first attempt is about to be sent."""
-        put, kind = self.put, self.kind
-        if put is not None and kind is not None and tail is not None:  # the usual case, without its frames; see `Shape.cut`
+    def left(self, body: bytes, tail: bytes | None) -> tuple[bytes, bool]:
+        """What is kept of a whole good answer to the first attempt, as the recorder hands it on, and whether it was cut. `tail`: the
+        document with its usage."""
+        kind = self.kind
+        if kind is not None and tail is not None:  # the usual case, without its frames; see `Shape.cut`
             shape = kind.shape
             text = shape.text
             if body[shape.begin : text] == shape.before and body[body.find(b'"', text) : 9 - len(tail)] == shape.after:
-                cut = body[: shape.begin]
-                put((kind, self.unit, exchange.id, exchange.received, seconds, exchange.decision.target, tail, cut, True))
-                return
-        for plain in self.left(exchange, seconds, tail, body):
-            self.store.put_plain(plain)
+                return body[: shape.begin], True
+        return kept(self.marks[0][0], body, tail) if self.marks else (b"", False)
 
-    def left(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> list[Plain]:
-        """What such a request leaves."""
-        return [
-            (kind, unit, exchange.id, exchange.received, seconds, exchange.decision.target, tail, *kept(kind, body, tail))
-            for kind, unit in self.marks
-        ]
+    def hold(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
+        """Such an answer is about to be sent through the tap, which says when it has been."""
 
     def answered(self, exchange: Answering, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""
@@ -105,7 +92,7 @@ class Entry(Part, eq=False):
 
     def tapped(self, inner: Sink, api: str = "", format: bytes = b"") -> Sink:
         """The sink that this request's answer must pass. `format`: see `must_fit`, where there is one."""
-        self.tap, self.put = Tap(inner, self), None
+        self.tap = Tap(inner, self)
         if format:
             self.must_fit(api, format)
         return self.tap
@@ -116,12 +103,12 @@ class Entry(Part, eq=False):
             self.tap.whole = Whole(api, format)
 
     # --- what the exchange tells
-    def plain(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
-        if self.tap is None:
-            super().plain(exchange, seconds, tail, body)
-            return
-        epoch = time() - monotonic()
-        self.waiting = (*[ended_of(plain, epoch) for plain in self.left(exchange, seconds, tail, body)],)
+    def hold(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
+        unix, answer = exchange.received + time() - monotonic(), short(body)
+        target = exchange.decision.target
+        self.waiting = (
+            *[ended_plain(mark, exchange.id, unix, seconds, target, tail, answer) for mark in self.marks],
+        )  # fmt: skip
 
     def answered(self, exchange: Answering, data: bytes) -> None:
         self.answer = short(data)

@@ -1,28 +1,30 @@
 """The most common requests of experiments, whole good answers to the first attempt: read a hundred at a time, while they are still in the
 processor's caches, into blocks of bytes that the store's thread only has to write.
 
-On the loop, after the recorder has read the same answers' usage (`Recorder.after`): about a microsecond a request. A thread that reads them
-one by one would cost more than that in switches alone, and what waits for it would push all else out of the caches.
+On the loop, with the recorder, which hands them on as it counts them: less than a microsecond a request. A thread that reads them one by
+one would cost more than that in switches alone, and what waits for it would push all else out of the caches.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import msgspec
 
 from backends import wire
 from backends.types import Target
 from gateway.experiments.ended import HEAD, Ended, cost_of, id_of, refused, short
+from gateway.record import Plain
 from routing.experiments.words import Block
 
+if TYPE_CHECKING:
+    from gateway.experiments.entry import Part
+
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
-_NOTHING: Final[Mapping[bytes, wire.Told]] = MappingProxyType({})
 _packed = msgspec.msgpack.Encoder()
 _FIRST, _SPOKEN, _USAGE, _BACKSLASH = b'{"id":"', b'"role":"assistant","content":"', b',"usage":', 0x5C
 log = logging.getLogger("pointsman.experiments")
@@ -62,9 +64,7 @@ class Kind(msgspec.Struct, eq=False):
     shape: Shape = ANY
 
 
-# its kind, its unit, our id, arrival (monotonic seconds), seconds to the end, who answered, the document with its usage, the answer as
-# `kept`, and whether it was cut: what an `Ended` has more is as in any other plain one. Once for each experiment that it is in.
-Plain = tuple[Kind, int, bytes, float, float, Target, bytes | None, bytes, bool]
+Marks = tuple[tuple[Kind, int], ...]  # where a request counts: of each experiment its kind and its unit
 
 
 class Packed(NamedTuple):
@@ -101,26 +101,39 @@ def shape_of(answer: bytes, tail: bytes) -> Shape:
     return Shape(begin, text, before, after) if after.endswith(_USAGE) and not refused(before + after) else ANY
 
 
-def ended_of(plain: Plain, epoch: float = 0.0) -> Ended:
-    """The same as any other request leaves it. `epoch`: what to add to monotonic seconds to get unix seconds."""
-    kind, unit, request, received, seconds, target, tail, answer, cut = plain
-    if cut:
-        answer += b"}"  # a document again
+def ended_plain(
+    mark: tuple[Kind, int], request: bytes, unix: float, seconds: float, target: Target, tail: bytes | None, answer: bytes
+) -> Ended:
+    """What a plain request leaves that goes its own way. `tail`: the document with its usage; `answer`: what is kept of it."""
+    kind, unit = mark
     return (
-        (kind.experiment, kind.epoch, kind.arm), unit, kind.tenant, request, received + epoch, seconds, None, False, 200, "", target, False,
-        tail, answer, None,
+        (kind.experiment, kind.epoch, kind.arm), unit, kind.tenant, request, unix, seconds, None, False, 200, "", target, False, tail,
+        answer, None,
     )  # fmt: skip
 
 
-def block_of(batch: Sequence[Plain], told: Mapping[bytes, wire.Told] = _NOTHING, epoch: float = 0.0) -> Block:
-    """What requests were, at least one. `told`: token counts of answers by the document with their usage; what is not in it is read here.
-    `epoch`: as for `ended_of`. Pure."""
-    kind, unit, request, received, seconds, targets, tails, answers, cut = zip(*batch, strict=True)
+def ended_of(plain: Plain, epoch: float = 0.0) -> list[Ended]:
+    """What a request leaves in the experiments that it is in. `epoch`: what to add to monotonic seconds to get unix seconds."""
+    decision, _, _, _, request, received, seconds, _, tail, part, answer, cut = plain
+    if cut:
+        answer += b"}"  # a document again
+    marks = () if part is None else part.marks
+    return [ended_plain(mark, request, received + epoch, seconds, decision.target, tail, answer) for mark in marks]
+
+
+def block_of(group: Sequence[Plain], told: Sequence[wire.Told | None], epoch: float = 0.0) -> Block | None:
+    """What requests to one target were; None: none of them is in an experiment. `told`: the token counts of each, as far as they could be
+    read. `epoch`: as for `ended_of`. Pure."""
+    columns = [*zip(*group, strict=True)]
+    kind, unit, rows, counts = _marked(group, columns[9], told)
+    if not kind:
+        return None
     kinds = {one: at for at, one in enumerate(dict.fromkeys(kind))}
-    asked, said, cost = _counts(tails, targets, told)
+    _, _, _, _, request, received, seconds, _, tails, _, answers, cut = columns if rows is group else zip(*rows, strict=True)
+    asked, said, cost = _counts(tails, rows[0][0].target, counts)
     refusals = _refusals(answers) if False in cut else []
     return Block(
-        [(one.experiment, one.epoch, one.arm, one.tenant) for one in kinds], [*map(kinds.__getitem__, kind)], [*unit], [*request],
+        [(one.experiment, one.epoch, one.arm, one.tenant) for one in kinds], [*map(kinds.__getitem__, kind)], unit, [*request],
         _ids(answers, cut), [at + epoch for at in received], [*seconds], refusals, asked, said, cost,
     )  # fmt: skip
 
@@ -128,51 +141,49 @@ def block_of(batch: Sequence[Plain], told: Mapping[bytes, wire.Told] = _NOTHING,
 # All of a batch at once: a few calls for all in place of some steps for each, which would cost more than what they do here.
 
 
+def _marked(
+    group: Sequence[Plain], parts: Sequence[Part | None], told: Sequence[wire.Told | None]
+) -> tuple[list[Kind], list[int], Sequence[Plain], Sequence[wire.Told | None]]:
+    """Each request, and its token counts, once for each experiment that it is in."""
+    if None not in parts:
+        every = cast("Sequence[Part]", parts)
+        kinds = [part.kind for part in every]
+        if None not in kinds:  # the usual case: each is in one
+            return cast("list[Kind]", kinds), [part.unit for part in every], group, told
+    wide = [(*mark, plain, one) for plain, part, one in zip(group, parts, told, strict=True) if part is not None for mark in part.marks]
+    kind, unit, rows, counts = zip(*wide, strict=True) if wide else ((), (), (), ())
+    return [*kind], [*unit], rows, counts
+
+
 def _counts(
-    tails: Sequence[bytes | None], targets: Sequence[Target], told: Mapping[bytes, wire.Told]
+    tails: Sequence[bytes | None], target: Target, told: Sequence[wire.Told | None]
 ) -> tuple[list[int | None], list[int | None], list[float | None]]:
     """Tokens in, tokens out, dollars."""
-    free = not any([target.price is not None for target in dict(zip(map(id, targets), targets, strict=True)).values()])
-    free = free and b"\n".join(told).rfind(b"cost") < 0
-    known: Mapping[Any, wire.Told] = told if free else _NOTHING
-    try:
-        prompts, _, answers = zip(*map(known.__getitem__, tails), strict=True)
-        return [*prompts], [*answers], []
-    except KeyError:  # some were not read yet, or have none
-        pass
-    asked, said, cost = list[int | None](), list[int | None](), list[float | None]()
-    for tail, target in zip(tails, targets, strict=True):
-        if tail in known:
-            one = known[tail]
-            asked.append(one[0])
-            said.append(one[2])
-            cost.append(None)
-            continue
-        usage = None if tail is None else wire.usage(tail)
-        cost.append(None if tail is None else cost_of(usage, tail, target))
-        asked.append(None if usage is None else usage.input + usage.cached + usage.cache_write)
-        said.append(None if usage is None else usage.output + usage.reasoning)
-    return asked, said, cost
+    if target.price is None and None not in told and b"\n".join(filter(None, tails)).rfind(b"cost") < 0:
+        asked, _, said = zip(*filter(None, told), strict=True)
+        return [*asked], [*said], []
+    usages = [None if tail is None else wire.usage(tail) for tail in tails]
+    return (
+        [None if usage is None else usage.input + usage.cached + usage.cache_write for usage in usages],
+        [None if usage is None else usage.output + usage.reasoning for usage in usages],
+        [None if tail is None else cost_of(usage, tail, target) for usage, tail in zip(usages, tails, strict=True)],
+    )
 
 
 def _ids(answers: Sequence[bytes], cut: Sequence[bool]) -> list[bytes]:
     """The answers' own ids. Nearly all write them first, in plain characters, and one server's are equally long."""
-    many, step = len(answers), answers[0].find(b'"', 7) + 1
-    heads = b"".join([answer[:step] for answer in answers]) if step else b""
-    quotes = b'"' * many
-    if (
-        step
-        and len(heads) == many * step
-        # Exactly four quotation marks each, of which three are those of `_FIRST`: it begins each of them.
-        and heads[step - 1 :: step] == quotes
-        and heads[1::step] == quotes
-        and heads[6::step] == quotes
-        and heads.count(_FIRST) == many
-        and heads.count(b'"') == 4 * many
-        and heads.find(b"\\") < 0
-        and heads.isascii()
-    ):
-        return [heads[at : at + step - 8] for at in range(7, len(heads), step)]
+    many, step, end = len(answers), len(answers[0]), answers[0].find(b'"', 7)
+    if len(set(map(len, answers))) == 1:
+        heads = b"".join(answers)
+    else:  # without what follows their ids
+        step = end + 1
+        heads = b"".join([answer[:step] for answer in answers])
+    if end > 0 and len(heads) == many * step and heads[end::step] == b'"' * many:
+        if all(heads[at::step] == _FIRST[at : at + 1] * many for at in range(7)):  # each begins with `_FIRST`
+            ids = [heads[at : at + end - 7] for at in range(7, len(heads), step)]
+            joined = b"".join(ids)
+            if joined.find(b'"') < 0 and joined.find(b"\\") < 0 and joined.isascii():
+                return ids
     return [id_of(answer + b"}" if part else answer).encode() for answer, part in zip(answers, cut, strict=True)]
 
 
@@ -186,55 +197,47 @@ def _refusals(answers: Sequence[bytes]) -> list[bool]:
 
 
 class Blocks:
-    """Plain requests on their way to the file. The loop puts and gathers, the store's thread takes. `most`: requests that may wait;
-    `other`: takes what cannot be read here, one by one; `epoch`: what to add to monotonic seconds to get unix seconds."""
+    """Plain requests on their way to the file. The loop adds, the store's thread takes. `most`: requests that may wait; `other`: takes
+    what cannot be read here, one by one; `epoch`: what to add to monotonic seconds to get unix seconds."""
 
-    __slots__ = ("_done", "_epoch", "_gathered", "_most", "_other", "_packed", "_waiting", "dropped", "put")
+    __slots__ = ("_added", "_done", "_epoch", "_most", "_other", "_packed", "dropped")
 
     def __init__(self, most: int, other: Callable[[Any], None], epoch: Callable[[], float] = lambda: time() - monotonic()) -> None:
         self.dropped = 0
         self._most, self._other, self._epoch = most, other, epoch
-        self._waiting: list[Plain] = []
-        self.put = self._waiting.append  # takes what a request left; whoever puts sees to it that `gather` is called soon
         self._packed: deque[Packed] = deque()
-        self._gathered = self._done = 0  # requests: the one counted on the loop, the other in the thread
+        self._added = self._done = 0  # requests: the one counted on the loop, the other in the thread
 
     def __len__(self) -> int:
-        return len(self._waiting) + self.packed
+        """Requests that wait."""
+        return self._added - self._done
 
-    @property
-    def waiting(self) -> bool:
-        """Whether there is anything to gather."""
-        return bool(self._waiting)
-
-    @property
-    def packed(self) -> int:
-        """Requests in blocks."""
-        return self._gathered - self._done
-
-    def gather(self, told: Mapping[bytes, wire.Told] = _NOTHING) -> None:
-        """Makes a block of the requests that wait: about a microsecond for each. Never raises."""
-        batch = self._waiting[:]
-        if not batch:
-            return
-        self._waiting.clear()
-        if self.packed + len(batch) > self._most:
-            self.dropped += len(batch)
+    # --- gateway.recorder.Hears
+    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
+        """Makes a block of those that are in experiments: less than a microsecond for each. Never raises."""
+        if len(self) + len(group) > self._most:
+            self.dropped += sum(len(plain[9].marks) for plain in group if plain[9] is not None)
             return
         epoch = self._epoch()
         try:
-            block = block_of(batch, told, epoch)
+            block = block_of(group, told, epoch)
+            if block is None:
+                return
             packed = Packed(len(block.kind), max(block.unix), _packed.encode(block))
         except UNREADABLE:
-            for plain in batch:
-                self._other(ended_of(plain, epoch))
+            for plain in group:
+                for ended in ended_of(plain, epoch):
+                    self._other(ended)
             return
         except Exception:  # who calls us has other work to do
             log.exception("a bug: requests of experiments")
-            self.dropped += len(batch)
+            self.dropped += len(group)
             return
-        self._gathered += packed.requests
+        self._added += packed.requests
         self._packed.append(packed)
+
+    def missed(self) -> None:
+        self.dropped += 1
 
     def ready(self) -> list[Packed]:
         """The blocks that wait to be written; for the thread."""

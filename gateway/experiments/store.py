@@ -86,8 +86,8 @@ class TrialStore:
         self._queue: deque[tuple[Any, ...]] = deque()
         self._most = self.keep.queue
         self._lacked = 0  # requests and pairs for which there was no room, without those in blocks
-        self.plain = Blocks(self._most, self.put)
-        self.put_plain = self.plain.put  # takes what the most common requests leave
+        self.plain = Blocks(self._most, self.put)  # takes what the most common requests leave
+        self.hurry: Callable[[], object] = lambda: None  # makes who holds some of them back hand them over now
         self._pairs: deque[Pair] = deque()
         self._read: list[Seen] = []  # the thread's: not yet in a row
         self._since = 0.0  # monotonic, when the first was found of what is not in a row; 0: there is nothing
@@ -127,7 +127,7 @@ class TrialStore:
 
     async def stop(self) -> None:
         """Writes what waits and closes the file. Idempotent. After it nothing is taken."""
-        self.plain.gather()
+        self.hurry()
         self._open = False
         thread, self._thread = self._thread, None
         if thread is not None:
@@ -180,7 +180,7 @@ class TrialStore:
         if len(self._asked) >= self.keep.jobs:
             raise Fault("overloaded", "Too much is waiting for the store of experiments; try again.", retry_after=1.0)
         if writes:
-            self.plain.gather()  # all that was put before
+            self.hurry()  # all that ended before
         future: asyncio.Future[T] = self._loop.create_future()
         job = _Job(ask, future, writes)
         self._asked.add(job)
@@ -239,8 +239,6 @@ class TrialStore:
         more = True
         while more:
             jobs, more = self._wait()
-            if self.plain.waiting:  # for longer than anybody should let them
-                self._call(self.plain.gather)
             self._convert()
             if jobs or not more or self._due():
                 self._write(tables, jobs)
@@ -266,7 +264,7 @@ class TrialStore:
     def _convert(self) -> None:
         """Makes requests of the tuples that wait now; what comes meanwhile is for the next time."""
         waiting, left = self._queue, len(self._queue)
-        if not self._since and (left or self.plain.packed):
+        if not self._since and (left or self.plain):
             self._since = time.monotonic()
         begun = time.perf_counter()
         for _ in range(left):
@@ -290,7 +288,7 @@ class TrialStore:
             self._read.append(seen)
 
     def _due(self) -> bool:
-        full = len(self._read) >= CHUNK or self.plain.packed >= FULL
+        full = len(self._read) >= CHUNK or len(self.plain) >= FULL
         return bool(self._pairs) or full or (self._since > 0 and time.monotonic() - self._since >= FLUSH)
 
     def _write(self, tables: Tables, jobs: list[_Job]) -> None:

@@ -18,9 +18,9 @@ from gateway.asking import asked
 from gateway.choosers import minute_of_day
 from gateway.experiments.arms import ArmRoute, Changes, Experiment
 from gateway.experiments.ended import Mark
-from gateway.experiments.entry import Marks, Part, Store
+from gateway.experiments.entry import Part, Store
 from gateway.experiments.keys import field_of
-from gateway.experiments.plain import Kind
+from gateway.experiments.plain import Kind, Marks
 from gateway.experiments.words import State, unit_of
 from routing.experiments.assign import HELD, OUT
 from routing.experiments.words import BEFORE, HOLDOUT

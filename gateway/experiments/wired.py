@@ -99,7 +99,8 @@ class Wired:
             self._states(self.store.states)
 
     def _serve(self, core: Core, store: TrialStore | None, mirrors: bool) -> None:
-        core.recorder.after = self.store.plain.gather if self.store is not None else None  # also for requests that began with experiments
+        if self.store is not None:  # also for requests that began with experiments
+            core.recorder.hears, self.store.hurry = self.store.plain, core.recorder.catch_up
         if store is None:
             self.trials = None
             core.run_trials(None)

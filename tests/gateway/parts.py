@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Mapping
+from time import monotonic, time
 from typing import Any, cast
 
 from backends.http import Clients
@@ -12,6 +13,7 @@ from backends.types import Call, Fault, Receiver, Target, Timeouts
 from gateway.auth import Door
 from gateway.config import KeyConfig, Limits, ServerConfig
 from gateway.exchange import Exchange
+from gateway.experiments.plain import ended_of
 from gateway.record import Plain, Record, record_of
 from gateway.recorder import NOWHERE, Recorder
 from gateway.serve import Core, Generation
@@ -122,6 +124,9 @@ class FakeLink:
         return None
 
 
+NO_PART = (None, b"", False)  # of a plain answer that is in no experiment
+
+
 class FakeRecorder:
     def __init__(self) -> None:
         self.records: list[Record] = []
@@ -132,8 +137,11 @@ class FakeRecorder:
         self.tails.append(tail)
 
     def put_plain(self, plain: Plain) -> None:
-        self.records.append(record_of((*plain[:8], None), 0.0))
+        self.records.append(record_of((*plain[:8], None, *plain[9:]), 0.0))
         self.tails.append(plain[8])
+        if plain[9] is not None:
+            for ended in ended_of(plain, time() - monotonic()):
+                plain[9].store.put(ended)
 
 
 class World:

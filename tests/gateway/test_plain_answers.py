@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from time import monotonic, time
 
 import pytest
 
 from gateway.answering import NO_CALL
 from gateway.experiments.ended import SHORT, Ended, short
 from gateway.experiments.entry import Part
-from gateway.experiments.plain import Kind, Plain
+from gateway.experiments.plain import Kind
 from gateway.serve import numbered
 from tests.gateway.parts import World
 
@@ -67,8 +68,6 @@ class Kept:
     """Where tuples of experiments go."""
 
     def __init__(self) -> None:
-        self.plain: list[Plain] = []
-        self.put_plain = self.plain.append
         self.ended: list[Ended] = []
         self.put = self.ended.append
 
@@ -82,22 +81,23 @@ def test_one_that_was_in_an_experiment_is_clean_where_nothing_follows_its_answer
         received = exchange.received
         world.flight.whole(body)
         assert sink.status == 200 and exchange.clean
-        of, unit, request, at, _, target, _, answer, _ = store.plain.pop()
-        assert (of, unit, request, at) == (kind, 7, exchange.id, received)
+        (mark, unit, tenant, request, at, *_, target, _, _, answer, _) = store.ended.pop()
+        assert (mark, unit, tenant, request) == (("ab", 0, "a"), 7, "t", exchange.id)
+        assert abs(at - received - time() + monotonic()) < 1.0
         assert target is world.route.arms[0].target
-        assert answer == short(body) and not store.plain and not store.ended
+        assert answer == short(body) and not store.ended
         exchange.anew({b"host": b"localhost"})
         assert exchange.trial is None
     for body in (GOOD, b'{"pad":"' + b"x" * SHORT + b'","choices":[]}'):  # of an experiment that was promoted nothing is told
         sink, exchange = world.ask()
         exchange.trial = Part(store, (), exchange.route, None)
         world.flight.whole(body)
-        assert sink.status == 200 and exchange.clean and not store.plain
+        assert sink.status == 200 and exchange.clean and not store.ended
     sink, exchange = world.ask()
     entry = exchange.trial = Part(store, ((kind, 7),), exchange.route, None).own(exchange)
     exchange.sink = entry.tapped(exchange.sink)
     world.flight.whole(GOOD)
-    assert not exchange.clean and not store.plain and len(store.ended) == 1  # its tap has told it
+    assert not exchange.clean and len(store.ended) == 1  # its tap has told it
     world.check_idle(5)
 
 

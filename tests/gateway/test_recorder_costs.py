@@ -6,6 +6,7 @@ from backends.types import Target
 from gateway.metrics import Metrics
 from gateway.recorder import Recorder
 from routing.types import Decision
+from tests.gateway.parts import NO_PART
 from tests.gateway.test_metrics import record
 from tests.gateway.test_recorder import sample
 from tests.routing.made import replica
@@ -23,7 +24,7 @@ def test_what_answers_cost() -> None:
     for target in (PRICED, Target("b", "m")):
         choice = Decision(replica("b"), target, "weighted")
         for output in (2, 6):
-            recorder.put_plain((choice, "m", "t", "chat", b"id", 1.0, 0.5, 10, BILLED % (output, 5 + output)))
+            recorder.put_plain((choice, "m", "t", "chat", b"id", 1.0, 0.5, 10, BILLED % (output, 5 + output), *NO_PART))
     recorder.drain()
     costs = sorted((r.cost or 0.0, r.cost_reported or 0.0) for r in recorder.recent(99))
     assert costs == [(0.0, 0.25), (0.0, 0.25), (0.0, 0.25), (1.0, 0.25), (2.0, 0.0), (2.0, 0.25), (3.0, 0.25)]
@@ -49,7 +50,7 @@ def test_counts_that_cannot_be_true_are_counted() -> None:
     choice = Decision(replica("b"), Target("b", "m"), "weighted")
     for tail in lies + truths:
         recorder.put(record(usage=None), tail)
-        recorder.put_plain((choice, "m", "t", "chat", b"id", 1.0, 0.5, 10, tail))
+        recorder.put_plain((choice, "m", "t", "chat", b"id", 1.0, 0.5, 10, tail, *NO_PART))
     recorder.drain()
     assert recorder.untrue == {"total": 2, "cached": 2, "reasoning": 2}
     assert sample(metrics, "pointsman_usage_untrue_total") == 6

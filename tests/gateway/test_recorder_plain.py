@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -14,26 +15,67 @@ import pytest
 from backends import wire
 from backends.types import Target, Usage
 from gateway import logs
+from gateway.experiments.entry import Part
 from gateway.lines import log_record
 from gateway.metrics import Metrics
-from gateway.record import PLAIN_SECONDS, Record, record_of
+from gateway.record import PLAIN_SECONDS, Plain, Record, record_of
 from gateway.recorder import PLAIN, Recorder
-from routing.types import Decision
+from routing.types import Decision, Route
+from tests.gateway.parts import NO_PART
 from tests.gateway.test_recorder import lines as lines
 from tests.gateway.test_recorder import written
 from tests.routing.made import replica
 
 
-def test_who_asks_hears_the_token_counts_of_plain_answers_once() -> None:
-    recorder, heard = Recorder(Metrics(), log=logging.getLogger("silent")), list[Any]()
-    recorder.after = heard.append
-    decision = Decision(replica("r"), Target("b", "m"), "")
+class Hearing:
+    """Who is told of plain answers in experiments."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[list[bytes], list[wire.Told | None]]] = []
+        self.missing = 0
+
+    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
+        self.heard.append(([plain[4] for plain in group], [*told]))
+
+    def missed(self) -> None:
+        self.missing += 1
+
+
+class Nowhere:
+    def put(self, ended: Any) -> None:
+        raise AssertionError
+
+
+PART = Part(Nowhere(), (), Route("a", ()), None)
+
+
+def test_who_asks_hears_of_plain_answers_in_experiments_once() -> None:
+    recorder, hears = Recorder(Metrics(), log=logging.getLogger("silent")), Hearing()
+    recorder.hears = hears
+    decisions = [Decision(replica("r"), Target("b", model), "") for model in "xyz"]
     tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":4}}', b'{"usage":{"prompt_tokens":7}}', b"no JSON", None]
-    for tail in tails:
-        recorder.put_plain((decision, "a", "t", "chat", b"x", 0.0, 0.5, 10, tail))
+    for n, tail in enumerate(tails):
+        for decision, tried in zip(decisions, (PART, PART if n == 0 else None, None), strict=True):
+            if tail is not None or decision is decisions[0]:
+                recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, tried, b"", False))
     recorder.drain()
     recorder.drain()
-    assert heard == [{tails[0]: (5, 0, 4), tails[1]: (7, 0, 0)}]
+    assert hears.heard == [
+        ([b"0", b"1", b"2", b"3"], [(5, 0, 4), (7, 0, 0), None, None]),
+        ([b"0", b"1", b"2"], [(5, 0, 4), (7, 0, 0), None]),
+    ]
+
+
+def test_who_asks_hears_all_that_waits_at_once_and_of_those_that_were_dropped() -> None:
+    recorder, hears = Recorder(Metrics(), capacity=600), Hearing()
+    recorder.hears = hears
+    decision = Decision(replica("r"), Target("b", "m"), "")
+    for n in range(602):
+        recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, None, None if n == 601 else PART, b"", False))
+    assert (recorder.dropped, hears.missing, hears.heard) == (2, 1, [])
+    recorder.catch_up()
+    recorder.catch_up()
+    assert [names for names, _ in hears.heard] == [[b"%d" % n for n in range(600)]]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -52,7 +94,8 @@ def test_plain_answers_counted_together_count_the_same(seed: int, monkeypatch: p
         for one in records:
             if together and is_plain(one):
                 decision = decisions.setdefault((one.route, one.backend), Decision(replica(one.replica), Target(one.backend, "m"), ""))
-                recorder.put_plain((decision, one.route, one.tenant, one.api, b"x", 0.0, one.duration, one.bytes_out, usage_of(one)))
+                figures = (0.0, one.duration, one.bytes_out, usage_of(one))
+                recorder.put_plain((decision, one.route, one.tenant, one.api, b"x", *figures, *NO_PART))
             else:
                 recorder.put(copy.copy(one))
         while recorder.drain(7 + seed % 40):
@@ -85,7 +128,7 @@ def test_plain_answers_stand_among_the_recent_ones_and_in_the_log(lines: io.Stri
     decision = Decision(replica("r"), Target("b", "m"), "weighted")
     tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":7}}', None, b"{broken", None, None]
     for i, tail in enumerate(tails):
-        recorder.put_plain((decision, "a", "t", "chat", b"id-%d" % i, float(i), 0.25, 10, tail))
+        recorder.put_plain((decision, "a", "t", "chat", b"id-%d" % i, float(i), 0.25, 10, tail, *NO_PART))
     assert recorder.drain(1) == 1 and recorder.drain(1) == 0 and recorder.unparsed == 1
     newest = recorder.recent(9)
     assert [r.id for r in newest] == ["id-4", "id-3", "id-2", "id-1", "id-0"]
@@ -101,7 +144,7 @@ def test_many_are_counted_before_the_tick_with_what_has_come_since() -> None:
     decision = Decision(replica("r"), Target("b", "m"), "")
     for n in range(PLAIN + 5):
         assert bool(asked) is (n >= PLAIN)
-        recorder.put_plain((decision, "a", "", "chat", b"x", 0.0, 0.1, 1, None))
+        recorder.put_plain((decision, "a", "", "chat", b"x", 0.0, 0.1, 1, None, *NO_PART))
     (drain,) = asked
     drain()
     assert len(recorder.recent(PLAIN + 9)) == PLAIN + 5 and "0 of" in repr(recorder)
@@ -112,7 +155,7 @@ def test_plain_answers_beyond_the_queue_are_dropped_and_counted() -> None:
     recorder = Recorder(Metrics(), capacity=2)
     decision = Decision(replica("r"), Target("b", "m"), "")
     for _ in range(3):
-        recorder.put_plain((decision, "a", "", "chat", b"x", 0.0, 0.1, 1, None))
+        recorder.put_plain((decision, "a", "", "chat", b"x", 0.0, 0.1, 1, None, *NO_PART))
     assert recorder.dropped == 1 and "2 of 2" in repr(recorder)
 
 
@@ -151,10 +194,11 @@ def test_the_line_of_a_plain_answer_is_its_records_line(formatter: logging.Forma
     log.setLevel(logging.INFO)
     log.addHandler(writer)
     made = [Decision(replica(name), Target("b", "m", price=price), "") for name in NAMES for price in (None, lambda usage: 0.25)]
-    plains = [
+    some = [
         (rng.choice(made), rng.choice(NAMES), rng.choice(NAMES), "chat", rng.choice(IDS), 1.0, rng.random() ** 3, 99, rng.choice(TAILS))
         for _ in range(400)
     ]
+    plains = [(*one, *NO_PART) for one in some]
     recorder = Recorder(Metrics(), log=log)
     for plain in plains:
         recorder.put_plain(plain)
@@ -184,7 +228,7 @@ def test_every_duration_is_written_as_the_encoder_writes_it() -> None:
 @pytest.mark.parametrize("odd", [b"{}", b"{},{}", b'{"usage":', b'{"usage":{"prompt_tokens":-1}}', b'{"usage":{"prompt_tokens":"9"}}', b""])
 def test_one_that_cannot_be_read_costs_only_itself(odd: bytes) -> None:
     good = [b'{"usage":{"prompt_tokens":%d,"completion_tokens":3,"total_tokens":%d}}' % (n, n + 3) for n in range(4)]
-    told: dict[bytes, wire.Told] = {}
+    told: list[wire.Told | None] = []
     usage, bad = wire.usage_sum([*good[:2], odd, *good[2:]], None, told)
     assert (usage.input, usage.output, bad) == (6, 12, 1)
-    assert told == {tail: (n, 0, 3) for n, tail in enumerate(good)}
+    assert told == [(0, 0, 3), (1, 0, 3), None, (2, 0, 3), (3, 0, 3)]

@@ -12,7 +12,6 @@ import msgspec
 from gateway import build
 from gateway.config import Config, parse
 from gateway.experiments.ended import Ended
-from gateway.experiments.plain import Plain
 from gateway.experiments.shadow import Shadows
 from gateway.experiments.trial import Trials
 from gateway.experiments.words import Pair
@@ -24,9 +23,6 @@ class Nowhere:
     """A store that keeps nothing."""
 
     def put(self, ended: Ended) -> None:
-        return None
-
-    def put_plain(self, plain: Plain) -> None:
         return None
 
 

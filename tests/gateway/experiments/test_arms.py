@@ -96,7 +96,12 @@ def tried(own: Engine, other: Engine, arms: dict[str, Any], route: dict[str, Any
 def begun(gateway: Running) -> FakeStore:
     """The store of the gateway's experiments, which begin now."""
     store = FakeStore()
-    gateway.call(lambda: gateway.gateway.core.run_trials(Trials(store)))
+
+    def begin() -> None:
+        gateway.gateway.core.recorder.hears = store
+        gateway.gateway.core.run_trials(Trials(store))
+
+    gateway.call(begin)
     return store
 
 
@@ -129,6 +134,7 @@ def test_an_arm_of_a_kv_aware_route_is_scheduled_too() -> None:
         assert way is not None and isinstance(way.chooser, KVAware)
         for user in map(str, range(8)):
             assert gateway.ask(chat(user=user)).status == 200
+        gateway.until(lambda: len(store.ended) == 8, "all of them")
         assert {one.arm for one in store.seen} == {"old", "new"} and not any(one.error for one in store.seen)
         assert {post.doc["model"] for post in other.posts()} == {"fake-2"}
 

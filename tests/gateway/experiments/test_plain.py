@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,16 @@ from backends import wire
 from backends.types import Target, Usage
 from gateway.experiments import plain as plain_module
 from gateway.experiments.ended import SHORT, id_of, refused, seen, short
-from gateway.experiments.plain import ANY, Blocks, Kind, Plain, block_of, ended_of, kept, shape_of, together
+from gateway.experiments.entry import Part
+from gateway.experiments.plain import ANY, Blocks, Kind, block_of, ended_of, kept, shape_of, together
 from gateway.experiments.store import Keep, TrialStore
 from gateway.experiments.tables import CHUNK, seen_of
+from gateway.record import Plain
+from routing.experiments.words import Seen
+from routing.types import Decision, Route
 from tests.gateway.experiments.recorded import opened
 from tests.gateway.serving import eventually
+from tests.routing.made import replica
 
 FREE = Target("b", "m")
 COUNTS = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
@@ -29,6 +35,9 @@ CHOICE: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role
 
 def price(usage: Usage) -> float:
     return usage.input * 0.5 + usage.output
+
+
+PRICED = Target("b", "m", price=price)
 
 
 def tail_of(usage: Any) -> bytes:
@@ -40,10 +49,47 @@ def kind_of(arm: str, tenant: str) -> Kind:
     return Kind("e", 0, arm, tenant)
 
 
+class Nowhere:
+    def put(self, ended: Any) -> None:
+        raise AssertionError
+
+
+def part_of(*marks: tuple[Kind, int]) -> Part:
+    return Part(Nowhere(), marks, Route("m", ()), None)
+
+
+def plain_of(part: Part | None, n: int, answer: bytes, *, cut: bool = False, target: Target = FREE, tail: bytes | None = None) -> Plain:
+    """What the recorder hands on."""
+    decision = Decision(replica("r"), target, "")
+    return decision, "m", "t", "chat", b"req-%d" % n, float(n), 0.25 + n, len(answer), tail, part, answer, cut
+
+
 def left(n: int, *, arm: str = "a", tenant: str = "t", target: Target = FREE, tail: bytes | None = tail_of(COUNTS), **more: Any) -> Plain:
     whole = {"id": f"chatcmpl-{n}", "choices": [{**CHOICE, **more}]}
     answer = more.pop("answer", None) or json.dumps(whole, separators=(",", ":")).encode()
-    return kind_of(arm, tenant), n, b"req-%d" % n, float(n), 0.25 + n, target, tail, answer, False
+    return plain_of(part_of((kind_of(arm, tenant), n)), n, answer, target=target, tail=tail)
+
+
+def counts_of(group: Sequence[Plain], read: bool = True) -> list[wire.Told | None]:
+    """The token counts of each, as the recorder reads them. `read` False: it could not."""
+    told: list[wire.Told | None] = []
+    for plain in group:
+        if read and plain[8] is not None:
+            wire.usage_sum([plain[8]], None, told)
+        else:
+            told.append(None)
+    return told
+
+
+def in_a_block(group: Sequence[Plain], read: bool = True) -> list[Seen]:
+    """What a block of them says."""
+    block = block_of(group, counts_of(group, read))
+    return [] if block is None else [*seen_of(block)]
+
+
+def alone(group: Sequence[Plain]) -> list[Seen]:
+    """What they say one by one."""
+    return [seen(ended) for plain in group for ended in ended_of(plain)]
 
 
 ALL = [
@@ -54,7 +100,6 @@ ALL = [
     left(4, tail=b"no JSON"),
     left(5, tail=tail_of({**COUNTS, "prompt_tokens_details": {"cached_tokens": 2}})),
     left(6, tail=tail_of({**COUNTS, "cost": 0.5})),
-    left(7, target=Target("b", "m", price=price)),
     left(8, finish_reason="content_filter"),
     left(9, message={"role": "assistant", "content": None, "refusal": "no"}),
     left(10, message={"role": "assistant", "content": 'about "content_filter" and "refusal"'}),
@@ -67,29 +112,36 @@ ALL = [
 ]
 
 
+@pytest.mark.parametrize("target", [FREE, PRICED], ids=["free", "priced"])
 @pytest.mark.parametrize("read", [False, True], ids=["unread", "read by the recorder"])
-def test_a_block_says_what_its_requests_would_one_by_one(read: bool) -> None:
-    told: dict[bytes, wire.Told] = {}
-    if read:
-        wire.usage_sum([plain[6] for plain in ALL if plain[6] is not None], None, told)
-    block = block_of(ALL, told)
-    assert [*seen_of(block)] == [seen(ended_of(plain)) for plain in ALL]
-    assert block.kinds == [("e", 0, "a", "t"), ("e", 0, "b", "t"), ("e", 0, "a", "u")]
+def test_a_block_says_what_its_requests_would_one_by_one(read: bool, target: Target) -> None:
+    group = [(Decision(plain[0].replica, target, ""), *plain[1:]) for plain in ALL]
+    assert in_a_block(group, read) == alone(group)
+    block = block_of(group, counts_of(group, read))
+    assert block is not None and block.kinds == [("e", 0, "a", "t"), ("e", 0, "b", "t"), ("e", 0, "a", "u")]
+
+
+def test_who_is_in_several_experiments_counts_in_each_and_who_is_in_none_nowhere() -> None:
+    one, two = Kind("e", 0, "a", "t"), Kind("f", 0, "b", "t")
+    parts = [part_of((one, 1), (two, 2)), None, part_of((two, 3)), part_of(), part_of((one, 4))]
+    group = [plain_of(part, n, b'{"id":"a%d"}' % n, tail=tail_of({**COUNTS, "prompt_tokens": n})) for n, part in enumerate(parts)]
+    found = in_a_block(group)
+    assert found == alone(group) and [(seen.experiment, seen.unit, seen.input) for seen in found] == [
+        ("e", 1, 0), ("f", 2, 0), ("f", 3, 2), ("e", 4, 4),
+    ]  # fmt: skip
+    assert block_of([group[1], group[3]], [None, None]) is None
 
 
 @given(st.binary(max_size=60), st.booleans())
 def test_any_answer_can_be_read(answer: bytes, begun: bool) -> None:
     plain = left(1, answer=b'{"id":"' + answer if begun or not answer else answer)
-    assert [*seen_of(block_of([plain]))] == [seen(ended_of(plain))]
+    assert in_a_block([plain]) == alone([plain])
 
 
-@pytest.mark.parametrize("some", [ALL[:1], ALL[:3], ALL[7:8], ALL[5:6], ALL[9:10], [left(n, message=None) for n in range(3)]])
+@pytest.mark.parametrize("some", [ALL[:1], ALL[:3], ALL[6:7], ALL[5:6], ALL[8:9], [left(n, message=None) for n in range(3)]])
 @pytest.mark.parametrize("read", [False, True], ids=["unread", "read by the recorder"])
 def test_usual_requests_say_so_too(some: list[Plain], read: bool) -> None:
-    told: dict[bytes, wire.Told] = {}
-    if read:
-        wire.usage_sum([plain[6] for plain in some if plain[6] is not None], None, told)
-    assert [*seen_of(block_of(some, told))] == [seen(ended_of(plain)) for plain in some]
+    assert in_a_block(some, read) == alone(some)
 
 
 @pytest.mark.parametrize(
@@ -111,13 +163,12 @@ def test_ids_together_are_those_of_each(answers: list[bytes]) -> None:
     assert plain_module._ids(answers, [False] * len(answers)) == [id_of(answer).encode() for answer in answers]
 
 
-@pytest.mark.parametrize("target", [FREE, Target("b", "m", price=price)], ids=["free", "priced"])
-def test_what_the_recorder_has_not_read_is_read_here(target: Target) -> None:
+@pytest.mark.parametrize("target", [FREE, PRICED], ids=["free", "priced"])
+def test_what_the_recorder_could_not_read_is_tried_here(target: Target) -> None:
     tails = [tail_of({**COUNTS, "prompt_tokens": n, "total_tokens": n + 3}) for n in range(4)]
     batch = [left(n, tail=tail, target=target) for n, tail in enumerate(tails)] + [left(9, tail=None, target=target)]
-    told: dict[bytes, wire.Told] = {}
-    wire.usage_sum(tails[:2], None, told)
-    assert [*seen_of(block_of(batch, told))] == [seen(ended_of(each)) for each in batch]
+    block = block_of(batch, [*counts_of(batch)[:2], None, None, None])
+    assert block is not None and [*seen_of(block)] == alone(batch)
 
 
 def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -125,15 +176,15 @@ def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, 
         raise RuntimeError("boom")
 
     monkeypatch.setattr(plain_module, "block_of", broken)
-    blocks = gathered(10, 3)
+    blocks = added(10, 3)
     assert (blocks.dropped, len(blocks)) == (3, 0) and "a bug: requests of experiments" in caplog.text
 
 
 def test_kinds_are_known_by_identity() -> None:
-    twice = [left(0), (Kind("e", 0, "a", "t"), *left(1)[1:]), left(2)]
-    block = block_of(twice)
-    assert block.kinds == [("e", 0, "a", "t")] * 2 and block.kind == [0, 1, 0]
-    assert [*seen_of(block)] == [seen(ended_of(plain)) for plain in twice]
+    twice = [left(0), plain_of(part_of((Kind("e", 0, "a", "t"), 1)), 1, b'{"id":"chatcmpl-1"}'), left(2)]
+    block = block_of(twice, [None] * 3)
+    assert block is not None and block.kinds == [("e", 0, "a", "t")] * 2 and block.kind == [0, 1, 0]
+    assert [*seen_of(block)] == alone(twice)
 
 
 HEAD = b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","choices":[{"index":0,"message":{"role":"assistant",'
@@ -154,8 +205,8 @@ def test_of_answers_like_those_before_the_beginning_is_kept() -> None:
     longer = TAIL.replace(b":5,", b":12345,")
     assert kept(kind, spoken().replace(USAGE, longer[1:]), longer) == (head, True)
     assert kept(kind, spoken(), None) == (spoken(), False)
-    block = block_of([(kind, 1, b"r", 1.0, 1.0, FREE, TAIL, head, True), left(2)])
-    assert block.response == [b"chatcmpl-1", b"chatcmpl-2"] and not block.refused
+    block = block_of([plain_of(part_of((kind, 1)), 1, head, cut=True, tail=TAIL), left(2)], [None] * 2)
+    assert block is not None and block.response == [b"chatcmpl-1", b"chatcmpl-2"] and not block.refused
 
 
 @pytest.mark.parametrize(
@@ -199,9 +250,10 @@ def test_an_id_at_the_beginning_is_found(id: bytes) -> None:
     kept(kind, answer, TAIL)
     cut = kept(kind, answer, TAIL)
     assert cut[1]
-    block = block_of([(kind, 1, b"r", 1.0, 1.0, FREE, TAIL, *cut)] * 2)
-    assert block.response == [id_of(answer).encode()] * 2
-    assert [*seen_of(block)] == [seen(ended_of((kind, 1, b"r", 1.0, 1.0, FREE, TAIL, *cut)))] * 2
+    group = [plain_of(part_of((kind, 1)), 1, cut[0], cut=True, tail=TAIL)] * 2
+    block = block_of(group, counts_of(group))
+    assert block is not None and block.response == [id_of(answer).encode()] * 2
+    assert [*seen_of(block)] == alone(group)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +270,8 @@ def test_an_id_elsewhere_is_found(answer: bytes) -> None:
     for _ in range(3):
         found = kept(kind, answer, tail)
         assert found == (answer, False)
-        assert block_of([(kind, 1, b"r", 1.0, 1.0, FREE, tail, *found)]).response == [b"chatcmpl-1"]
+        (one,) = in_a_block([plain_of(part_of((kind, 1)), 1, found[0], tail=tail)])
+        assert one.response == "chatcmpl-1"
 
 
 @given(
@@ -249,44 +302,43 @@ def test_what_is_kept_says_what_the_answer_would(drawn: list[tuple[str, str, str
         assert shape_of(answer, tail) is ANY or not refused(answer)
 
 
-def gathered(most: int, *batches: int) -> Blocks:
+def added(most: int, *batches: int) -> Blocks:
     """Blocks of so many requests each."""
     blocks, n = Blocks(most, ALL.append, lambda: 0.0), 0
     for batch in batches:
-        for _ in range(batch):
-            blocks.put(left(n))
-            n += 1
-        blocks.gather()
+        group = [left(n + at) for at in range(batch)]
+        blocks.add(group, counts_of(group))
+        n += batch
     return blocks
 
 
 def test_batches_wait_for_the_thread() -> None:
-    blocks = gathered(1000, 64, 0, 64, 1)
-    blocks.put(left(7))
-    assert (len(blocks), blocks.packed, blocks.waiting) == (130, 129, True)
-    blocks.gather()
-    assert [(block.requests, block.unix) for block in blocks.ready()] == [(64, 63.0), (64, 127.0), (1, 128.0), (1, 7.0)]
-    blocks.written(3)
-    assert (len(blocks), blocks.packed, len(blocks.ready()), blocks.waiting) == (1, 1, 1, False)
+    blocks = added(1000, 64, 64, 1)
+    nobody = [plain_of(None, 7, b"{}")]
+    blocks.add(nobody, [None])
+    assert len(blocks) == 129
+    assert [(block.requests, block.unix) for block in blocks.ready()] == [(64, 63.0), (64, 127.0), (1, 128.0)]
+    blocks.written(2)
+    assert (len(blocks), len(blocks.ready())) == (1, 1)
 
 
 def test_what_does_not_fit_is_counted() -> None:
-    blocks = gathered(100, 64, 64, 36, 1)
+    blocks = added(100, 64, 64, 36, 1)
     assert (len(blocks), blocks.dropped) == (100, 65)
+    blocks.missed()
+    assert blocks.dropped == 66
 
 
 def test_what_cannot_be_read_together_goes_one_by_one() -> None:
-    alone: list[Any] = []
-    blocks = Blocks(100, alone.append, lambda: 0.0)
-    odd: Any = kind_of("a", "t"), 2, b"req-2", 1.0, 0.5, FREE, "no bytes", b"{}", False
-    for plain in (left(1), odd):
-        blocks.put(plain)
-    blocks.gather()
-    assert alone == [ended_of(left(1)), ended_of(odd)] and not blocks.ready()
+    others: list[Any] = []
+    blocks = Blocks(100, others.append, lambda: 0.0)
+    odd: Any = plain_of(part_of((kind_of("a", "t"), 2)), 2, b"{}", tail="no bytes")  # type: ignore[arg-type]
+    blocks.add([left(1), odd], [None, None])
+    assert others == [*ended_of(left(1)), *ended_of(odd)] and not blocks.ready()
 
 
 def test_blocks_share_rows() -> None:
-    blocks = gathered(1000, 10, 10, 10, 10, 10)
+    blocks = added(1000, 10, 10, 10, 10, 10)
     assert [(row.requests, row.unix) for row in together(blocks.ready(), 25)] == [(20, 19.0), (20, 39.0), (10, 49.0)]
     assert [*together([], 25)] == []
 
@@ -294,18 +346,22 @@ def test_blocks_share_rows() -> None:
 def test_the_file_has_them_with_all_others(tmp_path: Path) -> None:
     count = 2 * CHUNK + 3
     store = TrialStore(str(tmp_path / "e.db"))
+    held = [left(n) for n in range(count)]
+
+    def hand_over() -> None:
+        while held:
+            group, held[:] = held[:64], held[64:]
+            store.plain.add(group, counts_of(group))
 
     async def act() -> None:
         await store.start()
-        for n in range(count):
-            store.put_plain(left(n))
-            if n % 64 == 63:
-                store.plain.gather()
-        store.put(ended_of(left(count)))
-        assert store.queued == count + 1
+        store.hurry = hand_over
+        (ended,) = ended_of(left(count))
+        store.put(ended)
+        assert store.queued == 1
         await store.flush()
         assert (store.queued, store.written) == (0, count + 1)
-        store.put_plain(left(count + 1))
+        held.append(left(count + 1))
         await store.stop()
 
     asyncio.run(act())
@@ -323,7 +379,7 @@ def test_without_a_hint_they_are_written_within_a_second(tmp_path: Path) -> None
         store = TrialStore(str(tmp_path / "e.db"))
         await store.start()
         try:
-            store.put_plain(left(1))  # and nobody calls `gather`
+            store.plain.add([left(1)], [None])
             await asyncio.to_thread(eventually, lambda: store.written or None, "the request")
         finally:
             await store.stop()
@@ -333,8 +389,7 @@ def test_without_a_hint_they_are_written_within_a_second(tmp_path: Path) -> None
 
 def test_a_store_that_is_full_says_so(tmp_path: Path) -> None:
     store = TrialStore(str(tmp_path / "e.db"), Keep(queue=100))
-    for n in range(150):
-        store.put_plain(left(n))
-        if n % 50 == 49:
-            store.plain.gather()
+    for n in range(3):
+        group = [left(50 * n + at) for at in range(50)]
+        store.plain.add(group, counts_of(group))
     assert (store.queued, store.dropped) == (100, 50)

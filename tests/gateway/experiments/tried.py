@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from time import monotonic, time
 from typing import Any
 
+from backends import wire
 from backends.types import Target
 from gateway.experiments.arms import ArmRoute, Arms, Changes, Experiment
 from gateway.experiments.ended import Ended, seen
 from gateway.experiments.keys import reader
-from gateway.experiments.plain import Plain, ended_of
+from gateway.experiments.plain import ended_of
 from gateway.experiments.trial import Trials
 from gateway.experiments.words import unit_of
+from gateway.record import Plain
 from gateway.serve import Generation
 from routing.experiments.assign import Split
 from routing.experiments.words import Seen
@@ -29,8 +31,13 @@ class FakeStore:
     def put(self, ended: Ended) -> None:
         self.ended.append(ended)
 
-    def put_plain(self, plain: Plain) -> None:
-        self.ended.append(ended_of(plain, time() - monotonic()))
+    # --- gateway.recorder.Hears
+    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
+        for plain in group:
+            self.ended += ended_of(plain, time() - monotonic())
+
+    def missed(self) -> None:
+        raise AssertionError
 
     @property
     def seen(self) -> list[Seen]:
