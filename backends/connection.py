@@ -17,7 +17,7 @@ import httptools
 from backends.dial import Dial, unmade
 from backends.heads import PAUSE, Known, learn
 from backends.origin import unreachable
-from backends.splice import LINES, LONGEST, QUOTE, Splice
+from backends.splice import CHUNK, LINES, LONGEST, QUOTE, Splice
 from backends.types import Fault, Receiver, Timeouts
 
 if TYPE_CHECKING:
@@ -32,15 +32,14 @@ _lower = bytes.lower
 class Sent:
     """One request under way (a `Flight`): where its bytes go and how long it may take."""
 
-    __slots__ = ("begun", "conn", "last", "paused", "payload", "pool", "receiver", "splice", "task", "timeouts")
+    __slots__ = ("begun", "conn", "paused", "payload", "pool", "receiver", "task", "timeouts")
 
     def __init__(self, pool: Pool, payload: Payload, receiver: Receiver, timeouts: Timeouts) -> None:
         self.pool, self.payload, self.timeouts = pool, payload, timeouts
         self.receiver: Receiver | None = receiver
         self.conn: Connection | None = None
         self.task: asyncio.Task[None] | Dial | None = None  # what connects
-        self.splice: Splice | None = None
-        self.begun = self.last = pool.clients.now
+        self.begun = pool.clients.now
         self.paused = False
 
     def pause(self) -> None:
@@ -54,14 +53,14 @@ class Sent:
         """Reads on. The idle clock starts anew: the time that we did not read is not the backend's."""
         if self.paused:
             self.paused = False
-            self.last = self.pool.clients.now
             if self.conn is not None:
+                self.conn.last = self.pool.clients.now
                 self.conn.transport.resume_reading()
 
     def let_pass(self, splice: Splice) -> None:
         """From now on chunks that `splice` knows pass by the receiver, until another comes. Nothing changes in the middle of a chunk."""
         if self.conn is not None and self.conn.between:
-            self.splice = splice
+            self.conn.splice = splice
 
     def cancel(self) -> None:
         """Gives the answer up and closes its connection at once, so that the engine stops computing."""
@@ -83,7 +82,7 @@ class Sent:
             self.task = None
         conn, self.conn = self.conn, None
         if conn is not None:
-            conn.flight = None
+            conn.flight = conn.splice = None
             conn.transport.abort()
 
     def overdue(self, now: float) -> Fault | None:
@@ -96,7 +95,7 @@ class Sent:
         if not self.conn.answered:
             if now - self.begun > t.first_byte:
                 return self._late(f"did not answer within {t.first_byte:g} s", "first_byte_timeout")
-        elif now - self.last > t.idle:
+        elif now - self.conn.last > t.idle:
             return self._late(f"sent nothing for {t.idle:g} s", "idle_timeout")
         return None
 
@@ -106,7 +105,7 @@ class Sent:
         end = self.begun + t.total
         if self.paused or self.conn is None:
             return end
-        return min(end, self.last + t.idle if self.conn.answered else self.begun + t.first_byte)
+        return min(end, self.conn.last + t.idle if self.conn.answered else self.begun + t.first_byte)
 
     def _late(self, what: str, code: str) -> Fault:
         return Fault("timeout", f"Backend {self.pool.name} {what}.", origin="backend", code=code, retry=True)
@@ -117,7 +116,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "answered", "between", "clients", "complete", "dial", "extra", "fields", "flight", "head", "head_told", "headers", "idle_since",
-        "interim", "known", "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "taught", "transport",
+        "interim", "known", "last", "on_body", "on_header", "overhead", "parser", "parts", "pool", "reused", "splice", "taught",
+        "transport",
     )  # fmt: skip
 
     def __init__(self, pool: Pool) -> None:
@@ -134,6 +134,7 @@ class Connection(asyncio.Protocol):
         self.idle_since = 0.0
         self.known: Known | None = None  # the head of the last whole answer
         self.taught = -PAUSE  # when a head was learned last
+        self.last = 0.0  # when something was read last of an answer
         self._reset()
 
     def _reset(self) -> None:
@@ -141,6 +142,7 @@ class Connection(asyncio.Protocol):
         # between: the parser stands between two chunks of a body
         self.head_told = self.complete = self.interim = self.extra = self.answered = self.between = False
         self.overhead = 0
+        self.splice: Splice | None = None  # of the flight; set only while `between`
 
     # --- asyncio's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -161,7 +163,6 @@ class Connection(asyncio.Protocol):
     def opened(self, flight: Sent) -> None:
         """The connection is there, for `flight`."""
         self.pool.opened += 1
-        flight.last = self.pool.clients.now
         self.begin(flight)
         if flight.paused:
             self.transport.pause_reading()
@@ -175,31 +176,30 @@ class Connection(asyncio.Protocol):
             self.transport.write(body)
 
     def data_received(self, data: bytes) -> None:
+        splice = self.splice
+        if splice is not None:
+            length = len(data)
+            line = LINES[length] if length < LONGEST else None
+            if line is not None:
+                # All is built again and compared: cheaper than three searches, and nothing can overlap.
+                text = data[len(line) + splice.begin : splice.end]
+                if b"".join((line, splice.before, text, splice.after)) == data and QUOTE not in text:
+                    splice.passed += CHUNK + len(text)
+                    self.last = self.clients.now
+                    write = splice.write
+                    write(data)
+                    return
+            self.splice = None
         flight = self.flight
         if flight is None:  # bytes that nobody asked for: whatever they are, they must not reach the next request
             self.transport.abort()
             return
-        splice = flight.splice
-        if splice is not None:  # set only while `between`
-            try:
-                kind = splice.kinds[len(data)]
-            except KeyError:
-                kind = splice.learn(len(data))
-            begin, at, end, after, passed = kind
-            text = data[at:end]  # all is built again and compared: cheaper than three searches, and nothing can overlap
-            if b"".join((begin, text, after)) == data and QUOTE not in text:
-                kind[4] = passed + 1
-                flight.last = self.clients.now
-                write = splice.write
-                write(data)
-                return
-            flight.splice = None
         if self.between:
             length = len(data)
             line = LINES[length] if length < LONGEST else None
             if line is not None and data.startswith(line) and data.endswith(b"\r\n"):
                 # One whole chunk, as most reads of a stream are: the parser need not see it, it ends where it began.
-                flight.last = self.clients.now
+                self.last = self.clients.now
                 flight.receiver.on_data(data[len(line) : -2])  # type: ignore[union-attr]
                 return
         elif not self.answered:
@@ -211,8 +211,8 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, flight: Sent, data: bytes) -> None:
         self.answered = True
-        flight.splice = None  # the relay must see what is not one whole chunk, and may set another
-        flight.last = self.pool.clients.now
+        self.splice = None  # the relay must see what is not one whole chunk, and may set another
+        self.last = self.clients.now
         broken = None
         try:
             self.parser.feed_data(data)
@@ -365,7 +365,7 @@ class Connection(asyncio.Protocol):
         pool.forget(self)
         if dial is not None:
             pool.dialing.drop(dial)
-        flight, self.flight, self.dial = self.flight, None, None
+        flight, self.flight, self.dial, self.splice = self.flight, None, None, None
         # The parser holds this object and this object the parser's callbacks: break the cycle so that memory goes at once.
         self.parser = self.on_header = self.on_body = None  # type: ignore[assignment]
         if flight is None or flight.receiver is None:

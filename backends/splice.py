@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 LONGEST = 2048  # bytes of a chunk with its framing; a longer one is the parser's
 QUOTE = ord('"')  # a byte is found in bytes for a twentieth of what finding bytes in them costs
-KINDS = 16  # lengths of a stream's chunks that are kept; most have fewer
+CHUNK = 1 << 48  # what a chunk that passed adds to `Splice.passed`, beside the bytes of its text
 
 
 def _first_line(length: int) -> bytes | None:
@@ -27,49 +26,31 @@ class Splice:
     """Lets chunks of a stream pass from its connection to the client's as they are, framing and all: whole events that are like
     the last one but for their text (see `gateway.relay.StreamRelay`). `write` is the client's; `chunks` and `size` are of what passed.
 
-    `kinds`: what a chunk must look like, by its length: how it begins, where its text does, where that must end, how it ends, and how many
-    have passed.
+    All that a chunk needs is here, in few objects: with a thousand streams each one more is fetched from far at every chunk. `before` and
+    `after` stand around the text, `begin` and `end` say where it lies in the event and before the chunk's end; `passed` counts both.
     """
 
-    __slots__ = ("_chunks", "_size", "after", "before", "kinds", "write")
+    __slots__ = ("_chunks", "_size", "after", "before", "begin", "end", "passed", "write")
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self.write = write
-        self.kinds: dict[int, list[Any]] = {}
-        self.before = self.after = b""
-        self._chunks = self._size = 0  # of what has been forgotten
+        self.before, self.after = b"", b"\r\n"
+        self.begin, self.end = 0, -2
+        self.passed = 0
+        self._chunks = self._size = 0  # before it was taught anew
 
     def teach(self, before: bytes, after: bytes) -> None:
         """What stands around the text of an event that may pass: `before` ends and `after` begins with the text's quotation mark."""
-        self._forget()
+        self._chunks, self._size, self.passed = self.chunks, self.size, 0
         self.before, self.after = before, after + b"\r\n"
-
-    def learn(self, length: int) -> list[Any]:
-        """What a chunk of another length must look like; kept in `kinds`."""
-        if len(self.kinds) >= KINDS:
-            self._forget()
-        line = LINES[length] if length < LONGEST else None
-        if line is None:
-            found = [b"", 0, -2, b"", 0]  # a part is never the whole: none passes
-        else:
-            head = line + self.before
-            found = [head, len(head), length - len(self.after), self.after, 0]
-        self.kinds[length] = found
-        return found
-
-    def _forget(self) -> None:
-        self._chunks, self._size = self.chunks, self.size
-        self.kinds.clear()
+        self.begin, self.end = len(before), -len(self.after)
 
     @property
     def chunks(self) -> int:
         """Chunks that passed."""
-        passed: int = sum([kind[4] for kind in self.kinds.values()])
-        return self._chunks + passed
+        return self._chunks + self.passed // CHUNK
 
     @property
     def size(self) -> int:
         """Bytes of the events that passed."""
-        more = len(self.before) - 2  # of the beginning all but the chunk's first line counts, and its last line end does not
-        passed: int = sum([kind[4] * (length - kind[1] + more) for length, kind in self.kinds.items()])
-        return self._size + passed
+        return self._size + self.passed // CHUNK * (self.begin - self.end - 2) + self.passed % CHUNK
