@@ -7,6 +7,7 @@ where it is not installed, only configured prices count. `cost` itself is a look
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import time
@@ -169,7 +170,8 @@ def reported(body: bytes) -> float | None:
         return None
     stated = bill.cost.total_cost if isinstance(bill.cost, _Perplexity) else bill.cost
     if stated is None and bill.cost_in_usd_ticks is not None:
-        stated = bill.cost_in_usd_ticks / 10**10
+        with contextlib.suppress(OverflowError):  # more than there are dollars in a float
+            stated = bill.cost_in_usd_ticks / 10**10
     if stated is None:
         stated = bill.estimated_cost
     return stated if stated is not None and stated >= 0 else None

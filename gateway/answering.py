@@ -117,14 +117,13 @@ class Answering:
         at = body.rfind(b',"usage":{', -1024)
         tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
         part = self.trial
-        free, left, cut = part is None, b"", False
+        free, left, cut = part is None or (part.tap is None and core.shadows is None), b"", False
         if part is not None:
-            if part.tap is not None:  # it tells of this one when all has been sent
+            if part.tap is None and part.marks:
+                left, cut = part.left(body, tail)
+            else:  # its tap tells of this one when all has been sent, or nobody does
                 part.hold(self, seconds, tail, body)
                 part = None
-            else:
-                free = core.shadows is None
-                left, cut = part.left(body, tail)
         if pilot is not None:
             pilot.whole(tail)
         told = (decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail, part, left, cut)

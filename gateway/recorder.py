@@ -25,6 +25,7 @@ from gateway.record import Plain, Record, priced, record_of
 BATCH = 32  # records, which take some microseconds each
 PLAIN, MOST = 128, 512  # plain answers, about one each: so many that what is done once a batch does not count; at most, in one turn
 REQUEST_LOG = "pointsman.request"
+log = logging.getLogger("pointsman.recorder")
 NOWHERE = Target("", "")
 
 
@@ -35,8 +36,8 @@ class Hears(Protocol):
         """They are of one target. `told`: the token counts of each, where it has any. Not all need have a part."""
         ...
 
-    def missed(self) -> None:
-        """There was no room for one."""
+    def missed(self, group: Sequence[Plain]) -> None:
+        """These are lost."""
         ...
 
 
@@ -102,8 +103,8 @@ class Recorder:
         if waiting >= self._enough:
             if waiting >= self._capacity:
                 self.dropped += 1
-                if self.hears is not None and plain[9] is not None:
-                    self.hears.missed()
+                if self.hears is not None:
+                    self.hears.missed([plain])
                 return
             if waiting == PLAIN - 1 and self.soon is not None:
                 self.soon(self._drain_some)
@@ -124,7 +125,7 @@ class Recorder:
         return len(self._queue) + len(self._plain)
 
     def catch_up(self) -> None:
-        """Counts all plain answers that wait: a millisecond or two when it is late. Blocks for that long, mutates."""
+        """Counts all plain answers that wait. Blocks for about two microseconds each, mutates."""
         self._drain_plain(len(self._plain), self._clock())
 
     def _drain_records(self, limit: int, now: float) -> None:
@@ -165,14 +166,22 @@ class Recorder:
             queue.clear()
         else:
             batch = [queue.popleft() for _ in range(limit)]
-        self._recent.extend(batch)
+        if self.hears is None:
+            self._recent.extend(batch)
+        else:  # what stays for longer holds nothing of experiments, nor through them of a generation that has been replaced
+            self._recent.extend([(*plain[:9], None, b"", False) for plain in batch])
         groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
         for plain in batch:
             groups[id(plain[0].target), plain[1], plain[3]].append(plain)
         windows: dict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))  # by route: durations, tokens
         known: dict[bytes, wire.Told | None] | None = {} if self._log.isEnabledFor(logging.INFO) else None
         for (_, route, api), group in groups.items():
-            durations, tokens = self._count(group, route, api, known)
+            try:
+                durations, tokens = self._count(group, route, api, known)
+            except Exception:  # one odd answer must not end the recorder, nor cost the others
+                log.exception("a bug: %d answers are not in the figures", len(group))
+                self.dropped += len(group)
+                continue
             windows[route][0].extend(durations)
             windows[route][1].append(tokens)
         for route, (seconds, counts) in windows.items():
@@ -188,6 +197,11 @@ class Recorder:
         told: list[wire.Told | None] | None = [] if tried or known is not None else None
         usage, unparsed = wire.usage_sum(tails, odd, told)
         self.unparsed += unparsed
+        if told is not None:
+            if known is not None:
+                known.update(zip(tails, told, strict=True))
+            if tried and hears is not None:
+                hears.add(group, told if len(tails) == len(ends) else [*map(dict(zip(tails, told, strict=True)).get, ends)])
         for tail in odd:
             self._check(tail)
         target = group[0][0].target
@@ -195,11 +209,6 @@ class Recorder:
         cost, reported = prices.together(tails, target.price)
         if cost or reported:
             self._metrics.observe_cost(route, target.backend, api, cost, reported)
-        if told is not None:
-            if known is not None:
-                known.update(zip(tails, told, strict=True))
-            if tried and hears is not None:
-                hears.add(group, told if len(tails) == len(ends) else [*map(dict(zip(tails, told, strict=True)).get, ends)])
         return durations, usage.output + usage.reasoning
 
     @staticmethod

@@ -54,18 +54,18 @@ class Part(msgspec.Struct, eq=False):
 
     # --- what the exchange tells
     def left(self, body: bytes, tail: bytes | None) -> tuple[bytes, bool]:
-        """What is kept of a whole good answer to the first attempt, as the recorder hands it on, and whether it was cut. `tail`: the
-        document with its usage."""
+        """What is kept of a whole good answer to the first attempt, as the recorder hands it on, and whether it was cut; of one with marks.
+        `tail`: the document with its usage."""
         kind = self.kind
         if kind is not None and tail is not None:  # the usual case, without its frames; see `Shape.cut`
             shape = kind.shape
             text = shape.text
             if body[shape.begin : text] == shape.before and body[body.find(b'"', text) : 9 - len(tail)] == shape.after:
                 return body[: shape.begin], True
-        return kept(self.marks[0][0], body, tail) if self.marks else (b"", False)
+        return kept(self.marks[0][0], body, tail)
 
     def hold(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
-        """Such an answer is about to be sent through the tap, which says when it has been."""
+        """Such an answer is about to be sent through the tap, which says when it has been. Without one there is nothing to tell."""
 
     def answered(self, exchange: Answering, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""

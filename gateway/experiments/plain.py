@@ -122,8 +122,8 @@ def ended_of(plain: Plain, epoch: float = 0.0) -> list[Ended]:
 
 
 def block_of(group: Sequence[Plain], told: Sequence[wire.Told | None], epoch: float = 0.0) -> Block | None:
-    """What requests to one target were; None: none of them is in an experiment. `told`: the token counts of each, as far as they could be
-    read. `epoch`: as for `ended_of`. Pure."""
+    """What requests to one target were; None: none of them is in an experiment. `told`: the token counts of each; None: it has none that
+    can be read. `epoch`: as for `ended_of`. Pure."""
     columns = [*zip(*group, strict=True)]
     kind, unit, rows, counts = _marked(group, columns[9], told)
     if not kind:
@@ -159,15 +159,11 @@ def _counts(
     tails: Sequence[bytes | None], target: Target, told: Sequence[wire.Told | None]
 ) -> tuple[list[int | None], list[int | None], list[float | None]]:
     """Tokens in, tokens out, dollars."""
-    if target.price is None and None not in told and b"\n".join(filter(None, tails)).rfind(b"cost") < 0:
-        asked, _, said = zip(*filter(None, told), strict=True)
-        return [*asked], [*said], []
+    asked, said = [None if one is None else one[0] for one in told], [None if one is None else one[2] for one in told]
+    if target.price is None and b"\n".join(filter(None, tails)).rfind(b"cost") < 0:
+        return asked, said, []
     usages = [None if tail is None else wire.usage(tail) for tail in tails]
-    return (
-        [None if usage is None else usage.input + usage.cached + usage.cache_write for usage in usages],
-        [None if usage is None else usage.output + usage.reasoning for usage in usages],
-        [None if tail is None else cost_of(usage, tail, target) for usage, tail in zip(usages, tails, strict=True)],
-    )
+    return asked, said, [None if tail is None else cost_of(usage, tail, target) for usage, tail in zip(usages, tails, strict=True)]
 
 
 def _ids(answers: Sequence[bytes], cut: Sequence[bool]) -> list[bytes]:
@@ -216,7 +212,7 @@ class Blocks:
     def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
         """Makes a block of those that are in experiments: less than a microsecond for each. Never raises."""
         if len(self) + len(group) > self._most:
-            self.dropped += sum(len(plain[9].marks) for plain in group if plain[9] is not None)
+            self.missed(group)
             return
         epoch = self._epoch()
         try:
@@ -231,13 +227,13 @@ class Blocks:
             return
         except Exception:  # who calls us has other work to do
             log.exception("a bug: requests of experiments")
-            self.dropped += len(group)
+            self.missed(group)
             return
         self._added += packed.requests
         self._packed.append(packed)
 
-    def missed(self) -> None:
-        self.dropped += 1
+    def missed(self, group: Sequence[Plain]) -> None:
+        self.dropped += sum(len(plain[9].marks) for plain in group if plain[9] is not None)
 
     def ready(self) -> list[Packed]:
         """The blocks that wait to be written; for the thread."""

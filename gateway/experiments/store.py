@@ -103,7 +103,7 @@ class TrialStore:
 
     @property
     def queued(self) -> int:
-        """Requests and pairs that are not in the file yet."""
+        """Requests and pairs that came here and are not in the file yet."""
         return len(self._queue) + len(self._pairs) + len(self._read) + len(self.plain)
 
     @property
@@ -126,7 +126,7 @@ class TrialStore:
             self.on_states(states)
 
     async def stop(self) -> None:
-        """Writes what waits and closes the file. Idempotent. After it nothing is taken."""
+        """Writes what waits and closes the file. Idempotent. What comes after it is not written."""
         self.hurry()
         self._open = False
         thread, self._thread = self._thread, None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from backends.connection import Connection, Sent
 from backends.http import Clients
 from backends.splice import LONGEST, Splice
+from backends.types import Fault
 from gateway.relay import StreamRelay
 from tests.backends.played import REQUEST, Played, T, Wire
 from tests.backends.seen import Seen
@@ -47,7 +49,6 @@ def test_only_what_was_taught_around_a_text_passes(start: bytes, end: bytes, tex
     before, after = start + b'"', b'"' + end + b"\n\n"
     event = other + b"\n\n" if text is None else before + text + after
     _, conn, seen = streaming()
-    assert conn.flight is not None
     passed: list[bytes] = []
     conn.splice = splice = Splice(passed.append)
     splice.teach(before, after)
@@ -64,7 +65,6 @@ def test_only_what_was_taught_around_a_text_passes(start: bytes, end: bytes, tex
 
 def test_what_passes_unread_keeps_the_idle_clock_going() -> None:
     pool, conn, seen = streaming()
-    assert conn.flight is not None
     conn.splice = splice = Splice(lambda data: None)
     splice.teach(b'data: {"content":"', b'"}\n\n')
     for _ in range(3):
@@ -78,7 +78,6 @@ def test_what_passes_unread_keeps_the_idle_clock_going() -> None:
 
 def test_what_passed_is_counted_whatever_lengths_there_were() -> None:
     _, conn, seen = streaming()
-    assert conn.flight is not None
     passed: list[bytes] = []
     conn.splice = splice = Splice(passed.append)
     splice.teach(b'data: {"content":"', b'"}\n\n')
@@ -95,7 +94,6 @@ def test_what_passed_is_counted_whatever_lengths_there_were() -> None:
 
 def test_a_long_chunk_is_the_parser_s() -> None:
     _, conn, seen = streaming()
-    assert conn.flight is not None
     passed: list[bytes] = []
     conn.splice = splice = Splice(passed.append)
     splice.teach(b'data: "', b'"\n\n')
@@ -107,7 +105,6 @@ def test_a_long_chunk_is_the_parser_s() -> None:
 def test_bytes_that_are_no_chunk_never_pass() -> None:
     for odd in (b'\0data: "xx"\n\n\r\n', b'data: "xx"\n\n\r\n', b"\0" * 2100):
         _, conn, seen = streaming()
-        assert conn.flight is not None
         passed: list[bytes] = []
         conn.splice = splice = Splice(passed.append)
         splice.teach(b'data: "', b'"\n\n')
@@ -127,3 +124,31 @@ def test_nothing_is_let_pass_in_the_middle_of_a_chunk() -> None:
     flight.cancel()
     flight.let_pass(splice)
     assert conn.splice is None
+
+
+@pytest.mark.parametrize("end", ["cancel", "fail", "lost", "finished", "finished and lent again"])
+def test_nothing_passes_to_a_client_whose_answer_is_over(end: str) -> None:
+    pool, conn, seen = streaming()
+    flight, passed = conn.flight, list[bytes]()
+    assert isinstance(flight, Sent)
+    splice = Splice(passed.append)
+    splice.teach(b'data: "', b'"\n\n')
+    flight.let_pass(splice)
+    conn.data_received(frame(b'data: "a"\n\n'))
+    assert passed.pop() == frame(b'data: "a"\n\n') and conn.splice is splice
+    if end == "cancel":
+        flight.cancel()
+    elif end == "fail":
+        flight.fail(Fault("timeout", "late"))
+    elif end == "lost":
+        conn.connection_lost(None)
+    else:
+        conn.splice = splice
+        conn.data_received(b"0\r\n\r\n")
+        assert seen.ended
+    assert conn.splice is None
+    if end == "finished and lent again":
+        assert pool.send(REQUEST, Seen(), T).conn is conn
+    if end != "lost":
+        conn.data_received(frame(b'data: "b"\n\n'))
+    assert not passed

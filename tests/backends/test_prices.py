@@ -134,6 +134,7 @@ def test_what_providers_say_it_cost(usage: str, dollars: float | None) -> None:
 def test_a_cost_that_cannot_be_read_is_none() -> None:
     assert reported(b'{"cost"') is None
     assert reported(b'{"usage":{"cost":' + b"[" * 100_000) is None
+    assert reported(b'{"usage":{"cost_in_usd_ticks":1' + b"0" * 400 + b"}}") is None
 
 
 GOOD: list[dict[str, Any]] = [

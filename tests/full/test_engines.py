@@ -6,6 +6,7 @@ The model is random, so texts are noise: shapes, counts and failures are what is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -149,22 +150,23 @@ def test_a_killed_engine_ends_streams_with_an_error_and_comes_back(engine: Runni
         assert begun.wait(120)
         for pid in group:
             os.kill(pid, signal.SIGKILL)
-        seen = [end.result(120) for end in ends]
-    assert seen.count("error"), seen
-    assert set(seen) <= {"length", "error"}, seen  # none just stops
+        seen = [end.result(READY_SECONDS + 60) for end in ends]  # those not begun may wait for the engine that comes next
+    assert "broken" in seen, seen
+    assert set(seen) <= {"length", "error", "broken"}, seen  # none just stops
     assert _back(engine, before)
     assert ask(engine).usage.completion_tokens > 0
 
 
 def _end_of_a_stream(engine: Running, begun: threading.Event) -> str | None:
-    """The finish reason of one long stream, or "error" where the client was told of one."""
-    reason = None
+    """The finish reason of one long stream; where the client was told of an error, "broken" in its midst, else "error"."""
+    reason, seen = None, False
     try:
         for chunk in ask(engine, stream=True, max_tokens=1400, extra_body={"ignore_eos": True}):
+            seen = True
             begun.set()
             reason = chunk.choices[0].finish_reason or reason
     except openai.APIError:
-        return "error"
+        return "broken" if seen else "error"
     return reason
 
 
@@ -186,9 +188,11 @@ def _group(pid: int | None) -> list[int]:
 def _keep_to_one_core(group: list[int]) -> None:
     """vLLM's processes wait for each other in a loop that never sleeps. With one of them on each of two cores, everybody else, this
     process included, was seen to stand still until the engine had nothing left to do: there was no stream left to break."""
+    core = {min(os.sched_getaffinity(0))}
     for pid in group:
         for task in Path(f"/proc/{pid}/task").iterdir():
-            os.sched_setaffinity(int(task.name), {0})
+            with contextlib.suppress(ProcessLookupError):  # a thread that has ended
+                os.sched_setaffinity(int(task.name), core)
 
 
 def _back(gateway: Running, before: int) -> bool:

@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import random
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,8 +38,8 @@ class Hearing:
     def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
         self.heard.append(([plain[4] for plain in group], [*told]))
 
-    def missed(self) -> None:
-        self.missing += 1
+    def missed(self, group: Sequence[Plain]) -> None:
+        self.missing += sum(plain[9] is not None for plain in group)
 
 
 class Nowhere:
@@ -76,6 +77,32 @@ def test_who_asks_hears_all_that_waits_at_once_and_of_those_that_were_dropped() 
     recorder.catch_up()
     recorder.catch_up()
     assert [names for names, _ in hears.heard] == [[b"%d" % n for n in range(600)]]
+
+
+def test_an_answer_that_cannot_be_counted_costs_no_other_and_experiments_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def price(usage: Usage) -> float:
+        raise OverflowError
+
+    metrics = Metrics(["a"])
+    recorder, hears = Recorder(metrics, log=logging.getLogger("silent")), Hearing()
+    recorder.hears = hears
+    tail = b'{"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9}}'
+    for n, target in enumerate([Target("b", "m"), Target("b", "odd", price=price), Target("b", "n")]):
+        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, PART, b"", False))
+    recorder.catch_up()
+    assert [names for names, _ in hears.heard] == [[b"0"], [b"1"], [b"2"]] and recorder.dropped == 1
+    assert "a bug: 1 answers are not in the figures" in caplog.text
+
+
+def test_what_stands_in_the_ring_holds_nothing_of_experiments() -> None:
+    recorder = Recorder(Metrics(), log=logging.getLogger("silent"))
+    recorder.hears = Hearing()
+    part = Part(Nowhere(), (), Route("a", ()), None)
+    held = sys.getrefcount(part)
+    recorder.put_plain((Decision(replica("r"), Target("b", "m"), ""), "a", "t", "chat", b"x", 0.0, 0.5, 10, None, part, b"text", False))
+    assert sys.getrefcount(part) == held + 1
+    recorder.catch_up()
+    assert sys.getrefcount(part) == held and [one.id for one in recorder.recent(9)] == ["x"]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -4,93 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
-from functools import cache
+import logging
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends import wire
-from backends.types import Target, Usage
+from backends.types import Target
 from gateway.experiments import plain as plain_module
-from gateway.experiments.ended import SHORT, id_of, refused, seen, short
-from gateway.experiments.entry import Part
+from gateway.experiments.ended import SHORT, id_of, refused, short
 from gateway.experiments.plain import ANY, Blocks, Kind, block_of, ended_of, kept, shape_of, together
 from gateway.experiments.store import Keep, TrialStore
 from gateway.experiments.tables import CHUNK, seen_of
+from gateway.metrics import Metrics
 from gateway.record import Plain
-from routing.experiments.words import Seen
-from routing.types import Decision, Route
+from gateway.recorder import Recorder
+from routing.experiments.words import Block
+from routing.types import Decision
+from tests.gateway.experiments.plains import (
+    COUNTS,
+    FREE,
+    PRICED,
+    alone,
+    counts_of,
+    in_a_block,
+    kind_of,
+    left,
+    part_of,
+    plain_of,
+    tail_of,
+)  # fmt: skip
 from tests.gateway.experiments.recorded import opened
 from tests.gateway.serving import eventually
 from tests.routing.made import replica
-
-FREE = Target("b", "m")
-COUNTS = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
-CHOICE: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi", "refusal": None}}
-
-
-def price(usage: Usage) -> float:
-    return usage.input * 0.5 + usage.output
-
-
-PRICED = Target("b", "m", price=price)
-
-
-def tail_of(usage: Any) -> bytes:
-    return json.dumps({"usage": usage}, separators=(",", ":")).encode()
-
-
-@cache
-def kind_of(arm: str, tenant: str) -> Kind:
-    return Kind("e", 0, arm, tenant)
-
-
-class Nowhere:
-    def put(self, ended: Any) -> None:
-        raise AssertionError
-
-
-def part_of(*marks: tuple[Kind, int]) -> Part:
-    return Part(Nowhere(), marks, Route("m", ()), None)
-
-
-def plain_of(part: Part | None, n: int, answer: bytes, *, cut: bool = False, target: Target = FREE, tail: bytes | None = None) -> Plain:
-    """What the recorder hands on."""
-    decision = Decision(replica("r"), target, "")
-    return decision, "m", "t", "chat", b"req-%d" % n, float(n), 0.25 + n, len(answer), tail, part, answer, cut
-
-
-def left(n: int, *, arm: str = "a", tenant: str = "t", target: Target = FREE, tail: bytes | None = tail_of(COUNTS), **more: Any) -> Plain:
-    whole = {"id": f"chatcmpl-{n}", "choices": [{**CHOICE, **more}]}
-    answer = more.pop("answer", None) or json.dumps(whole, separators=(",", ":")).encode()
-    return plain_of(part_of((kind_of(arm, tenant), n)), n, answer, target=target, tail=tail)
-
-
-def counts_of(group: Sequence[Plain], read: bool = True) -> list[wire.Told | None]:
-    """The token counts of each, as the recorder reads them. `read` False: it could not."""
-    told: list[wire.Told | None] = []
-    for plain in group:
-        if read and plain[8] is not None:
-            wire.usage_sum([plain[8]], None, told)
-        else:
-            told.append(None)
-    return told
-
-
-def in_a_block(group: Sequence[Plain], read: bool = True) -> list[Seen]:
-    """What a block of them says."""
-    block = block_of(group, counts_of(group, read))
-    return [] if block is None else [*seen_of(block)]
-
-
-def alone(group: Sequence[Plain]) -> list[Seen]:
-    """What they say one by one."""
-    return [seen(ended) for plain in group for ended in ended_of(plain)]
-
 
 ALL = [
     left(0),
@@ -113,11 +62,10 @@ ALL = [
 
 
 @pytest.mark.parametrize("target", [FREE, PRICED], ids=["free", "priced"])
-@pytest.mark.parametrize("read", [False, True], ids=["unread", "read by the recorder"])
-def test_a_block_says_what_its_requests_would_one_by_one(read: bool, target: Target) -> None:
+def test_a_block_says_what_its_requests_would_one_by_one(target: Target) -> None:
     group = [(Decision(plain[0].replica, target, ""), *plain[1:]) for plain in ALL]
-    assert in_a_block(group, read) == alone(group)
-    block = block_of(group, counts_of(group, read))
+    assert in_a_block(group) == alone(group)
+    block = block_of(group, counts_of(group))
     assert block is not None and block.kinds == [("e", 0, "a", "t"), ("e", 0, "b", "t"), ("e", 0, "a", "u")]
 
 
@@ -139,9 +87,26 @@ def test_any_answer_can_be_read(answer: bytes, begun: bool) -> None:
 
 
 @pytest.mark.parametrize("some", [ALL[:1], ALL[:3], ALL[6:7], ALL[5:6], ALL[8:9], [left(n, message=None) for n in range(3)]])
-@pytest.mark.parametrize("read", [False, True], ids=["unread", "read by the recorder"])
-def test_usual_requests_say_so_too(some: list[Plain], read: bool) -> None:
-    assert in_a_block(some, read) == alone(some)
+def test_usual_requests_say_so_too(some: list[Plain]) -> None:
+    assert in_a_block(some) == alone(some)
+
+
+def test_the_recorder_hands_on_what_counts_and_each_has_its_own_tokens() -> None:
+    """From its queue to the blocks, some without usage, some in two experiments, some in none."""
+    recorder, others = Recorder(Metrics(), log=logging.getLogger("silent")), list[Any]()
+    recorder.hears = blocks = Blocks(10_000, others.append, lambda: 0.0)
+    one, two = Kind("e", 0, "a", "t"), Kind("f", 0, "b", "t")
+    marks: list[tuple[tuple[Kind, int], ...] | None] = [((one, 1),), None, ((one, 2), (two, 3)), (), ((two, 4),)]
+    decision, group = Decision(replica("r"), FREE, ""), list[Plain]()
+    for n in range(400):
+        mark = marks[n % 5]
+        tail = None if n % 7 == 0 else b"" if n % 11 == 0 else tail_of({**COUNTS, "prompt_tokens": n})
+        part = None if mark is None else part_of(*mark)
+        group.append((decision, *plain_of(part, n, b'{"id":"a%d"}' % n, tail=tail)[1:]))
+        recorder.put_plain(group[-1])
+    recorder.catch_up()
+    found = [seen for packed in blocks.ready() for seen in seen_of(msgspec.msgpack.decode(packed.body, type=Block))]
+    assert found == alone(group) and len(found) == len(blocks) == 320 and not others
 
 
 @pytest.mark.parametrize(
@@ -163,14 +128,6 @@ def test_ids_together_are_those_of_each(answers: list[bytes]) -> None:
     assert plain_module._ids(answers, [False] * len(answers)) == [id_of(answer).encode() for answer in answers]
 
 
-@pytest.mark.parametrize("target", [FREE, PRICED], ids=["free", "priced"])
-def test_what_the_recorder_could_not_read_is_tried_here(target: Target) -> None:
-    tails = [tail_of({**COUNTS, "prompt_tokens": n, "total_tokens": n + 3}) for n in range(4)]
-    batch = [left(n, tail=tail, target=target) for n, tail in enumerate(tails)] + [left(9, tail=None, target=target)]
-    block = block_of(batch, [*counts_of(batch)[:2], None, None, None])
-    assert block is not None and [*seen_of(block)] == alone(batch)
-
-
 def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     def broken(*_: Any) -> None:
         raise RuntimeError("boom")
@@ -182,7 +139,7 @@ def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, 
 
 def test_kinds_are_known_by_identity() -> None:
     twice = [left(0), plain_of(part_of((Kind("e", 0, "a", "t"), 1)), 1, b'{"id":"chatcmpl-1"}'), left(2)]
-    block = block_of(twice, [None] * 3)
+    block = block_of(twice, counts_of(twice))
     assert block is not None and block.kinds == [("e", 0, "a", "t")] * 2 and block.kind == [0, 1, 0]
     assert [*seen_of(block)] == alone(twice)
 
@@ -325,8 +282,9 @@ def test_batches_wait_for_the_thread() -> None:
 def test_what_does_not_fit_is_counted() -> None:
     blocks = added(100, 64, 64, 36, 1)
     assert (len(blocks), blocks.dropped) == (100, 65)
-    blocks.missed()
-    assert blocks.dropped == 66
+    kind = kind_of("a", "t")
+    blocks.missed([plain_of(part, 1, b"{}") for part in (part_of((kind, 1), (kind, 2)), None, part_of(), part_of((kind, 3)))])
+    assert blocks.dropped == 68
 
 
 def test_what_cannot_be_read_together_goes_one_by_one() -> None:

@@ -36,7 +36,7 @@ class FakeStore:
         for plain in group:
             self.ended += ended_of(plain, time() - monotonic())
 
-    def missed(self) -> None:
+    def missed(self, group: Sequence[Plain]) -> None:
         raise AssertionError
 
     @property

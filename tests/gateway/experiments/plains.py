@@ -1,0 +1,82 @@
+"""Plain requests as the recorder hands them on, and what they say together and one by one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from backends import wire
+from backends.types import Target, Usage
+from gateway.experiments.ended import seen
+from gateway.experiments.entry import Part
+from gateway.experiments.plain import Kind, block_of, ended_of
+from gateway.experiments.tables import seen_of
+from gateway.record import Plain
+from routing.experiments.words import Seen
+from routing.types import Decision, Route
+from tests.routing.made import replica
+
+FREE = Target("b", "m")
+COUNTS = {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+CHOICE: dict[str, Any] = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": "hi", "refusal": None}}
+
+
+def price(usage: Usage) -> float:
+    return usage.input * 0.5 + usage.output
+
+
+PRICED = Target("b", "m", price=price)
+
+
+def tail_of(usage: Any) -> bytes:
+    return json.dumps({"usage": usage}, separators=(",", ":")).encode()
+
+
+@cache
+def kind_of(arm: str, tenant: str) -> Kind:
+    return Kind("e", 0, arm, tenant)
+
+
+class Nowhere:
+    def put(self, ended: Any) -> None:
+        raise AssertionError
+
+
+def part_of(*marks: tuple[Kind, int]) -> Part:
+    return Part(Nowhere(), marks, Route("m", ()), None)
+
+
+def plain_of(part: Part | None, n: int, answer: bytes, *, cut: bool = False, target: Target = FREE, tail: bytes | None = None) -> Plain:
+    """What the recorder hands on."""
+    decision = Decision(replica("r"), target, "")
+    return decision, "m", "t", "chat", b"req-%d" % n, float(n), 0.25 + n, len(answer), tail, part, answer, cut
+
+
+def left(n: int, *, arm: str = "a", tenant: str = "t", target: Target = FREE, tail: bytes | None = tail_of(COUNTS), **more: Any) -> Plain:
+    whole = {"id": f"chatcmpl-{n}", "choices": [{**CHOICE, **more}]}
+    answer = more.pop("answer", None) or json.dumps(whole, separators=(",", ":")).encode()
+    return plain_of(part_of((kind_of(arm, tenant), n)), n, answer, target=target, tail=tail)
+
+
+def counts_of(group: Sequence[Plain]) -> list[wire.Told | None]:
+    """The token counts of each, as the recorder reads them."""
+    told: list[wire.Told | None] = []
+    for plain in group:
+        if plain[8] is not None:
+            wire.usage_sum([plain[8]], None, told)
+        else:
+            told.append(None)
+    return told
+
+
+def in_a_block(group: Sequence[Plain]) -> list[Seen]:
+    """What a block of them says."""
+    block = block_of(group, counts_of(group))
+    return [] if block is None else [*seen_of(block)]
+
+
+def alone(group: Sequence[Plain]) -> list[Seen]:
+    """What they say one by one."""
+    return [seen(ended) for plain in group for ended in ended_of(plain)]
