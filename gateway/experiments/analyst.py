@@ -110,7 +110,7 @@ def analyse_file(path: str, design: Design, clock: Callable[[], float] = time.ti
         tables.close()
 
 
-def read_orders(stream: BinaryIO, orders: queue.SimpleQueue[Order | None]) -> None:
+def read_orders(stream: BinaryIO, orders: queue.Queue[Order | None]) -> None:
     """Passes on orders until the stream ends, then None. What is no order is told and passed over."""
     decoder = msgspec.json.Decoder(Order)
     for line in stream:
@@ -121,7 +121,7 @@ def read_orders(stream: BinaryIO, orders: queue.SimpleQueue[Order | None]) -> No
     orders.put(None)
 
 
-def serve(analyst: Analyst, orders: queue.SimpleQueue[Order | None], out: BinaryIO) -> None:
+def serve(analyst: Analyst, orders: queue.Queue[Order | None], out: BinaryIO) -> None:
     """Obeys until there are no more orders; looks every LOOK_SECONDS."""
     next_look = time.monotonic()
     while True:
@@ -145,7 +145,7 @@ def main() -> int:
     for sig in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the whole group; our input ends when it is time
         signal.signal(sig, signal.SIG_IGN)
     os.nice(NICE)
-    orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
+    orders: queue.Queue[Order | None] = queue.Queue()  # no `SimpleQueue`: see `store`
     tables = Tables(sys.argv[1])
     try:
         threading.Thread(target=read_orders, args=(sys.stdin.buffer, orders), name="orders", daemon=True).start()

@@ -91,7 +91,7 @@ class TrialStore:
         self._pairs: deque[Pair] = deque()
         self._read: list[Seen] = []  # the thread's: not yet in a row
         self._since = 0.0  # monotonic, when the first was found of what is not in a row; 0: there is nothing
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self._jobs: queue.Queue[_Job | None] = queue.Queue()  # a `SimpleQueue` whose wait a signal ends late waits for ever (CPython 3.11)
         self._asked: set[_Job] = set()
         self._told = 0.0  # monotonic, when the log last told of a failure
         self._open = False
