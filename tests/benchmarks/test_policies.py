@@ -60,6 +60,9 @@ def test_the_table() -> None:
     assert "| weighted | 1,000 | 50 | 1.00 | 3 | 2,000 | 50 | 1.00 | 3 | 60 | 0/6 |" in text and "- other: FAILED: no" in text
     assert "kv_aware / weighted at c16: 0.70 (quartiles 0.65 to 0.85); the bar of 0.65 is held." in text
     assert "kv_aware / vllm-cache-aware at c64: 3.60 (quartiles 3.55 to 4.05); the bar of 4 is missed." in text
+    assert "in its file" not in text
+    for count, said in ((99_950, "99,950 of 100,000 answered requests are in its file, all of them."), (9_000, "NOT ALL")):
+        assert said in policies.markdown({**result, "written": {"answered": 100_000, "in_file": count}})
 
 
 @needs_cc
@@ -67,13 +70,16 @@ def test_the_table() -> None:
 @pytest.mark.timeout(180)
 def test_it_measures(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "CONVERSATIONS", 20)
-    port = free_port(*range(1, 8), 100, 101)
-    flags = ["--policies", "--peers", "weighted,kv_aware", "--rounds", "1", "--secs", "1", "--port", str(port), "--cache", str(tmp_path)]
+    port = free_port(*range(1, 8), 100, 101, 102)
+    flags = ["--policies", "--peers", "weighted,kv_aware,experiment", "--rounds", "1", "--secs", "1", "--port", str(port)]
+    flags += ["--cache", str(tmp_path)]
     assert cli.main([*flags, "--pointsman", POINTSMAN]) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in out.splitlines() if row.startswith("| ")]
-    assert [row[0] for row in rows[2:]] == ["weighted", "kv_aware"] and all(float(row[1].replace(",", "")) > 0 for row in rows[2:])
+    assert [row[0] for row in rows[2:]] == ["weighted", "kv_aware", "experiment"]
+    assert all(float(row[1].replace(",", "")) > 0 for row in rows[2:])
     assert out.count("kv_aware / weighted at ") == 2 and "raw results: " in err
+    assert "answered requests are in its file, all of them." in out
 
 
 @needs_cc
