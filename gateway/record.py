@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def record_of(plain: Plain, epoch: float) -> Record:
 def priced(record: Record, tail: bytes, target: Target) -> None:
     """Sets what an answer cost, by our prices and in its provider's words. `tail`: the end of the answer, with its usage."""
     if target.price is not None and record.usage is not None:
-        record.cost = target.price(record.usage)
+        with contextlib.suppress(ArithmeticError):  # of counts that no answer has
+            record.cost = target.price(record.usage)
     record.cost_reported = prices.reported(tail)
 
 

@@ -84,7 +84,9 @@ def test_an_answer_that_cannot_be_counted_costs_no_other_and_experiments_nothing
         raise OverflowError
 
     metrics = Metrics(["a"])
-    recorder, hears = Recorder(metrics, log=logging.getLogger("silent")), Hearing()
+    telling = logging.getLogger("telling")
+    telling.setLevel(logging.INFO)
+    recorder, hears = Recorder(metrics, log=telling), Hearing()
     recorder.hears = hears
     tail = b'{"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9}}'
     for n, target in enumerate([Target("b", "m"), Target("b", "odd", price=price), Target("b", "n")]):
@@ -258,4 +260,7 @@ def test_one_that_cannot_be_read_costs_only_itself(odd: bytes) -> None:
     told: list[wire.Told | None] = []
     usage, bad = wire.usage_sum([*good[:2], odd, *good[2:]], None, told)
     assert (usage.input, usage.output, bad) == (6, 12, 1)
+    assert wire.usage_sum([*good[:2], odd, *good[2:]]) == (usage, bad)
+    rare = b'{"usage":{"prompt_tokens":5,"completion_tokens":7,"prompt_tokens_details":{"cached_tokens":4}}}'
+    assert wire.usage_sum([rare]) == wire.usage_sum([rare], [], []) == (Usage(1, 4, 0, 7, 0), 0)
     assert told == [(0, 0, 3), (1, 0, 3), None, (2, 0, 3), (3, 0, 3)]
