@@ -169,7 +169,7 @@ class Recorder:
         if self.hears is None:
             self._recent.extend(batch)
         else:  # what stays for longer holds nothing of experiments, nor through them of a generation that has been replaced
-            self._recent.extend([(*plain[:9], None, b"", False) for plain in batch])
+            self._recent.extend([plain if plain[9] is None else (*plain[:9], None, b"", False) for plain in batch])
         groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
         for plain in batch:
             groups[id(plain[0].target), plain[1], plain[3]].append(plain)

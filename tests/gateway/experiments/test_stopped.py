@@ -43,7 +43,7 @@ def test_the_store_writes_on_after_its_process_was_stopped(tmp_path: Path) -> No
         assert process.stdout.readline() == "ready\n"
         for n in range(1, 4):
             process.send_signal(signal.SIGSTOP)
-            time.sleep(2 * WAKE)  # longer than its thread meant to wait
+            time.sleep(2 * WAKE)  # its thread's wait must run out while it stands still: no event tells of that
             process.send_signal(signal.SIGUSR1)
             process.send_signal(signal.SIGCONT)
             process.stdin.write(f"{n}\n")
