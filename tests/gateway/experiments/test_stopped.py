@@ -39,15 +39,18 @@ asyncio.run(main())
 def test_the_store_writes_on_after_its_process_was_stopped(tmp_path: Path) -> None:
     command = [sys.executable, "-c", STORE, str(tmp_path / "e.db")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdin is not None and process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        for n in range(1, 4):
-            process.send_signal(signal.SIGSTOP)
-            time.sleep(2 * WAKE)  # its thread's wait must run out while it stands still: no event tells of that
-            process.send_signal(signal.SIGUSR1)
-            process.send_signal(signal.SIGCONT)
-            process.stdin.write(f"{n}\n")
-            process.stdin.flush()
-            assert process.stdout.readline() == f"{n}\n"
-        process.stdin.close()
-        assert process.wait(30) == 0
+        try:
+            assert process.stdin is not None and process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            for n in range(1, 4):
+                process.send_signal(signal.SIGSTOP)
+                time.sleep(2 * WAKE)  # its thread's wait must run out while it stands still: no event tells of that
+                process.send_signal(signal.SIGUSR1)
+                process.send_signal(signal.SIGCONT)
+                process.stdin.write(f"{n}\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == f"{n}\n"
+            process.stdin.close()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()  # one that hangs is not waited for
