@@ -182,9 +182,14 @@ def together(tails: Sequence[bytes], price: Callable[[Usage], float | None] | No
     ours = theirs = 0.0
     if price is not None:
         ours = sum(price(usage) or 0.0 for usage in map(wire.usage, tails) if usage is not None)
-    if b"\n".join(tails).rfind(b"cost") >= 0:  # from the end: much the faster way in CPython
+    if told(tails):
         theirs = sum(reported(tail) or 0.0 for tail in tails)
     return ours, theirs
+
+
+def told(tails: Sequence[bytes]) -> bool:
+    """Whether one of these ends of answers may say what it cost."""
+    return b"\n".join(tails).rfind(b"cost") >= 0  # from the end: much the faster way in CPython
 
 
 # --- whether the counts can be true

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -16,7 +16,7 @@ from routing.types import Decision
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
-    from gateway.experiments.entry import Part
+    from gateway.experiments.plain import Marks
 
 
 class Record(msgspec.Struct):
@@ -50,9 +50,10 @@ class Record(msgspec.Struct):
 
 
 # The most common request by far, as the hot path hands it over: a whole good answer to the first attempt within `PLAIN_SECONDS`.
-# decision, route, tenant, api, id, arrival (monotonic s), duration (s), bytes out, the end of the answer with its usage; its part in
-# experiments, what they keep of the answer, and whether that was cut (`Part.left`).
-Plain = tuple[Decision, str, str, str, bytes, float, float, int, bytes | None, "Part | None", bytes, bool]
+# decision, route, tenant, api, id, arrival (monotonic s), duration (s), bytes out, the end of the answer with its usage; where it counts
+# in experiments, and what they keep of the answer (`Part.left`; None: it counts in none).
+Plain = tuple[Decision, str, str, str, bytes, float, float, int, bytes | None, "Marks", bytes | None]
+Columns = tuple[Any, ...]  # of plain answers: the fields of `Plain`, each of all of them
 PLAIN_SECONDS = 1.0
 
 

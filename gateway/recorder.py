@@ -20,7 +20,7 @@ from gateway.admin.window import Windows
 from gateway.lines import Ended, JsonLines, TextLines, lines_for, log_record, writer_of
 from gateway.logs import Writer
 from gateway.metrics import Metrics
-from gateway.record import Plain, Record, priced, record_of
+from gateway.record import Columns, Plain, Record, priced, record_of
 
 BATCH = 32  # records, which take some microseconds each
 PLAIN, MOST = 128, 512  # plain answers, about one each: so many that what is done once a batch does not count; at most, in one turn
@@ -32,12 +32,13 @@ NOWHERE = Target("", "")
 class Hears(Protocol):
     """Who is told of plain answers that are in experiments (`gateway.experiments.plain.Blocks`)."""
 
-    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
-        """They are of one target. `told`: the token counts of each, where it has any. Not all need have a part."""
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
+        """They are of one target. `told`: the token counts of each, where it has any. Not all need be in an experiment. `priced`: it may
+        be known what some of them cost."""
         ...
 
-    def missed(self, group: Sequence[Plain]) -> None:
-        """These are lost."""
+    def missed(self, plain: Plain) -> None:
+        """This one is lost."""
         ...
 
 
@@ -104,7 +105,7 @@ class Recorder:
             if waiting >= self._capacity:
                 self.dropped += 1
                 if self.hears is not None:
-                    self.hears.missed([plain])
+                    self.hears.missed(plain)
                 return
             if waiting == PLAIN - 1 and self.soon is not None:
                 self.soon(self._drain_some)
@@ -166,10 +167,7 @@ class Recorder:
             queue.clear()
         else:
             batch = [queue.popleft() for _ in range(limit)]
-        if self.hears is None:
-            self._recent.extend(batch)
-        else:  # what stays for longer holds nothing of experiments, nor through them of a generation that has been replaced
-            self._recent.extend([plain if plain[9] is None else (*plain[:9], None, b"", False) for plain in batch])
+        self._recent.extend(batch)
         groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
         for plain in batch:
             groups[id(plain[0].target), plain[1], plain[3]].append(plain)
@@ -191,24 +189,28 @@ class Recorder:
 
     def _count(self, group: list[Plain], route: str, api: str, known: dict[bytes, wire.Told | None] | None) -> tuple[list[float], int]:
         """Counts plain answers of one target. `known`: takes their token counts, for the log. Their durations, ascending, and tokens."""
-        _, _, _, _, _, _, times, sizes, ends, parts, _, _ = zip(*group, strict=True)
+        columns: Columns = tuple(zip(*group, strict=True))
+        times, ends = columns[6], columns[8]
         durations, tails, odd, hears = sorted(times), [*filter(None, ends)], list[bytes](), self.hears
-        tried = hears is not None and parts.count(None) < len(parts)
+        tried = hears is not None and any(columns[9])
         told: list[wire.Told | None] | None = [] if tried or known is not None else None
+        target = group[0][0].target
+        priced = target.price is not None or prices.told(tails)
         usage, unparsed = wire.usage_sum(tails, odd, told)
         self.unparsed += unparsed
         if told is not None:
             if known is not None:
                 known.update(zip(tails, told, strict=True))
             if tried and hears is not None:
-                hears.add(group, told if len(tails) == len(ends) else [*map(dict(zip(tails, told, strict=True)).get, ends)])
+                every = told if len(tails) == len(ends) else [*map(dict(zip(tails, told, strict=True)).get, ends)]
+                hears.add(columns, every, priced=priced)
         for tail in odd:
             self._check(tail)
-        target = group[0][0].target
-        self._metrics.observe_plain(route, target.backend, api, durations, sum(sizes), usage)
-        cost, reported = prices.together(tails, target.price)
-        if cost or reported:
-            self._metrics.observe_cost(route, target.backend, api, cost, reported)
+        self._metrics.observe_plain(route, target.backend, api, durations, sum(columns[7]), usage)
+        if priced:
+            cost, reported = prices.together(tails, target.price)
+            if cost or reported:
+                self._metrics.observe_cost(route, target.backend, api, cost, reported)
         return durations, usage.output + usage.reasoning
 
     @staticmethod

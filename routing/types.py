@@ -28,8 +28,8 @@ class Replica:
     """One server address of a backend. Counters belong to leases; `health` and `reason` to routing/health."""
 
     __slots__ = (
-        "asleep", "backend", "down_until", "failures", "health", "inflight", "line", "link", "managed", "mark", "name", "on_idle", "reason",
-        "slots", "total", "url", "window",
+        "asleep", "backend", "down_until", "failures", "health", "inflight", "line", "link", "looked", "managed", "mark", "name", "on_idle",
+        "opened", "reason", "slots", "total", "url", "window",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +48,8 @@ class Replica:
         self.failures = 0  # in a row
         self.down_until = 0.0  # monotonic seconds; while later than now, others are preferred; 0: it is not tested either
         self.mark = 0  # `total` when it last began to rest
+        self.opened = slice(0)  # where its answers' choices began, lately
+        self.looked = 0  # answers in which that was looked for
         self.window = (-1e9, 0, 0)  # since when failures are counted (monotonic seconds), `total` then, failures since
 
     def __repr__(self) -> str:

@@ -13,7 +13,7 @@ import msgspec
 
 from backends.types import Target
 from gateway.experiments.ended import End, Ended, Whole, end_of, short
-from gateway.experiments.plain import Kind, Marks, ended_plain, kept
+from gateway.experiments.plain import QUOTE, Kind, Marks, ended_plain, kept
 from gateway.experiments.tap import Purse, Tap
 from gateway.relay import StreamRelay
 from gateway.sink import Sink
@@ -33,7 +33,7 @@ class Store(Protocol):
 
 class Part(msgspec.Struct, eq=False):
     """What experiments make of the requests of a key. `marks`: where they count; `route`: the way they are meant to go; `changes`: what
-    is changed in them. Never changed. `kind` and `unit`: the mark of who is in a single experiment; None: in more, or in none."""
+    is changed in them. Never changed. `kind`: of who is in a single experiment; None: in more, or in none."""
 
     store: Store
     marks: Marks
@@ -41,11 +41,10 @@ class Part(msgspec.Struct, eq=False):
     changes: Changes | None
     tap: Tap | None = None  # an entry's
     kind: Kind | None = None
-    unit: int = 0
 
     def __post_init__(self) -> None:
         if len(self.marks) == 1:
-            self.kind, self.unit = self.marks[0]
+            self.kind = self.marks[0][0]
 
     def own(self, exchange: Answering) -> Entry:
         """The exchange's own from now on."""
@@ -53,16 +52,21 @@ class Part(msgspec.Struct, eq=False):
         return entry
 
     # --- what the exchange tells
-    def left(self, body: bytes, tail: bytes | None) -> tuple[bytes, bool]:
-        """What is kept of a whole good answer to the first attempt, as the recorder hands it on, and whether it was cut; of one with marks.
-        `tail`: the document with its usage."""
+    def cut(self, body: bytes, at: int) -> bytes | None:
+        """What is kept of a whole answer like those before it, which was a good one then. None: it is another. `at`: where its usage
+        begins."""
         kind = self.kind
-        if kind is not None and tail is not None:  # the usual case, without its frames; see `Shape.cut`
-            shape = kind.shape
-            text = shape.text
-            if body[shape.begin : text] == shape.before and body[body.find(b'"', text) : 9 - len(tail)] == shape.after:
-                return body[: shape.begin], True
-        return kept(self.marks[0][0], body, tail)
+        if kind is None:
+            return None
+        shape = kind.shape  # this is `Shape.cut`, without its frame
+        text = shape.text
+        if body[shape.begin : text] == shape.before and body[body.find(b'"', text) : at] == shape.after and body[shape.quote] == QUOTE:
+            return body[: shape.past]
+        return None
+
+    def left(self, body: bytes, at: int) -> bytes:
+        """What is kept of another that is a good one, to the first attempt; of one with marks. Its shape is learned."""
+        return kept(self.marks[0][0], body, at)
 
     def hold(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
         """Such an answer is about to be sent through the tap, which says when it has been. Without one there is nothing to tell."""

@@ -10,43 +10,45 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgspec
 
 from backends import wire
 from backends.types import Target
 from gateway.experiments.ended import HEAD, Ended, cost_of, id_of, refused, short
-from gateway.record import Plain
+from gateway.record import Columns, Plain
 from routing.experiments.words import Block
-
-if TYPE_CHECKING:
-    from gateway.experiments.entry import Part
 
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
 _packed = msgspec.msgpack.Encoder()
-_FIRST, _SPOKEN, _USAGE, _BACKSLASH = b'{"id":"', b'"role":"assistant","content":"', b',"usage":', 0x5C
+_FIRST, _CHOICES, _SPOKEN, _BACKSLASH = b'{"id":"', b',"choices":[', b'"role":"assistant","content":"', 0x5C
+QUOTE: Final = 0x22
 log = logging.getLogger("pointsman.experiments")
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
     """An answer of one text that is no refusal and begins with its id, without what differs from one to the next: its id, its text, its
-    usage. `before`: its bytes from its choices (`begin`) to the beginning of the text; `after`: those from the text's end to the usage.
-    Servers say in their choices whether they refuse; nobody looks for that before them, or behind the usage."""
+    usage. `past`: the end of its id with the quotation mark (at `quote`). `before`: its bytes from its choices (`begin`) to the beginning
+    of the text; `after`: those from the text's end to the usage. Servers say in their choices whether they refuse; nobody looks for that
+    before them, or behind the usage."""
 
+    quote: int = 0
+    past: int = 0
     begin: int = 0
     text: int = 0
     before: bytes = b"\0"  # as in none
     after: bytes = b"\0"
 
-    def cut(self, answer: bytes, tail: bytes) -> bytes | None:
-        """What there is of an answer like this before its choices, which has its id. None: it is another. `tail`: the document with its
-        usage. The text is passed over in one step, however long it is."""
+    def cut(self, answer: bytes, at: int) -> bytes | None:
+        """What there is of an answer like this up to the end of its id. None: it is another. `at`: where its usage begins. The text is
+        passed over in one step, however long it is."""
         text = self.text
         # The first unescaped quotation mark ends the text. One behind a backslash ends this search too; what follows is then not `after`.
-        if answer[self.begin : text] == self.before and answer[answer.find(b'"', text) : 9 - len(tail)] == self.after:
-            return answer[: self.begin]
+        if answer[self.begin : text] == self.before and answer[answer.find(b'"', text) : at] == self.after and answer[self.quote] == QUOTE:
+            return answer[: self.past]
         return None
 
 
@@ -68,37 +70,37 @@ Marks = tuple[tuple[Kind, int], ...]  # where a request counts: of each experime
 
 
 class Packed(NamedTuple):
-    """A block as bytes: how many requests (once for each experiment), when the last of them arrived."""
+    """A block as bytes: how many requests (once for each experiment), when the last of them ended."""
 
     requests: int
     unix: float
     body: bytes
 
 
-def kept(kind: Kind, answer: bytes, tail: bytes | None) -> tuple[bytes, bool]:
-    """What is kept of an answer, as much as its id and whether it is a refusal ask for; and whether that was `cut`. Learns the shape of
-    those that come."""
-    if tail is not None:
-        cut = kind.shape.cut(answer, tail)
+def kept(kind: Kind, answer: bytes, at: int) -> bytes:
+    """What is kept of an answer: as much as its id and whether it is a refusal ask for. One that is cut ends in a quotation mark. Learns
+    the shape of those that come. `at`: where the usage begins, as the last that it tells; less than 1: nowhere."""
+    if at > 0:
+        cut = kind.shape.cut(answer, at)
         if cut is not None:
-            return cut, True
-        found = shape_of(answer, tail)
+            return cut
+        found = shape_of(answer, at)
         if found is not ANY:
             kind.shape = found
-    return short(answer), False
+    return short(answer)
 
 
-def shape_of(answer: bytes, tail: bytes) -> Shape:
-    """The shape of an answer, ANY where it has none, or one of more than some hundred bytes. `tail`: the document with its usage. Pure."""
-    begin, spoken = answer.find(b',"choices":[', 0, HEAD), answer.find(_SPOKEN, 0, HEAD)
-    if not 0 < begin < spoken or not answer.startswith(_FIRST):
+def shape_of(answer: bytes, at: int) -> Shape:
+    """The shape of an answer, ANY where it has none, or one of more than some hundred bytes. `at`: where its usage begins. Pure."""
+    quote, begin, spoken = answer.find(b'"', 7), answer.find(_CHOICES, 0, HEAD), answer.find(_SPOKEN, 0, HEAD)
+    if not 0 < quote < begin < spoken or not answer.startswith(_FIRST) or answer.find(b"\\", 0, quote) > 0:
         return ANY
-    text, usage = spoken + len(_SPOKEN), len(answer) + len(_USAGE) - len(tail)
+    text = spoken + len(_SPOKEN)
     end = answer.find(b'"', text)
-    if answer[end - 1] == _BACKSLASH or usage - end > HEAD:  # no end of the text, or there are more choices behind it
+    if not 0 < end < at or answer[end - 1] == _BACKSLASH or at - end > HEAD:  # no end of the text, or there are more choices behind it
         return ANY
-    before, after = answer[begin:text], answer[end:usage]
-    return Shape(begin, text, before, after) if after.endswith(_USAGE) and not refused(before + after) else ANY
+    before, after = answer[begin:text], answer[end:at]
+    return ANY if refused(before + after) else Shape(quote, quote + 1, begin, text, before, after)
 
 
 def ended_plain(
@@ -112,75 +114,66 @@ def ended_plain(
     )  # fmt: skip
 
 
-def ended_of(plain: Plain, epoch: float = 0.0) -> list[Ended]:
-    """What a request leaves in the experiments that it is in. `epoch`: what to add to monotonic seconds to get unix seconds."""
-    decision, _, _, _, request, received, seconds, _, tail, part, answer, cut = plain
-    if cut:
+def ended_of(plain: Sequence[Any], epoch: float = 0.0) -> list[Ended]:
+    """What a request (a `Plain`) leaves in the experiments that it is in. `epoch`: what to add to monotonic seconds to get unix
+    seconds."""
+    decision, _, _, _, request, received, seconds, _, tail, marks, answer = plain
+    if answer and answer[-1] == QUOTE:
         answer += b"}"  # a document again
-    marks = () if part is None else part.marks
     return [ended_plain(mark, request, received + epoch, seconds, decision.target, tail, answer) for mark in marks]
 
 
-def block_of(group: Sequence[Plain], told: Sequence[wire.Told | None], epoch: float = 0.0) -> Block | None:
+def block_of(columns: Columns, told: Sequence[wire.Told | None], *, priced: bool, epoch: float = 0.0) -> Block | None:
     """What requests to one target were; None: none of them is in an experiment. `told`: the token counts of each; None: it has none that
-    can be read. `epoch`: as for `ended_of`. Pure."""
-    columns = [*zip(*group, strict=True)]
-    kind, unit, rows, counts = _marked(group, columns[9], told)
-    if not kind:
+    can be read. `priced`: it may be known what some of them cost. `epoch`: as for `ended_of`. Pure."""
+    marks = [*chain.from_iterable(columns[9])]
+    if not marks:
         return None
+    if len(marks) != len(told) or not all(columns[9]):  # not each is in one, as usual
+        rows = [(row, one) for row, one in zip(zip(*columns, strict=True), told, strict=True) for _ in row[9]]
+        columns, told = tuple(zip(*[row for row, _ in rows], strict=True)), [one for _, one in rows]
+    kind, unit = zip(*marks, strict=True)
     kinds = {one: at for at, one in enumerate(dict.fromkeys(kind))}
-    _, _, _, _, request, received, seconds, _, tails, _, answers, cut = columns if rows is group else zip(*rows, strict=True)
-    asked, said, cost = _counts(tails, rows[0][0].target, counts)
-    refusals = _refusals(answers) if False in cut else []
+    decisions, _, _, _, request, received, seconds, _, tails, _, answers = columns
+    asked, said = _counts(told)
+    heads, step = _heads(answers)
     return Block(
-        [(one.experiment, one.epoch, one.arm, one.tenant) for one in kinds], [*map(kinds.__getitem__, kind)], unit, [*request],
-        _ids(answers, cut), [at + epoch for at in received], [*seconds], refusals, asked, said, cost,
+        [(one.experiment, one.epoch, one.arm, one.tenant) for one in kinds], [*map(kinds.__getitem__, kind)], unit, request,
+        [] if heads else _ids(answers), received, seconds, [] if heads else _refusals(answers), asked, said,
+        _costs(tails, decisions[0].target) if priced else [], epoch, heads, step,
     )  # fmt: skip
 
 
 # All of a batch at once: a few calls for all in place of some steps for each, which would cost more than what they do here.
 
 
-def _marked(
-    group: Sequence[Plain], parts: Sequence[Part | None], told: Sequence[wire.Told | None]
-) -> tuple[list[Kind], list[int], Sequence[Plain], Sequence[wire.Told | None]]:
-    """Each request, and its token counts, once for each experiment that it is in."""
-    if None not in parts:
-        every = cast("Sequence[Part]", parts)
-        kinds = [part.kind for part in every]
-        if None not in kinds:  # the usual case: each is in one
-            return cast("list[Kind]", kinds), [part.unit for part in every], group, told
-    wide = [(*mark, plain, one) for plain, part, one in zip(group, parts, told, strict=True) if part is not None for mark in part.marks]
-    kind, unit, rows, counts = zip(*wide, strict=True) if wide else ((), (), (), ())
-    return [*kind], [*unit], rows, counts
+def _counts(told: Sequence[wire.Told | None]) -> tuple[Sequence[int | None], Sequence[int | None]]:
+    """Tokens in, tokens out."""
+    if None not in told:
+        asked, _, said = zip(*cast("Sequence[wire.Told]", told), strict=True)
+        return asked, said
+    return [None if one is None else one[0] for one in told], [None if one is None else one[2] for one in told]
 
 
-def _counts(
-    tails: Sequence[bytes | None], target: Target, told: Sequence[wire.Told | None]
-) -> tuple[list[int | None], list[int | None], list[float | None]]:
-    """Tokens in, tokens out, dollars."""
-    asked, said = [None if one is None else one[0] for one in told], [None if one is None else one[2] for one in told]
-    if target.price is None and b"\n".join(filter(None, tails)).rfind(b"cost") < 0:
-        return asked, said, []
-    usages = [None if tail is None else wire.usage(tail) for tail in tails]
-    return asked, said, [None if tail is None else cost_of(usage, tail, target) for usage, tail in zip(usages, tails, strict=True)]
+def _costs(tails: Sequence[bytes | None], target: Target) -> list[float | None]:
+    """Dollars."""
+    return [None if tail is None else cost_of(wire.usage(tail), tail, target) for tail in tails]
 
 
-def _ids(answers: Sequence[bytes], cut: Sequence[bool]) -> list[bytes]:
-    """The answers' own ids. Nearly all write them first, in plain characters, and one server's are equally long."""
-    many, step, end = len(answers), len(answers[0]), answers[0].find(b'"', 7)
-    if len(set(map(len, answers))) == 1:
-        heads = b"".join(answers)
-    else:  # without what follows their ids
-        step = end + 1
-        heads = b"".join([answer[:step] for answer in answers])
-    if end > 0 and len(heads) == many * step and heads[end::step] == b'"' * many:
-        if all(heads[at::step] == _FIRST[at : at + 1] * many for at in range(7)):  # each begins with `_FIRST`
-            ids = [heads[at : at + end - 7] for at in range(7, len(heads), step)]
-            joined = b"".join(ids)
-            if joined.find(b'"') < 0 and joined.find(b"\\") < 0 and joined.isascii():
-                return ids
-    return [id_of(answer + b"}" if part else answer).encode() for answer, part in zip(answers, cut, strict=True)]
+def _heads(answers: Sequence[bytes]) -> tuple[bytes, int]:
+    """What was kept of answers in one, and of how many bytes each, if all were cut and are equally long: one server's ids are. Else
+    nothing."""
+    heads, many, step = b"".join(answers), len(answers), len(answers[0])
+    # Each begins with `_FIRST`, and has a quotation mark as its end and nowhere else.
+    if step > 7 and len(heads) == many * step and heads.count(b'"') == 4 * many and heads[step - 1 :: step] == b'"' * many:
+        if all(heads[at::step] == _FIRST[at : at + 1] * many for at in range(7)) and heads.find(b"\\") < 0 and heads.isascii():
+            return heads, step
+    return b"", 0
+
+
+def _ids(answers: Sequence[bytes]) -> list[bytes]:
+    """The answers' own ids."""
+    return [id_of(answer + b"}" if answer.endswith(b'"') else answer).encode() for answer in answers]
 
 
 def _refusals(answers: Sequence[bytes]) -> list[bool]:
@@ -209,31 +202,34 @@ class Blocks:
         return self._added - self._done
 
     # --- gateway.recorder.Hears
-    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
         """Makes a block of those that are in experiments: less than a microsecond for each. Never raises."""
-        if len(self) + len(group) > self._most:
-            self.missed(group)
+        if len(self) + len(told) > self._most:
+            self._lost(columns)
             return
-        epoch = self._epoch()
         try:
-            block = block_of(group, told, epoch)
+            epoch = self._epoch()
+            block = block_of(columns, told, priced=priced, epoch=epoch)
             if block is None:
                 return
-            packed = Packed(len(block.kind), max(block.unix), _packed.encode(block))
+            packed = Packed(len(block.kind), block.unix[-1] + block.seconds[-1] + epoch, _packed.encode(block))
         except UNREADABLE:
-            for plain in group:
+            for plain in zip(*columns, strict=True):
                 for ended in ended_of(plain, epoch):
                     self._other(ended)
             return
         except Exception:  # who calls us has other work to do
             log.exception("a bug: requests of experiments")
-            self.missed(group)
+            self._lost(columns)
             return
         self._added += packed.requests
         self._packed.append(packed)
 
-    def missed(self, group: Sequence[Plain]) -> None:
-        self.dropped += sum(len(plain[9].marks) for plain in group if plain[9] is not None)
+    def missed(self, plain: Plain) -> None:
+        self.dropped += len(plain[9])
+
+    def _lost(self, columns: Columns) -> None:
+        self.dropped += sum(map(len, columns[9]))
 
     def ready(self) -> list[Packed]:
         """The blocks that wait to be written; for the thread."""

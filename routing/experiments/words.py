@@ -7,7 +7,7 @@ alike. It is known by a 64-bit hash alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -85,19 +85,23 @@ PlainRow = tuple[int, int, bytes, bytes, float, float, bool, int | None, int | N
 class Block(msgspec.Struct, array_like=True, gc=False):
     """Plain requests together: whole good answers to the first attempt, not streamed. Says of each what `Seen` would; all else is as it is
     by default there. `kinds`: experiment, epoch, arm, tenant. The others are what `PlainRow` has, one list for each, all equally long but
-    those that have nothing to say: they are empty."""
+    those that have nothing to say: they are empty. `epoch`: seconds to add to `unix`. `heads`: in place of `response`, the answers'
+    beginnings in one, `{"id":"` and the id and a quotation mark, `step` bytes each."""
 
-    kinds: list[tuple[str, int, str, str]]
-    kind: list[int]
-    unit: list[int]
-    request: list[bytes]
-    response: list[bytes]
-    unix: list[float]
-    seconds: list[float]
-    refused: list[bool]  # none is
-    input: list[int | None]  # none is known
-    output: list[int | None]
-    cost: list[float | None]
+    kinds: Sequence[tuple[str, int, str, str]]
+    kind: Sequence[int]
+    unit: Sequence[int]
+    request: Sequence[bytes]
+    response: Sequence[bytes]
+    unix: Sequence[float]
+    seconds: Sequence[float]
+    refused: Sequence[bool]  # none is
+    input: Sequence[int | None]  # none is known
+    output: Sequence[int | None]
+    cost: Sequence[float | None]
+    epoch: float = 0.0
+    heads: bytes = b""
+    step: int = 0
 
 
 class Guardrail(msgspec.Struct, frozen=True):

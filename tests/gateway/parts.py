@@ -124,13 +124,14 @@ class FakeLink:
         return None
 
 
-NO_PART = (None, b"", False)  # of a plain answer that is in no experiment
+NO_PART: tuple[tuple[()], None] = ((), None)  # of a plain answer that is in no experiment
 
 
 class FakeRecorder:
     def __init__(self) -> None:
         self.records: list[Record] = []
         self.tails: list[bytes | None] = []
+        self.store: Any = None  # takes what is in experiments
 
     def put(self, record: Record, tail: bytes | None = None, target: Target = NOWHERE) -> None:
         self.records.append(record)
@@ -139,9 +140,8 @@ class FakeRecorder:
     def put_plain(self, plain: Plain) -> None:
         self.records.append(record_of((*plain[:8], None, *plain[9:]), 0.0))
         self.tails.append(plain[8])
-        if plain[9] is not None:
-            for ended in ended_of(plain, time() - monotonic()):
-                plain[9].store.put(ended)
+        for ended in ended_of(plain, time() - monotonic()):
+            self.store.put(ended)
 
 
 class World:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from time import monotonic, time
+from typing import Any
 
 import pytest
 
-from gateway.answering import NO_CALL
+from gateway.answering import CHOICES, NO_CALL, TRIES
 from gateway.experiments.ended import SHORT, Ended, short
 from gateway.experiments.entry import Part
 from gateway.experiments.plain import Kind
@@ -15,6 +17,10 @@ from gateway.serve import numbered
 from tests.gateway.parts import World
 
 GOOD = b'{"choices":[{"message":{"content":"yes"}}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
+SPOKEN = (
+    b'{"id":"chatcmpl-1","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"yes"},'
+    b'"finish_reason":"stop"}],"usage":{"prompt_tokens":1,"completion_tokens":2,"total_tokens":3}}'
+)
 
 
 @pytest.mark.parametrize(
@@ -74,6 +80,7 @@ class Kept:
 
 def test_one_that_was_in_an_experiment_is_clean_where_nothing_follows_its_answer() -> None:
     world, store = World(1), Kept()
+    world.recorder.store = store
     kind = Kind("ab", 0, "a", "t")
     for body in (GOOD, b'{"pad":"' + b"x" * SHORT + b'","choices":[]}'):
         sink, exchange = world.ask()
@@ -101,6 +108,22 @@ def test_one_that_was_in_an_experiment_is_clean_where_nothing_follows_its_answer
     world.check_idle(5)
 
 
+def test_what_stands_in_the_recorder_holds_no_part_of_an_experiment() -> None:
+    """Nor, through it, a generation that has been replaced."""
+    world, store = World(1), Kept()
+    world.recorder.store = store
+    part = Part(store, ((Kind("ab", 0, "a", "t"), 7),), world.route, None)
+    held, told = sys.getrefcount(part), list[Any]()
+    world.recorder.put_plain = told.append  # type: ignore[method-assign]
+    for _ in range(3):
+        _, exchange = world.ask()
+        exchange.trial = part
+        world.flight.whole(SPOKEN)
+        assert exchange.clean
+    assert len(told) == 3 and sys.getrefcount(part) == held
+    assert [plain[10] for plain in told] == [SPOKEN, *[SPOKEN[: SPOKEN.index(b",")]] * 2]
+
+
 def test_what_is_told_beside_an_answer_takes_the_longer_way() -> None:
     world = World(1, drop=True, unsupported=frozenset({"seed"}))
     sink, exchange = world.ask({"seed": 1})
@@ -113,6 +136,29 @@ def test_what_is_told_beside_an_answer_takes_the_longer_way() -> None:
     sink, exchange = world.ask(headers={b"host": b"localhost"})  # of a client that is no browser
     world.flight.whole(GOOD)
     assert "access-control-allow-origin" not in sink.headers and exchange.clean
+
+
+def test_an_error_is_one_whatever_came_before_it() -> None:
+    """Where good answers have their choices is learned; an answer of another form is looked at."""
+    world = World(1, retries=0)
+    replica = world.replicas[0]
+    for body, opened in ((GOOD, 1), (SPOKEN, SPOKEN.index(CHOICES)), (b'{"data":[]}', SPOKEN.index(CHOICES))):
+        world.ask()
+        world.flight.whole(body)
+        assert replica.opened.start == opened
+    for begin in (b"{", b'{"id":"1","object":"x",' + b" " * 99):
+        body = begin + b'"error":{"message":"boom","code":500}}'
+        sink, _ = world.ask()
+        world.flight.whole(body)
+        assert sink.status >= 500
+
+
+def test_answers_without_choices_are_not_searched_for_ever() -> None:
+    world = World(1)
+    for _ in range(TRIES + 9):
+        world.ask()
+        world.flight.whole(b'{"data":[]}')
+    assert world.replicas[0].looked == TRIES
 
 
 def test_ids_count_up() -> None:

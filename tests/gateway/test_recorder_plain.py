@@ -6,7 +6,6 @@ import copy
 import io
 import logging
 import random
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,12 +15,12 @@ import pytest
 from backends import wire
 from backends.types import Target, Usage
 from gateway import logs
-from gateway.experiments.entry import Part
+from gateway.experiments.plain import Kind
 from gateway.lines import log_record
 from gateway.metrics import Metrics
-from gateway.record import PLAIN_SECONDS, Plain, Record, record_of
+from gateway.record import PLAIN_SECONDS, Columns, Plain, Record, record_of
 from gateway.recorder import PLAIN, Recorder
-from routing.types import Decision, Route
+from routing.types import Decision
 from tests.gateway.parts import NO_PART
 from tests.gateway.test_recorder import lines as lines
 from tests.gateway.test_recorder import written
@@ -33,21 +32,18 @@ class Hearing:
 
     def __init__(self) -> None:
         self.heard: list[tuple[list[bytes], list[wire.Told | None]]] = []
+        self.priced: list[bool] = []
         self.missing = 0
 
-    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
-        self.heard.append(([plain[4] for plain in group], [*told]))
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
+        self.heard.append(([*columns[4]], [*told]))
+        self.priced.append(priced)
 
-    def missed(self, group: Sequence[Plain]) -> None:
-        self.missing += sum(plain[9] is not None for plain in group)
-
-
-class Nowhere:
-    def put(self, ended: Any) -> None:
-        raise AssertionError
+    def missed(self, plain: Plain) -> None:
+        self.missing += len(plain[9])
 
 
-PART = Part(Nowhere(), (), Route("a", ()), None)
+MARKS = ((Kind("e", 0, "a", "t"), 1),)
 
 
 def test_who_asks_hears_of_plain_answers_in_experiments_once() -> None:
@@ -56,9 +52,9 @@ def test_who_asks_hears_of_plain_answers_in_experiments_once() -> None:
     decisions = [Decision(replica("r"), Target("b", model), "") for model in "xyz"]
     tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":4}}', b'{"usage":{"prompt_tokens":7}}', b"no JSON", None]
     for n, tail in enumerate(tails):
-        for decision, tried in zip(decisions, (PART, PART if n == 0 else None, None), strict=True):
+        for decision, tried in zip(decisions, (MARKS, MARKS if n == 0 else (), ()), strict=True):
             if tail is not None or decision is decisions[0]:
-                recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, tried, b"", False))
+                recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, tried, b""))
     recorder.drain()
     recorder.drain()
     assert hears.heard == [
@@ -72,7 +68,7 @@ def test_who_asks_hears_all_that_waits_at_once_and_of_those_that_were_dropped() 
     recorder.hears = hears
     decision = Decision(replica("r"), Target("b", "m"), "")
     for n in range(602):
-        recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, None, None if n == 601 else PART, b"", False))
+        recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, None, () if n == 601 else MARKS, b""))
     assert (recorder.dropped, hears.missing, hears.heard) == (2, 1, [])
     recorder.catch_up()
     recorder.catch_up()
@@ -90,21 +86,21 @@ def test_an_answer_that_cannot_be_counted_costs_no_other_and_experiments_nothing
     recorder.hears = hears
     tail = b'{"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9}}'
     for n, target in enumerate([Target("b", "m"), Target("b", "odd", price=price), Target("b", "n")]):
-        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, PART, b"", False))
+        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, MARKS, b""))
     recorder.catch_up()
     assert [names for names, _ in hears.heard] == [[b"0"], [b"1"], [b"2"]] and recorder.dropped == 1
     assert "a bug: 1 answers are not in the figures" in caplog.text
 
 
-def test_what_stands_in_the_ring_holds_nothing_of_experiments() -> None:
-    recorder = Recorder(Metrics(), log=logging.getLogger("silent"))
-    recorder.hears = Hearing()
-    part = Part(Nowhere(), (), Route("a", ()), None)
-    held = sys.getrefcount(part)
-    recorder.put_plain((Decision(replica("r"), Target("b", "m"), ""), "a", "t", "chat", b"x", 0.0, 0.5, 10, None, part, b"text", False))
-    assert sys.getrefcount(part) == held + 1
-    recorder.catch_up()
-    assert sys.getrefcount(part) == held and [one.id for one in recorder.recent(9)] == ["x"]
+def test_who_hears_of_them_knows_whether_their_cost_may_be_known() -> None:
+    recorder, hears = Recorder(Metrics(), log=logging.getLogger("silent")), Hearing()
+    recorder.hears = hears
+    free, paid = Target("b", "m"), Target("b", "n", price=lambda usage: 1.0)
+    told = b'{"usage":{"prompt_tokens":5,"cost":0}}'
+    for target, tail in ((free, None), (free, told), (paid, None)):
+        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"x", 0.0, 0.5, 10, tail, MARKS, b""))
+        recorder.catch_up()
+    assert hears.priced == [False, True, True]
 
 
 @pytest.mark.parametrize("seed", range(40))

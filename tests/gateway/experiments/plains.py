@@ -10,12 +10,11 @@ from typing import Any
 from backends import wire
 from backends.types import Target, Usage
 from gateway.experiments.ended import seen
-from gateway.experiments.entry import Part
-from gateway.experiments.plain import Kind, block_of, ended_of
+from gateway.experiments.plain import Blocks, Kind, Marks, block_of, ended_of
 from gateway.experiments.tables import seen_of
 from gateway.record import Plain
-from routing.experiments.words import Seen
-from routing.types import Decision, Route
+from routing.experiments.words import Block, Seen
+from routing.types import Decision
 from tests.routing.made import replica
 
 FREE = Target("b", "m")
@@ -39,25 +38,16 @@ def kind_of(arm: str, tenant: str) -> Kind:
     return Kind("e", 0, arm, tenant)
 
 
-class Nowhere:
-    def put(self, ended: Any) -> None:
-        raise AssertionError
-
-
-def part_of(*marks: tuple[Kind, int]) -> Part:
-    return Part(Nowhere(), marks, Route("m", ()), None)
-
-
-def plain_of(part: Part | None, n: int, answer: bytes, *, cut: bool = False, target: Target = FREE, tail: bytes | None = None) -> Plain:
+def plain_of(marks: Marks, n: int, answer: bytes | None, *, target: Target = FREE, tail: bytes | None = None) -> Plain:
     """What the recorder hands on."""
     decision = Decision(replica("r"), target, "")
-    return decision, "m", "t", "chat", b"req-%d" % n, float(n), 0.25 + n, len(answer), tail, part, answer, cut
+    return decision, "m", "t", "chat", b"req-%d" % n, float(n), 0.25 + n, len(answer or b""), tail, marks, answer if marks else None
 
 
 def left(n: int, *, arm: str = "a", tenant: str = "t", target: Target = FREE, tail: bytes | None = tail_of(COUNTS), **more: Any) -> Plain:
     whole = {"id": f"chatcmpl-{n}", "choices": [{**CHOICE, **more}]}
     answer = more.pop("answer", None) or json.dumps(whole, separators=(",", ":")).encode()
-    return plain_of(part_of((kind_of(arm, tenant), n)), n, answer, target=target, tail=tail)
+    return plain_of(((kind_of(arm, tenant), n),), n, answer, target=target, tail=tail)
 
 
 def counts_of(group: Sequence[Plain]) -> list[wire.Told | None]:
@@ -71,9 +61,19 @@ def counts_of(group: Sequence[Plain]) -> list[wire.Told | None]:
     return told
 
 
+def block_from(group: Sequence[Plain]) -> Block | None:
+    """The block of them."""
+    return block_of((*zip(*group, strict=True),), counts_of(group), priced=True)
+
+
+def add(blocks: Blocks, group: Sequence[Plain]) -> None:
+    """Adds them as the recorder does."""
+    blocks.add((*zip(*group, strict=True),), counts_of(group), priced=True)
+
+
 def in_a_block(group: Sequence[Plain]) -> list[Seen]:
     """What a block of them says."""
-    block = block_of(group, counts_of(group))
+    block = block_from(group)
     return [] if block is None else [*seen_of(block)]
 
 

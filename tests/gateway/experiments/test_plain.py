@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,25 @@ from hypothesis import strategies as st
 from backends.types import Target
 from gateway.experiments import plain as plain_module
 from gateway.experiments.ended import SHORT, id_of, refused, short
-from gateway.experiments.plain import ANY, Blocks, Kind, block_of, ended_of, kept, shape_of, together
+from gateway.experiments.entry import Part
+from gateway.experiments.plain import ANY, Blocks, Kind, Marks, ended_of, kept, shape_of, together
 from gateway.experiments.store import Keep, TrialStore
 from gateway.experiments.tables import CHUNK, seen_of
 from gateway.metrics import Metrics
 from gateway.record import Plain
 from gateway.recorder import Recorder
 from routing.experiments.words import Block
-from routing.types import Decision
+from routing.types import Decision, Route
 from tests.gateway.experiments.plains import (
     COUNTS,
     FREE,
     PRICED,
+    add,
     alone,
-    counts_of,
+    block_from,
     in_a_block,
     kind_of,
     left,
-    part_of,
     plain_of,
     tail_of,
 )  # fmt: skip
@@ -65,19 +67,19 @@ ALL = [
 def test_a_block_says_what_its_requests_would_one_by_one(target: Target) -> None:
     group = [(Decision(plain[0].replica, target, ""), *plain[1:]) for plain in ALL]
     assert in_a_block(group) == alone(group)
-    block = block_of(group, counts_of(group))
+    block = block_from(group)
     assert block is not None and block.kinds == [("e", 0, "a", "t"), ("e", 0, "b", "t"), ("e", 0, "a", "u")]
 
 
 def test_who_is_in_several_experiments_counts_in_each_and_who_is_in_none_nowhere() -> None:
     one, two = Kind("e", 0, "a", "t"), Kind("f", 0, "b", "t")
-    parts = [part_of((one, 1), (two, 2)), None, part_of((two, 3)), part_of(), part_of((one, 4))]
+    parts: list[Marks] = [((one, 1), (two, 2)), (), ((two, 3),), (), ((one, 4),)]
     group = [plain_of(part, n, b'{"id":"a%d"}' % n, tail=tail_of({**COUNTS, "prompt_tokens": n})) for n, part in enumerate(parts)]
     found = in_a_block(group)
     assert found == alone(group) and [(seen.experiment, seen.unit, seen.input) for seen in found] == [
         ("e", 1, 0), ("f", 2, 0), ("f", 3, 2), ("e", 4, 4),
     ]  # fmt: skip
-    assert block_of([group[1], group[3]], [None, None]) is None
+    assert block_from([group[1], group[3]]) is None
 
 
 @given(st.binary(max_size=60), st.booleans())
@@ -96,13 +98,11 @@ def test_the_recorder_hands_on_what_counts_and_each_has_its_own_tokens() -> None
     recorder, others = Recorder(Metrics(), log=logging.getLogger("silent")), list[Any]()
     recorder.hears = blocks = Blocks(10_000, others.append, lambda: 0.0)
     one, two = Kind("e", 0, "a", "t"), Kind("f", 0, "b", "t")
-    marks: list[tuple[tuple[Kind, int], ...] | None] = [((one, 1),), None, ((one, 2), (two, 3)), (), ((two, 4),)]
+    marks: list[Marks] = [((one, 1),), (), ((one, 2), (two, 3)), (), ((two, 4),)]
     decision, group = Decision(replica("r"), FREE, ""), list[Plain]()
     for n in range(400):
-        mark = marks[n % 5]
         tail = None if n % 7 == 0 else b"" if n % 11 == 0 else tail_of({**COUNTS, "prompt_tokens": n})
-        part = None if mark is None else part_of(*mark)
-        group.append((decision, *plain_of(part, n, b'{"id":"a%d"}' % n, tail=tail)[1:]))
+        group.append((decision, *plain_of(marks[n % 5], n, b'{"id":"a%d"}' % n, tail=tail)[1:]))
         recorder.put_plain(group[-1])
     recorder.catch_up()
     found = [seen for packed in blocks.ready() for seen in seen_of(msgspec.msgpack.decode(packed.body, type=Block))]
@@ -110,26 +110,28 @@ def test_the_recorder_hands_on_what_counts_and_each_has_its_own_tokens() -> None
 
 
 @pytest.mark.parametrize(
-    "answers",
+    "heads",
     [
-        [b'{"id":"ab","x":1}', b'{"id":"cd"}'],
-        [b'{"id":"ab","x":1}', b'{"id":"longer"}'],
-        [b'{"id":"longer","x":1}', b'{"id":"ab"}', b'{"id":"'],
-        [b'{"id":"a"}{"id":"', b'{"id":"b"}xxxxxxx'],
-        [b'{"id":"abcdefgh"}', b'{"x":"1","id":"a"'],
-        [b'{"id":"abcdefghi{"id":"j"', b'{"no":_abcdefghi_______"'],
-        [b'{"id":"a\\u00"}', b'{"id":"a\\u01"}'],
-        ['{"id":"\u00e9"}'.encode(), b'{"id":"ab"}'],
-        [b'{"no":"ab"}', b'{"no":"cd"}'],
-        [b"", b'{"id":"ab"}'],
+        [b'{"id":"ab"', b'{"id":"cd"'],
+        [b'{"id":"ab"', b'{"id":"longer"'],
+        [b'{"id":"a\\u00"', b'{"id":"a\\u01"'],
+        [b'{"id":"a\\""', b'{"id":"abc"'],
+        ['{"id":"\u00e9"'.encode(), b'{"id":"ab"'],
+        [b'{"id":""', b'{"id":""'],
+        [b'{"id":"ab"', b'{"id":"cd","x":1}'],
+        [b'{"id":"ab","a":1}', b'{"id":"cd","x":1}'],
     ],
 )
-def test_ids_together_are_those_of_each(answers: list[bytes]) -> None:
-    assert plain_module._ids(answers, [False] * len(answers)) == [id_of(answer).encode() for answer in answers]
+def test_ids_together_are_those_of_each(heads: list[bytes]) -> None:
+    kind = Kind("e", 0, "a", "t")
+    group = [plain_of(((kind, n),), n, head) for n, head in enumerate(heads)]
+    closed = [head if head.endswith(b"}") else head + b"}" for head in heads]
+    assert [one.response for one in in_a_block(group)] == [id_of(answer) for answer in closed]
+    assert in_a_block(group) == alone(group)
 
 
 def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(*_: Any) -> None:
+    def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr(plain_module, "block_of", broken)
@@ -137,9 +139,15 @@ def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, 
     assert (blocks.dropped, len(blocks)) == (3, 0) and "a bug: requests of experiments" in caplog.text
 
 
+def test_blocks_as_they_were_first_written_can_be_read() -> None:
+    fields = [[("e", 0, "a", "t")], [0], [7], [b"req"], [b"chatcmpl-1"], [1000.5], [0.25], [], [5], [3], []]
+    (one,) = seen_of(msgspec.msgpack.decode(msgspec.msgpack.encode(fields), type=Block))
+    assert (one.unit, one.request, one.response, one.unix, one.seconds, one.input) == (7, "req", "chatcmpl-1", 1000.5, 0.25, 5)
+
+
 def test_kinds_are_known_by_identity() -> None:
-    twice = [left(0), plain_of(part_of((Kind("e", 0, "a", "t"), 1)), 1, b'{"id":"chatcmpl-1"}'), left(2)]
-    block = block_of(twice, counts_of(twice))
+    twice = [left(0), plain_of(((Kind("e", 0, "a", "t"), 1),), 1, b'{"id":"chatcmpl-1"}'), left(2)]
+    block = block_from(twice)
     assert block is not None and block.kinds == [("e", 0, "a", "t")] * 2 and block.kind == [0, 1, 0]
     assert [*seen_of(block)] == alone(twice)
 
@@ -153,17 +161,44 @@ def spoken(text: bytes = b"hi", *, then: bytes = b'},"logprobs":null,"finish_rea
     return HEAD + b'"content":"' + text + b'"' + then + USAGE
 
 
+class Nowhere:
+    def put(self, ended: Any) -> None:
+        raise AssertionError
+
+
+def usage_at(answer: bytes) -> int:
+    """Where its usage begins, as the gateway finds it."""
+    return answer.rfind(b',"usage":{', -1024)
+
+
+def keep(kind: Kind, answer: bytes) -> bytes:
+    return kept(kind, answer, usage_at(answer))
+
+
 def test_of_answers_like_those_before_the_beginning_is_kept() -> None:
     kind = Kind("e", 0, "a", "t")
-    assert kept(kind, spoken(), TAIL) == (spoken(), False) and kind.shape is not ANY
-    head = HEAD[: HEAD.index(b',"choices"')]
+    assert keep(kind, spoken()) == spoken() and kind.shape is not ANY
+    head = b'{"id":"chatcmpl-1"'
     for text in (b"", b"other words", b"x" * 5000):
-        assert kept(kind, spoken(text), TAIL) == (head, True)
-    longer = TAIL.replace(b":5,", b":12345,")
-    assert kept(kind, spoken().replace(USAGE, longer[1:]), longer) == (head, True)
-    assert kept(kind, spoken(), None) == (spoken(), False)
-    block = block_of([plain_of(part_of((kind, 1)), 1, head, cut=True, tail=TAIL), left(2)], [None] * 2)
+        assert keep(kind, spoken(text)) == head
+    assert keep(kind, spoken().replace(b":5,", b":12345,")) == head
+    assert kept(kind, spoken(), -1) == spoken()
+    block = block_from([plain_of(((kind, 1),), 1, head, tail=TAIL), left(2)])
     assert block is not None and block.response == [b"chatcmpl-1", b"chatcmpl-2"] and not block.refused
+    both = [plain_of(((kind, 1),), 1, head, tail=TAIL), plain_of(((kind, 1),), 2, b'{"id":"chatcmpl-2"', tail=TAIL)]
+    block = block_from(both)
+    assert block is not None and block.response == [] and (block.heads, block.step) == (b'{"id":"chatcmpl-1"{"id":"chatcmpl-2"', 18)
+    assert [one.response for one in in_a_block(both)] == ["chatcmpl-1", "chatcmpl-2"] and in_a_block(both) == alone(both)
+
+
+def test_what_a_part_cuts_is_what_is_kept() -> None:
+    kind = Kind("e", 0, "a", "t")
+    part = Part(Nowhere(), ((kind, 1),), Route("m", ()), None)
+    for answer in (spoken(), spoken(b"more"), spoken(b'say \\"no\\"'), spoken(b"", then=b',"refusal":"no"}}],'), HEAD, spoken(b"x" * 3000)):
+        cut = part.cut(answer, usage_at(answer))
+        assert cut in (None, kept(copy(kind), answer, usage_at(answer))) and part.left(answer, usage_at(answer)) == (cut or short(answer))
+    assert part.cut(spoken(), usage_at(spoken())) == b'{"id":"chatcmpl-1"'
+    assert Part(Nowhere(), (), Route("m", ()), None).cut(spoken(), usage_at(spoken())) is None
 
 
 @pytest.mark.parametrize(
@@ -183,34 +218,40 @@ def test_of_answers_like_those_before_the_beginning_is_kept() -> None:
 )
 def test_of_another_answer_all_is_kept(answer: bytes) -> None:
     kind = Kind("e", 0, "a", "t")
-    kept(kind, spoken(), TAIL)
+    keep(kind, spoken())
     known = kind.shape
-    assert known is not ANY and kept(kind, answer, TAIL) == (short(answer), False)
-    found = shape_of(answer, TAIL)
+    assert known is not ANY and keep(kind, answer) == short(answer)
+    found = shape_of(answer, usage_at(answer))
     assert kind.shape is known if found is ANY else (kind.shape.before, kind.shape.after) == (found.before, found.after)
     assert len(kind.shape.before) + len(kind.shape.after) < 1024, "no text is held"
 
 
 def test_one_with_quotation_marks_in_its_text_changes_nothing_for_the_next() -> None:
     kind = Kind("e", 0, "a", "t")
-    kept(kind, spoken(), TAIL)
+    keep(kind, spoken())
     known = kind.shape
     for text in (b'\\"hi\\" ' + b"x" * 5000, b'it ends with \\"', b"a \\\\"):
-        assert kept(kind, spoken(text), TAIL)[1] is (text == b"a \\\\") and kind.shape is known
-    assert kept(kind, spoken(b"plain"), TAIL)[1]
+        assert (keep(kind, spoken(text)) == b'{"id":"chatcmpl-1"') is (text == b"a \\\\") and kind.shape is known
+    assert keep(kind, spoken(b"plain")) == b'{"id":"chatcmpl-1"'
 
 
 @pytest.mark.parametrize("id", [b'"id":"other-ids-"', b'"id":"chat\\u0031"', '"id":"chatcmé-1"'.encode(), b'"id":"","n":"late"'])
 def test_an_id_at_the_beginning_is_found(id: bytes) -> None:
     kind = Kind("e", 0, "a", "t")
+    keep(kind, spoken())
     answer = spoken().replace(b'"id":"chatcmpl-1"', id)
-    kept(kind, answer, TAIL)
-    cut = kept(kind, answer, TAIL)
-    assert cut[1]
-    group = [plain_of(part_of((kind, 1)), 1, cut[0], cut=True, tail=TAIL)] * 2
-    block = block_of(group, counts_of(group))
-    assert block is not None and block.response == [id_of(answer).encode()] * 2
-    assert [*seen_of(block)] == alone(group)
+    for _ in range(2):  # first after others, then after one like it
+        group = [plain_of(((kind, 1),), 1, keep(kind, answer), tail=TAIL)] * 2
+        assert [one.response for one in in_a_block(group)] == [id_of(answer)] * 2
+        assert in_a_block(group) == alone(group)
+
+
+def test_ids_of_other_lengths_are_found() -> None:
+    kind = Kind("e", 0, "a", "t")
+    answers = [spoken().replace(b"chatcmpl-1", b"chatcmpl-%d" % n) for n in (8, 9, 10, 11, 9, 8, 1234, 7, 6)]
+    group = [plain_of(((kind, n),), n, keep(kind, answer), tail=TAIL) for n, answer in enumerate(answers)]
+    assert [one.response for one in in_a_block(group)] == [id_of(answer) for answer in answers]
+    assert {plain[10][-1:] for plain in group if plain[10]} == {b'"', b"}"}
 
 
 @pytest.mark.parametrize(
@@ -225,9 +266,9 @@ def test_an_id_at_the_beginning_is_found(id: bytes) -> None:
 def test_an_id_elsewhere_is_found(answer: bytes) -> None:
     kind, tail = Kind("e", 0, "a", "t"), b"{" + answer[answer.rfind(b'"usage"') :]
     for _ in range(3):
-        found = kept(kind, answer, tail)
-        assert found == (answer, False)
-        (one,) = in_a_block([plain_of(part_of((kind, 1)), 1, found[0], tail=tail)])
+        found = keep(kind, answer)
+        assert found == answer
+        (one,) = in_a_block([plain_of(((kind, 1),), 1, found, tail=tail)])
         assert one.response == "chatcmpl-1"
 
 
@@ -252,11 +293,10 @@ def test_what_is_kept_says_what_the_answer_would(drawn: list[tuple[str, str, str
         if order[-1] == "choices" or order.index("choices") < order.index("usage"):  # whatever is behind the usage says no refusal
             whole = {name: whole[name] for name in order}
         answer = json.dumps(whole, separators=(",", ":"), ensure_ascii=False).encode()
-        tail = b"{" + answer[answer.rfind(b'"usage"') :]
-        found, cut = kept(kind, answer, tail)
-        closed = found + b"}" if cut else found
+        found = keep(kind, answer)
+        closed = found + b"}" if found != answer else found
         assert (id_of(closed), refused(closed)) == (id_of(answer), refused(answer))
-        assert shape_of(answer, tail) is ANY or not refused(answer)
+        assert shape_of(answer, usage_at(answer)) is ANY or not refused(answer)
 
 
 def added(most: int, *batches: int) -> Blocks:
@@ -264,17 +304,16 @@ def added(most: int, *batches: int) -> Blocks:
     blocks, n = Blocks(most, ALL.append, lambda: 0.0), 0
     for batch in batches:
         group = [left(n + at) for at in range(batch)]
-        blocks.add(group, counts_of(group))
+        add(blocks, group)
         n += batch
     return blocks
 
 
 def test_batches_wait_for_the_thread() -> None:
     blocks = added(1000, 64, 64, 1)
-    nobody = [plain_of(None, 7, b"{}")]
-    blocks.add(nobody, [None])
+    add(blocks, [plain_of((), 7, b"{}")])
     assert len(blocks) == 129
-    assert [(block.requests, block.unix) for block in blocks.ready()] == [(64, 63.0), (64, 127.0), (1, 128.0)]
+    assert [(block.requests, block.unix) for block in blocks.ready()] == [(64, 126.25), (64, 254.25), (1, 256.25)]
     blocks.written(2)
     assert (len(blocks), len(blocks.ready())) == (1, 1)
 
@@ -283,21 +322,22 @@ def test_what_does_not_fit_is_counted() -> None:
     blocks = added(100, 64, 64, 36, 1)
     assert (len(blocks), blocks.dropped) == (100, 65)
     kind = kind_of("a", "t")
-    blocks.missed([plain_of(part, 1, b"{}") for part in (part_of((kind, 1), (kind, 2)), None, part_of(), part_of((kind, 3)))])
+    for marks in (((kind, 1), (kind, 2)), (), ((kind, 3),)):
+        blocks.missed(plain_of(marks, 1, b"{}"))
     assert blocks.dropped == 68
 
 
 def test_what_cannot_be_read_together_goes_one_by_one() -> None:
     others: list[Any] = []
     blocks = Blocks(100, others.append, lambda: 0.0)
-    odd: Any = plain_of(part_of((kind_of("a", "t"), 2)), 2, b"{}", tail="no bytes")  # type: ignore[arg-type]
-    blocks.add([left(1), odd], [None, None])
+    odd: Any = plain_of(((kind_of("a", "t"), 2),), 2, b"{}", tail="no bytes")  # type: ignore[arg-type]
+    blocks.add((*zip(left(1), odd, strict=True),), [None, None], priced=True)
     assert others == [*ended_of(left(1)), *ended_of(odd)] and not blocks.ready()
 
 
 def test_blocks_share_rows() -> None:
     blocks = added(1000, 10, 10, 10, 10, 10)
-    assert [(row.requests, row.unix) for row in together(blocks.ready(), 25)] == [(20, 19.0), (20, 39.0), (10, 49.0)]
+    assert [(row.requests, row.unix) for row in together(blocks.ready(), 25)] == [(20, 38.25), (20, 78.25), (10, 98.25)]
     assert [*together([], 25)] == []
 
 
@@ -309,7 +349,7 @@ def test_the_file_has_them_with_all_others(tmp_path: Path) -> None:
     def hand_over() -> None:
         while held:
             group, held[:] = held[:64], held[64:]
-            store.plain.add(group, counts_of(group))
+            add(store.plain, group)
 
     async def act() -> None:
         await store.start()
@@ -337,7 +377,7 @@ def test_without_a_hint_they_are_written_within_a_second(tmp_path: Path) -> None
         store = TrialStore(str(tmp_path / "e.db"))
         await store.start()
         try:
-            store.plain.add([left(1)], [None])
+            add(store.plain, [left(1)])
             await asyncio.to_thread(eventually, lambda: store.written or None, "the request")
         finally:
             await store.stop()
@@ -349,5 +389,5 @@ def test_a_store_that_is_full_says_so(tmp_path: Path) -> None:
     store = TrialStore(str(tmp_path / "e.db"), Keep(queue=100))
     for n in range(3):
         group = [left(50 * n + at) for at in range(50)]
-        store.plain.add(group, counts_of(group))
+        add(store.plain, group)
     assert (store.queued, store.dropped) == (100, 50)

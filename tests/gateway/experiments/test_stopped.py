@@ -15,7 +15,7 @@ from gateway.experiments.store import WAKE
 STORE = """
 import asyncio, signal, sys
 from gateway.experiments.store import TrialStore
-from tests.gateway.experiments.plains import counts_of, left
+from tests.gateway.experiments.plains import add, left
 
 async def main():
     store = TrialStore(sys.argv[1])
@@ -24,8 +24,7 @@ async def main():
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})  # only the store's thread is interrupted by it
     print("ready", flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        group = [left(int(line))]
-        store.plain.add(group, counts_of(group))
+        add(store.plain, [left(int(line))])
         while store.queued:
             await asyncio.sleep(0.01)
         print(store.written, flush=True)

@@ -14,7 +14,7 @@ from gateway.experiments.keys import reader
 from gateway.experiments.plain import ended_of
 from gateway.experiments.trial import Trials
 from gateway.experiments.words import unit_of
-from gateway.record import Plain
+from gateway.record import Columns, Plain
 from gateway.serve import Generation
 from routing.experiments.assign import Split
 from routing.experiments.words import Seen
@@ -32,11 +32,11 @@ class FakeStore:
         self.ended.append(ended)
 
     # --- gateway.recorder.Hears
-    def add(self, group: Sequence[Plain], told: Sequence[wire.Told | None]) -> None:
-        for plain in group:
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
+        for plain in zip(*columns, strict=True):
             self.ended += ended_of(plain, time() - monotonic())
 
-    def missed(self, group: Sequence[Plain]) -> None:
+    def missed(self, plain: Plain) -> None:
         raise AssertionError
 
     @property
@@ -61,7 +61,7 @@ class Tried(World):
         self.replicas.append(replica)
         self.way = ArmRoute(self.route, Route("m", (Arm(Target("arm", "new"), (replica,)),), retries=1)) if own else None
         self.experiment = self.make("e", key, (self.way,), (changes,), **more)
-        self.store = FakeStore()
+        self.store = self.recorder.store = FakeStore()
         self.trials = Trials(self.store)
         self.go(self.experiment)
 
