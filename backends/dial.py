@@ -17,12 +17,13 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from backends.loopback import unpaced
 from backends.origin import Origin
 
 if TYPE_CHECKING:
     from backends.connection import Connection
 
-Address = tuple[int, tuple[str, int]]  # family; host, port
+Address = tuple[int, tuple[str, int], bool]  # family; host, port; whether it is this machine
 # With these a connection ends that never was one.
 _UNMADE = frozenset({errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.ETIMEDOUT})
 
@@ -36,8 +37,8 @@ def address(origin: Origin) -> Address | None:
     except ValueError:
         return None
     if isinstance(ip, ipaddress.IPv4Address):
-        return socket.AF_INET, (origin.host, origin.port)
-    return None if ip.scope_id else (socket.AF_INET6, (origin.host, origin.port))
+        return socket.AF_INET, (origin.host, origin.port), ip.is_loopback
+    return None if ip.scope_id else (socket.AF_INET6, (origin.host, origin.port), ip.is_loopback)
 
 
 class Dial:
@@ -51,6 +52,8 @@ class Dial:
     def __init__(self, loop: asyncio.AbstractEventLoop, conn: Connection, to: Address) -> None:
         self.conn = conn
         self.sock = sock = socket.socket(to[0], socket.SOCK_STREAM | socket.SOCK_NONBLOCK, socket.IPPROTO_TCP)
+        if to[2]:
+            unpaced(sock)
         failed = sock.connect_ex(to[1])
         if failed and failed != errno.EINPROGRESS:
             sock.close()

@@ -12,6 +12,7 @@ import time
 
 from backends.connection import Connection, Payload, Sent
 from backends.dial import Address, Dial, Dialing, address
+from backends.loopback import is_loopback, unpaced
 from backends.origin import Origin, tls_context, unreachable
 from backends.types import Receiver, Timeouts
 
@@ -111,9 +112,15 @@ class Pool:
     async def _open(self) -> Connection:
         loop, o = self.clients.loop, self.origin
         if o.unix is not None:
-            return (await loop.create_unix_connection(lambda: Connection(self), o.unix))[1]
+            return (await loop.create_unix_connection(self._made, o.unix))[1]
         host = o.host if self.tls else None
-        return (await loop.create_connection(lambda: Connection(self), o.host, o.port, ssl=self.tls, server_hostname=host))[1]
+        transport, conn = await loop.create_connection(self._made, o.host, o.port, ssl=self.tls, server_hostname=host)
+        if is_loopback(o.host):
+            unpaced(transport.get_extra_info("socket"))
+        return conn
+
+    def _made(self) -> Connection:
+        return Connection(self)
 
     def put(self, conn: Connection) -> None:
         """Takes a connection back at a message boundary."""

@@ -26,12 +26,8 @@ class Fresh(Pool):
         self.keep = self.opened = self.hits = self.stale = 0
         self.near, self.lead, self.due = None, 0.0, 0.0  # it connects in a task, and is looked at every time
 
-    async def _open(self) -> Connection:
-        loop, o = self.clients.loop, self.origin
-        if o.unix is not None:
-            return (await loop.create_unix_connection(lambda: Uploading(self), o.unix))[1]
-        host = o.host if self.tls else None
-        return (await loop.create_connection(lambda: Uploading(self), o.host, o.port, ssl=self.tls, server_hostname=host))[1]
+    def _made(self) -> Connection:
+        return Uploading(self)
 
 
 class Uploading(Connection):

@@ -7,7 +7,8 @@ import json
 import shlex
 from collections.abc import Sequence
 
-from gateway.config import Config, is_loopback
+from backends.loopback import is_loopback
+from gateway.config import Config
 from gateway.version import VERSION
 
 DEFAULT_URL = "http://127.0.0.1:8484"

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from gateway.config import is_loopback
+from backends.loopback import is_loopback
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _MAX_ERROR = 64 * 1024

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from gateway import config_experiments_check, config_flags
-from gateway.config_check import check, is_loopback
+from gateway.config_check import check
 from gateway.config_decode import ConfigError, Problem, decode, expand, join, lines, read_yaml
 from gateway.config_flags import Flags
 from gateway.config_paths import anchored
@@ -39,7 +39,7 @@ from gateway.config_types import (
 __all__ = [
     "AdminConfig", "BackendConfig", "Config", "ConfigError", "FactsOverride", "Flags", "KeyConfig", "Limits", "LogConfig", "RouteConfig",
     "Secret",
-    "ServerConfig", "TargetConfig", "TimeoutsOverride", "Tls", "from_flags", "hash_key", "is_loopback", "load",
+    "ServerConfig", "TargetConfig", "TimeoutsOverride", "Tls", "from_flags", "hash_key", "load",
     "parse", "remarks", "schema",
 ]  # fmt: skip
 

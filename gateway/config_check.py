@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import msgspec
 
 from backends.catalog import row
 from backends.engines.spec import LLAMA_CPP
+from backends.loopback import is_loopback
 from gateway import config_kv
 from gateway.config_decode import Problem, did_you_mean, join
 from gateway.config_experiments_check import arm_routes, experiments
@@ -53,14 +53,6 @@ def check(config: Config) -> list[Problem]:
     if not _TOKEN.fullmatch(config.server.private_header):
         problems.append(("$.server.private_header", "is not a name that a header can have"))
     return problems
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a socket bound to `host`."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def url_problem(url: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import uvicorn
 
+from backends.loopback import is_loopback, unpaced
 from gateway.config import ServerConfig
 
 BACKLOG = 4096
@@ -32,6 +33,8 @@ def listen(host: str, port: int, *, shared: bool = False, later: bool = False) -
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        if is_loopback(host):
+            unpaced(sock)
         sock.bind(address)
         if not later:
             sock.listen(BACKLOG)

@@ -16,6 +16,7 @@ import msgspec
 
 from backends import prices
 from backends.http import Clients
+from backends.loopback import is_loopback
 from backends.types import Fault
 from gateway import build, gauges, leaving, process, scheduling, views
 from gateway.admin.chat import DataPort
@@ -26,7 +27,6 @@ from gateway.auth import digest
 from gateway.checks import Checks
 from gateway.cli_banner import origin
 from gateway.config import Config, ConfigError, Secret
-from gateway.config_check import is_loopback
 from gateway.experiments import wired
 from gateway.experiments.api import Experiments
 from gateway.experiments.feedback import Feedbacks

@@ -168,8 +168,9 @@ def test_given_up_at_any_moment(make: Callable[[], asyncio.AbstractEventLoop], t
 
 
 def test_what_is_dialled_and_what_is_not() -> None:
-    assert address(Origin("http://127.0.0.1:8/v1")) == (socket.AF_INET, ("127.0.0.1", 8))
-    assert address(Origin("http://[::1]:8")) == (socket.AF_INET6, ("::1", 8))
+    assert address(Origin("http://127.0.0.1:8/v1")) == (socket.AF_INET, ("127.0.0.1", 8), True)
+    assert address(Origin("http://192.0.2.1:8/v1")) == (socket.AF_INET, ("192.0.2.1", 8), False)
+    assert address(Origin("http://[::1]:8")) == (socket.AF_INET6, ("::1", 8), True)
     for url in ("http://localhost:8", "https://127.0.0.1", "unix:///tmp/s", "http://[fe80::1%25eth0]:8"):
         assert address(Origin(url)) is None
     assert unmade(ConnectionRefusedError(111, "x")) and not unmade(ConnectionResetError(104, "x")) and not unmade(None)
@@ -191,7 +192,7 @@ def test_one_timer_for_all() -> None:
         async with serving(OK) as port:
             told: list[Dial] = []
             dialing = Dialing(clients.loop, told.append)
-            to = (int(socket.AF_INET), ("127.0.0.1", port))
+            to = int(socket.AF_INET), ("127.0.0.1", port), True
             dials = [Dial(clients.loop, Connection(pool_of(clients, port)), to) for _ in range(3)]
             dialing.add(dials[0], 50.0)
             first = dialing.timer
