@@ -35,7 +35,7 @@ MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
 _BRACE, _BRACE_END = b"{}"
 CHOICES = b'"choices":['
 TRIES = 64  # answers of a replica that are looked at for where their choices begin
-NO_MARKS: Marks = ()
+NO_MARKS: int | Marks = ()
 _SSE = b"text/event-stream"
 NOTHING: Mapping[bytes, bytes] = {}
 NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
@@ -113,7 +113,7 @@ class Answering:
             self._whole(status, headers, body)
             return
         # The usual case in one piece: each call here would cost as much as what it does.
-        route, marks = self.route, NO_MARKS
+        route, kind, unit = self.route, None, NO_MARKS
         if replica.failures:
             health.good(replica)
         self.ended, self.held, self.flight = True, None, None
@@ -125,15 +125,15 @@ class Answering:
         if part is not None:
             free = part.tap is None and core.shadows is None
             if part.tap is None:
-                marks = part.marks
-                if left is None and marks:
+                kind, unit = part.kind, part.unit
+                if left is None and part.marks:
                     left = part.left(body, at)
             else:  # its tap tells of this one when all has been sent
                 part.hold(self, seconds, tail, body)
                 left = None
         if pilot is not None:
             pilot.whole(tail)
-        told = (decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail, marks, left)
+        told = (decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail, kind, unit, left)
         core.recorder.put_plain(told)
         if free and pilot is None:
             # Nothing that waits for a next request holds this one's body, or a generation that has been replaced.

@@ -16,7 +16,7 @@ from routing.types import Decision
 
 if TYPE_CHECKING:
     from gateway.exchange import Exchange
-    from gateway.experiments.plain import Marks
+    from gateway.experiments.plain import Kind, Marks
 
 
 class Record(msgspec.Struct):
@@ -51,8 +51,8 @@ class Record(msgspec.Struct):
 
 # The most common request by far, as the hot path hands it over: a whole good answer to the first attempt within `PLAIN_SECONDS`.
 # decision, route, tenant, api, id, arrival (monotonic s), duration (s), bytes out, the end of the answer with its usage; where it counts
-# in experiments, and what they keep of the answer (`Part.left`; None: it counts in none).
-Plain = tuple[Decision, str, str, str, bytes, float, float, int, bytes | None, "Marks", bytes | None]
+# in experiments: its kind and unit in the only one, else None and its marks; and what they keep of the answer (None: it is in none).
+Plain = tuple[Decision, str, str, str, bytes, float, float, int, bytes | None, "Kind | None", "int | Marks", bytes | None]
 Columns = tuple[Any, ...]  # of plain answers: the fields of `Plain`, each of all of them
 PLAIN_SECONDS = 1.0
 

@@ -23,7 +23,7 @@ from gateway.metrics import Metrics
 from gateway.record import Columns, Plain, Record, priced, record_of
 
 BATCH = 32  # records, which take some microseconds each
-PLAIN, MOST = 128, 512  # plain answers, about one each: so many that what is done once a batch does not count; at most, in one turn
+PLAIN, MOST = 256, 512  # plain answers, about one each: so many that what is done once a batch does not count; at most, in one turn
 REQUEST_LOG = "pointsman.request"
 log = logging.getLogger("pointsman.recorder")
 NOWHERE = Target("", "")
@@ -192,7 +192,7 @@ class Recorder:
         columns: Columns = tuple(zip(*group, strict=True))
         times, ends = columns[6], columns[8]
         durations, tails, odd, hears = sorted(times), [*filter(None, ends)], list[bytes](), self.hears
-        tried = hears is not None and any(columns[9])
+        tried = hears is not None and (any(columns[9]) or any(columns[10]))
         told: list[wire.Told | None] | None = [] if tried or known is not None else None
         target = group[0][0].target
         priced = target.price is not None or prices.told(tails)

@@ -33,7 +33,7 @@ class Store(Protocol):
 
 class Part(msgspec.Struct, eq=False):
     """What experiments make of the requests of a key. `marks`: where they count; `route`: the way they are meant to go; `changes`: what
-    is changed in them. Never changed. `kind`: of who is in a single experiment; None: in more, or in none."""
+    is changed in them. Never changed. `kind` and `unit`: of who is in a single experiment; None and the marks: in more, or in none."""
 
     store: Store
     marks: Marks
@@ -41,10 +41,10 @@ class Part(msgspec.Struct, eq=False):
     changes: Changes | None
     tap: Tap | None = None  # an entry's
     kind: Kind | None = None
+    unit: int | Marks = ()
 
     def __post_init__(self) -> None:
-        if len(self.marks) == 1:
-            self.kind = self.marks[0][0]
+        self.kind, self.unit = self.marks[0] if len(self.marks) == 1 else (None, self.marks)
 
     def own(self, exchange: Answering) -> Entry:
         """The exchange's own from now on."""

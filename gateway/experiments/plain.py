@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from time import monotonic, time
 from typing import Any, Final, NamedTuple, cast
 
@@ -117,24 +116,32 @@ def ended_plain(
 def ended_of(plain: Sequence[Any], epoch: float = 0.0) -> list[Ended]:
     """What a request (a `Plain`) leaves in the experiments that it is in. `epoch`: what to add to monotonic seconds to get unix
     seconds."""
-    decision, _, _, _, request, received, seconds, _, tail, marks, answer = plain
+    decision, _, _, _, request, received, seconds, _, tail, kind, unit, answer = plain
     if answer and answer[-1] == QUOTE:
         answer += b"}"  # a document again
-    return [ended_plain(mark, request, received + epoch, seconds, decision.target, tail, answer) for mark in marks]
+    return [ended_plain(mark, request, received + epoch, seconds, decision.target, tail, answer) for mark in marks_of(kind, unit)]
+
+
+def marks_of(kind: Kind | None, unit: int | Marks) -> Marks:
+    """Where a request counts, by these fields of a `Plain`."""
+    if kind is None:
+        return cast("Marks", unit)
+    return ((kind, cast("int", unit)),)
 
 
 def block_of(columns: Columns, told: Sequence[wire.Told | None], *, priced: bool, epoch: float = 0.0) -> Block | None:
     """What requests to one target were; None: none of them is in an experiment. `told`: the token counts of each; None: it has none that
     can be read. `priced`: it may be known what some of them cost. `epoch`: as for `ended_of`. Pure."""
-    marks = [*chain.from_iterable(columns[9])]
-    if not marks:
-        return None
-    if len(marks) != len(told) or not all(columns[9]):  # not each is in one, as usual
-        rows = [(row, one) for row, one in zip(zip(*columns, strict=True), told, strict=True) for _ in row[9]]
+    if None in columns[9]:  # not each is in one, as usual
+        rows = [
+            ((*row[:9], *mark, row[11]), one)
+            for row, one in zip(zip(*columns, strict=True), told, strict=True) for mark in marks_of(row[9], row[10])
+        ]  # fmt: skip
+        if not rows:
+            return None
         columns, told = tuple(zip(*[row for row, _ in rows], strict=True)), [one for _, one in rows]
-    kind, unit = zip(*marks, strict=True)
+    decisions, _, _, _, request, received, seconds, _, tails, kind, unit, answers = columns
     kinds = {one: at for at, one in enumerate(dict.fromkeys(kind))}
-    decisions, _, _, _, request, received, seconds, _, tails, _, answers = columns
     asked, said = _counts(told)
     heads, step = _heads(answers)
     return Block(
@@ -226,10 +233,10 @@ class Blocks:
         self._packed.append(packed)
 
     def missed(self, plain: Plain) -> None:
-        self.dropped += len(plain[9])
+        self.dropped += len(marks_of(plain[9], plain[10]))
 
     def _lost(self, columns: Columns) -> None:
-        self.dropped += sum(map(len, columns[9]))
+        self.dropped += sum(map(len, map(marks_of, columns[9], columns[10])))
 
     def ready(self) -> list[Packed]:
         """The blocks that wait to be written; for the thread."""

@@ -202,17 +202,20 @@ class RouteTrials:
 
     def enter(self, exchange: Exchange) -> None:
         """Gives a request its arm: the exchange's route, its changes, its `trial`. Never raises."""
-        sole, shadows = self.sole, exchange.core.shadows
-        if sole is not None and shadows is None and (sole.steady or time() < sole.until):
-            doc, known = exchange.call.doc, sole.quick.get(exchange.tenant.name)
-            if known is not None and (part := known.get(bytes(doc.get(sole.field, b"")))) is not None:  # the usual case: who is known
-                exchange.route = part.route
-                if part.changes is not None or "response_format" in doc or exchange.tapped:
-                    exchange.tried(part)
-                else:
-                    exchange.trial = part
-                return
-        self._enter(exchange, shadows)
+        sole = self.sole
+        if sole is not None and exchange.core.shadows is None and (sole.steady or time() < sole.until):
+            known = sole.quick.get(exchange.tenant.name)
+            if known is not None:
+                doc = exchange.call.doc
+                part = known.get(bytes(doc.get(sole.field, b"")))
+                if part is not None:  # the usual case: who is known
+                    exchange.route = part.route
+                    if part.changes is not None or "response_format" in doc or exchange.tapped:
+                        exchange.tried(part)
+                    else:
+                        exchange.trial = part
+                    return
+        self._enter(exchange, exchange.core.shadows)
 
     def _enter(self, exchange: Exchange, shadows: Shadows | None) -> None:
         way: Route = exchange.route

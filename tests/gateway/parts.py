@@ -124,7 +124,7 @@ class FakeLink:
         return None
 
 
-NO_PART: tuple[tuple[()], None] = ((), None)  # of a plain answer that is in no experiment
+NO_PART: tuple[None, tuple[()], None] = (None, (), None)  # of a plain answer that is in no experiment
 
 
 class FakeRecorder:

@@ -40,10 +40,11 @@ class Hearing:
         self.priced.append(priced)
 
     def missed(self, plain: Plain) -> None:
-        self.missing += len(plain[9])
+        self.missing += plain[9] is not None
 
 
-MARKS = ((Kind("e", 0, "a", "t"), 1),)
+MARKS = Kind("e", 0, "a", "t"), 1, b""
+NONE = None, (), None
 
 
 def test_who_asks_hears_of_plain_answers_in_experiments_once() -> None:
@@ -52,9 +53,9 @@ def test_who_asks_hears_of_plain_answers_in_experiments_once() -> None:
     decisions = [Decision(replica("r"), Target("b", model), "") for model in "xyz"]
     tails = [b'{"usage":{"prompt_tokens":5,"completion_tokens":4}}', b'{"usage":{"prompt_tokens":7}}', b"no JSON", None]
     for n, tail in enumerate(tails):
-        for decision, tried in zip(decisions, (MARKS, MARKS if n == 0 else (), ()), strict=True):
+        for decision, tried in zip(decisions, (MARKS, MARKS if n == 0 else NONE, NONE), strict=True):
             if tail is not None or decision is decisions[0]:
-                recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, tried, b""))
+                recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, *tried))
     recorder.drain()
     recorder.drain()
     assert hears.heard == [
@@ -68,7 +69,7 @@ def test_who_asks_hears_all_that_waits_at_once_and_of_those_that_were_dropped() 
     recorder.hears = hears
     decision = Decision(replica("r"), Target("b", "m"), "")
     for n in range(602):
-        recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, None, () if n == 601 else MARKS, b""))
+        recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, None, *(NONE if n == 601 else MARKS)))
     assert (recorder.dropped, hears.missing, hears.heard) == (2, 1, [])
     recorder.catch_up()
     recorder.catch_up()
@@ -86,7 +87,7 @@ def test_an_answer_that_cannot_be_counted_costs_no_other_and_experiments_nothing
     recorder.hears = hears
     tail = b'{"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9}}'
     for n, target in enumerate([Target("b", "m"), Target("b", "odd", price=price), Target("b", "n")]):
-        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, MARKS, b""))
+        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"%d" % n, 0.0, 0.5, 10, tail, *MARKS))
     recorder.catch_up()
     assert [names for names, _ in hears.heard] == [[b"0"], [b"1"], [b"2"]] and recorder.dropped == 1
     assert "a bug: 1 answers are not in the figures" in caplog.text
@@ -98,7 +99,7 @@ def test_who_hears_of_them_knows_whether_their_cost_may_be_known() -> None:
     free, paid = Target("b", "m"), Target("b", "n", price=lambda usage: 1.0)
     told = b'{"usage":{"prompt_tokens":5,"cost":0}}'
     for target, tail in ((free, None), (free, told), (paid, None)):
-        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"x", 0.0, 0.5, 10, tail, MARKS, b""))
+        recorder.put_plain((Decision(replica("r"), target, ""), "a", "t", "chat", b"x", 0.0, 0.5, 10, tail, *MARKS))
         recorder.catch_up()
     assert hears.priced == [False, True, True]
 
@@ -164,7 +165,7 @@ def test_plain_answers_stand_among_the_recent_ones_and_in_the_log(lines: io.Stri
 
 
 def test_many_are_counted_before_the_tick_with_what_has_come_since() -> None:
-    recorder, asked = Recorder(Metrics()), list[Any]()
+    recorder, asked = Recorder(Metrics(), recent=PLAIN + 5), list[Any]()
     recorder.soon = asked.append
     decision = Decision(replica("r"), Target("b", "m"), "")
     for n in range(PLAIN + 5):

@@ -41,7 +41,8 @@ def kind_of(arm: str, tenant: str) -> Kind:
 def plain_of(marks: Marks, n: int, answer: bytes | None, *, target: Target = FREE, tail: bytes | None = None) -> Plain:
     """What the recorder hands on."""
     decision = Decision(replica("r"), target, "")
-    return decision, "m", "t", "chat", b"req-%d" % n, float(n), 0.25 + n, len(answer or b""), tail, marks, answer if marks else None
+    kind, unit = marks[0] if len(marks) == 1 else (None, marks)
+    return decision, "m", "t", "chat", b"req-%d" % n, float(n), 0.25 + n, len(answer or b""), tail, kind, unit, answer if marks else None
 
 
 def left(n: int, *, arm: str = "a", tenant: str = "t", target: Target = FREE, tail: bytes | None = tail_of(COUNTS), **more: Any) -> Plain:

@@ -251,7 +251,7 @@ def test_ids_of_other_lengths_are_found() -> None:
     answers = [spoken().replace(b"chatcmpl-1", b"chatcmpl-%d" % n) for n in (8, 9, 10, 11, 9, 8, 1234, 7, 6)]
     group = [plain_of(((kind, n),), n, keep(kind, answer), tail=TAIL) for n, answer in enumerate(answers)]
     assert [one.response for one in in_a_block(group)] == [id_of(answer) for answer in answers]
-    assert {plain[10][-1:] for plain in group if plain[10]} == {b'"', b"}"}
+    assert {plain[11][-1:] for plain in group if plain[11]} == {b'"', b"}"}
 
 
 @pytest.mark.parametrize(
