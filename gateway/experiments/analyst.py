@@ -29,8 +29,6 @@ from routing.experiments.words import Design, Result
 
 log = logging.getLogger("pointsman.experiments")
 LOOK_SECONDS = 3.0
-KEPT_WAITING = 0.5  # seconds in one step of folding, which takes some hundredths: the machine has more important work
-GIVE_WAY = 10.0  # seconds between two such steps at most
 SWEEP_SECONDS = 60.0
 SWEEPS = 20  # in one go
 NICE = 19
@@ -54,11 +52,10 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Analyst:
-    """What the process does, without the process. `clock`: unix seconds; `pause`: waits for so many seconds, or until somebody wants
-    something. Blocking; for one thread."""
+    """What the process does, without the process. `clock`: unix seconds. Blocking; for one thread."""
 
-    def __init__(self, tables: Tables, clock: Callable[[], float] = time.time, pause: Callable[[float], object] = time.sleep) -> None:
-        self.tables, self.clock, self.pause = tables, clock, pause
+    def __init__(self, tables: Tables, clock: Callable[[], float] = time.time) -> None:
+        self.tables, self.clock = tables, clock
         self.retain = Retain()
         self.folding = Folding(tables)
         self.judging = Judging(tables, self.folding)
@@ -80,7 +77,7 @@ class Analyst:
             return "no experiments are known yet"
         unix = self.clock()
         self.folding.oldest = unix - self.retain.answers
-        problems = [self._try("what experiments saw cannot be folded", self._fold)]
+        problems = [self._try("what experiments saw cannot be folded", self.folding.all)]
         if not problems[0]:
             for design in [*self.folding.designs.values()]:
                 problems.append(self._try(f"experiment '{design.name}' cannot be analysed", partial(self.judging.look, design, unix)))
@@ -88,17 +85,6 @@ class Analyst:
             self._swept = unix
             problems.append(self._try("what experiments saw cannot be cleared", partial(self._sweep, unix)))
         return "; ".join(problem for problem in problems if problem)
-
-    def _fold(self) -> None:
-        """Folds all that is new. On a core that is full, where niceness leaves it a hundredth, it pauses as long as it was kept waiting:
-        what takes its time there takes it from requests."""
-        more = True
-        while more:
-            began, used = time.perf_counter(), time.thread_time()
-            more = self.folding.step()
-            waited = time.perf_counter() - began - (time.thread_time() - used)
-            if more and waited > KEPT_WAITING:
-                self.pause(min(waited, GIVE_WAY))
 
     def _sweep(self, unix: float) -> None:
         for _ in range(SWEEPS):
@@ -124,41 +110,23 @@ def analyse_file(path: str, design: Design, clock: Callable[[], float] = time.ti
         tables.close()
 
 
-class Orders(queue.Queue["Order | None"]):
-    """Orders on their way; None: there are no more. `come` is set as long as there may be some."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.come = threading.Event()
-
-    def pass_on(self, order: Order | None) -> None:
-        """Adds one."""
-        self.put(order)
-        self.come.set()
-
-    def next(self, seconds: float) -> Order | None:
-        """The next order. Raises queue.Empty when there is none within so many seconds."""
-        self.come.clear()
-        return self.get(timeout=seconds)
-
-
-def read_orders(stream: BinaryIO, orders: Orders) -> None:
+def read_orders(stream: BinaryIO, orders: queue.Queue[Order | None]) -> None:
     """Passes on orders until the stream ends, then None. What is no order is told and passed over."""
     decoder = msgspec.json.Decoder(Order)
     for line in stream:
         try:
-            orders.pass_on(decoder.decode(line))
+            orders.put(decoder.decode(line))
         except msgspec.MsgspecError as e:
             log.error("an order to the analyst of experiments cannot be read: %s", e)
-    orders.pass_on(None)
+    orders.put(None)
 
 
-def serve(analyst: Analyst, orders: Orders, out: BinaryIO) -> None:
+def serve(analyst: Analyst, orders: queue.Queue[Order | None], out: BinaryIO) -> None:
     """Obeys until there are no more orders; looks every LOOK_SECONDS."""
     next_look = time.monotonic()
     while True:
         try:
-            order = orders.next(max(0.0, next_look - time.monotonic()))
+            order = orders.get(timeout=max(0.0, next_look - time.monotonic()))
         except queue.Empty:
             analyst.look()
             next_look = time.monotonic() + LOOK_SECONDS
@@ -177,11 +145,11 @@ def main() -> int:
     for sig in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the whole group; our input ends when it is time
         signal.signal(sig, signal.SIG_IGN)
     os.nice(NICE)
-    orders = Orders()  # no `SimpleQueue`: see `store`
+    orders: queue.Queue[Order | None] = queue.Queue()  # no `SimpleQueue`: see `store`
     tables = Tables(sys.argv[1])
     try:
         threading.Thread(target=read_orders, args=(sys.stdin.buffer, orders), name="orders", daemon=True).start()
-        serve(Analyst(tables, pause=orders.come.wait), orders, sys.stdout.buffer)
+        serve(Analyst(tables), orders, sys.stdout.buffer)
     finally:
         tables.close()
     return 0

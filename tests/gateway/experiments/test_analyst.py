@@ -8,14 +8,13 @@ import queue
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from gateway.experiments import analyst as module
-from gateway.experiments.analyst import GIVE_WAY, Analyst, Done, Order, Orders, analyse_file, read_orders, serve
+from gateway.experiments.analyst import Analyst, Done, Order, analyse_file, read_orders, serve
 from gateway.experiments.folded import Cursor, Folded
 from gateway.experiments.words import State
 from routing.experiments.words import Audit, Guardrail
@@ -70,7 +69,7 @@ def test_the_process_obeys_and_ends_with_its_input(tmp_path: Path) -> None:
 
 
 def test_orders_are_read_to_their_end_and_looks_happen_without_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    orders = Orders()
+    orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
     read_orders(io.BytesIO(b'{"designs": 5}\n{"number": 1}\n'), orders)
     out = io.BytesIO()
     with opened(tmp_path / "e.db") as tables:
@@ -182,32 +181,3 @@ def test_a_damaged_file_is_told_and_not_hidden(tmp_path: Path, caplog: pytest.Lo
         done = Analyst(tables, lambda: NOW).obey(Order((DESIGN,), number=3))
         assert done is not None and "cannot be folded" in done.problem and "cannot be folded" in caplog.text
         assert Folded(tables).cursor() == Cursor()
-
-
-def test_it_gives_way_where_the_machine_has_more_important_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    now, paused = [0.0], list[float]()
-    waits = iter([0.02, 3.0, 0.4, 60.0, 2.0])  # of the steps
-
-    def step() -> bool:
-        waited = next(waits)
-        now[0] += waited
-        return waited != 2.0
-
-    with opened(tmp_path / "e.db") as tables:
-        analyst = Analyst(tables, lambda: NOW, paused.append)
-        analyst.obey(Order(()))
-        monkeypatch.setattr(analyst.folding, "step", step)
-        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-        monkeypatch.setattr(time, "thread_time", lambda: 0.0)
-        assert analyst.look() == ""
-    assert paused == [3.0, GIVE_WAY]
-
-
-def test_nobody_waits_for_it_to_give_way() -> None:
-    orders = Orders()
-    with pytest.raises(queue.Empty):
-        orders.next(0.0)
-    assert not orders.come.is_set()
-    read_orders(io.BytesIO(b'{"number": 1}\n'), orders)
-    assert orders.come.wait(0.0)  # who pauses goes on
-    assert orders.next(0.0) == Order(number=1) and orders.next(0.0) is None
