@@ -115,8 +115,9 @@ class Pool:
             return (await loop.create_unix_connection(self._made, o.unix))[1]
         host = o.host if self.tls else None
         transport, conn = await loop.create_connection(self._made, o.host, o.port, ssl=self.tls, server_hostname=host)
-        if is_loopback(o.host):
-            unpaced(transport.get_extra_info("socket"))
+        sock = transport.get_extra_info("socket") if is_loopback(o.host) else None
+        if sock is not None:
+            unpaced(sock)
         return conn
 
     def _made(self) -> Connection:

@@ -167,7 +167,7 @@ class Recorder:
             queue.clear()
         else:
             batch = [queue.popleft() for _ in range(limit)]
-        self._recent.extend(batch)
+        self._recent.extend(batch)  # with what experiments keep of an answer: a few hundred bytes at most, until others come
         groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
         for plain in batch:
             groups[id(plain[0].target), plain[1], plain[3]].append(plain)
@@ -195,7 +195,7 @@ class Recorder:
         tried = hears is not None and (any(columns[9]) or any(columns[10]))
         told: list[wire.Told | None] | None = [] if tried or known is not None else None
         target = group[0][0].target
-        priced = target.price is not None or prices.told(tails)
+        costly = target.price is not None or prices.told(tails)
         usage, unparsed = wire.usage_sum(tails, odd, told)
         self.unparsed += unparsed
         if told is not None:
@@ -203,11 +203,11 @@ class Recorder:
                 known.update(zip(tails, told, strict=True))
             if tried and hears is not None:
                 every = told if len(tails) == len(ends) else [*map(dict(zip(tails, told, strict=True)).get, ends)]
-                hears.add(columns, every, priced=priced)
+                hears.add(columns, every, priced=costly)
         for tail in odd:
             self._check(tail)
         self._metrics.observe_plain(route, target.backend, api, durations, sum(columns[7]), usage)
-        if priced:
+        if costly:
             cost, reported = prices.together(tails, target.price)
             if cost or reported:
                 self._metrics.observe_cost(route, target.backend, api, cost, reported)

@@ -48,7 +48,7 @@ class Replica:
         self.failures = 0  # in a row
         self.down_until = 0.0  # monotonic seconds; while later than now, others are preferred; 0: it is not tested either
         self.mark = 0  # `total` when it last began to rest
-        self.opened = slice(0)  # where its answers' choices began, lately
+        self.opened = slice(0)  # where the choices of its answers began, when that was looked for
         self.looked = 0  # answers in which that was looked for
         self.window = (-1e9, 0, 0)  # since when failures are counted (monotonic seconds), `total` then, failures since
 

@@ -29,6 +29,7 @@ from routing.experiments.words import Design, Result
 
 log = logging.getLogger("pointsman.experiments")
 LOOK_SECONDS = 3.0
+FOLD_SECONDS = 20.0  # of one look, before what is folded so far is judged
 SWEEP_SECONDS = 60.0
 SWEEPS = 20  # in one go
 NICE = 19
@@ -69,15 +70,16 @@ class Analyst:
             self.folding.follow(order.designs)
             self.judging.begins = order.begins
         self.retain = order.retain or self.retain
-        return None if order.number is None else Done(order.number, self.look())
+        return None if order.number is None else Done(order.number, self.look(all=True))
 
-    def look(self) -> str:
-        """Folds what is new, writes results, does what is due, and lets go of what is old. Why that failed, or ""."""
+    def look(self, *, all: bool = False) -> str:
+        """Folds what is new, writes results, does what is due, and lets go of what is old. Why that failed, or "". `all`: however long that
+        takes. Else, on a core that is full and leaves the analyst a hundredth, what is judged and acted on is what it has got to."""
         if not self._told:
             return "no experiments are known yet"
         unix = self.clock()
         self.folding.oldest = unix - self.retain.answers
-        problems = [self._try("what experiments saw cannot be folded", self.folding.all)]
+        problems = [self._try("what experiments saw cannot be folded", self.folding.all if all else self._fold)]
         if not problems[0]:
             for design in [*self.folding.designs.values()]:
                 problems.append(self._try(f"experiment '{design.name}' cannot be analysed", partial(self.judging.look, design, unix)))
@@ -85,6 +87,11 @@ class Analyst:
             self._swept = unix
             problems.append(self._try("what experiments saw cannot be cleared", partial(self._sweep, unix)))
         return "; ".join(problem for problem in problems if problem)
+
+    def _fold(self) -> None:
+        end = time.monotonic() + FOLD_SECONDS
+        while self.folding.step() and time.monotonic() < end:
+            pass
 
     def _sweep(self, unix: float) -> None:
         for _ in range(SWEEPS):

@@ -13,7 +13,7 @@ import msgspec
 
 from backends.types import Target
 from gateway.experiments.ended import End, Ended, Whole, end_of, short
-from gateway.experiments.plain import QUOTE, Kind, Marks, ended_plain, kept
+from gateway.experiments.plain import BEGIN, FIRST, QUOTE, Kind, Marks, ended_plain, kept
 from gateway.experiments.tap import Purse, Tap
 from gateway.relay import StreamRelay
 from gateway.sink import Sink
@@ -59,9 +59,9 @@ class Part(msgspec.Struct, eq=False):
         if kind is None:
             return None
         shape = kind.shape  # this is `Shape.cut`, without its frame
-        text = shape.text
-        if body[shape.begin : text] == shape.before and body[body.find(b'"', text) : at] == shape.after and body[shape.quote] == QUOTE:
-            return body[: shape.past]
+        if body[shape.lead] == shape.before and body[body.find(b'"', shape.text) : at] == shape.after:
+            if body[shape.quote] == QUOTE and body[FIRST] == BEGIN:
+                return body[shape.head]
         return None
 
     def left(self, body: bytes, at: int) -> bytes:
@@ -69,7 +69,7 @@ class Part(msgspec.Struct, eq=False):
         return kept(self.marks[0][0], body, at)
 
     def hold(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
-        """Such an answer is about to be sent through the tap, which says when it has been. Without one there is nothing to tell."""
+        """Such an answer is about to be sent through the tap, which an entry alone has: it says when it has been."""
 
     def answered(self, exchange: Answering, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""

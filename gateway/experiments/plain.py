@@ -1,5 +1,5 @@
-"""The most common requests of experiments, whole good answers to the first attempt: read a hundred at a time, while they are still in the
-processor's caches, into blocks of bytes that the store's thread only has to write.
+"""The most common requests of experiments, whole good answers to the first attempt: read some hundred at a time, while they are still in
+the processor's caches, into blocks of bytes that the store's thread only has to write.
 
 On the loop, with the recorder, which hands them on as it counts them: less than a microsecond a request. A thread that reads them one by
 one would cost more than that in switches alone, and what waits for it would push all else out of the caches.
@@ -23,20 +23,21 @@ from routing.experiments.words import Block
 
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
 _packed = msgspec.msgpack.Encoder()
-_FIRST, _CHOICES, _SPOKEN, _BACKSLASH = b'{"id":"', b',"choices":[', b'"role":"assistant","content":"', 0x5C
+BEGIN, _CHOICES, _SPOKEN, _BACKSLASH = b'{"id":"', b',"choices":[', b'"role":"assistant","content":"', 0x5C
 QUOTE: Final = 0x22
+FIRST: Final = slice(len(BEGIN))
 log = logging.getLogger("pointsman.experiments")
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
     """An answer of one text that is no refusal and begins with its id, without what differs from one to the next: its id, its text, its
-    usage. `past`: the end of its id with the quotation mark (at `quote`). `before`: its bytes from its choices (`begin`) to the beginning
-    of the text; `after`: those from the text's end to the usage. Servers say in their choices whether they refuse; nobody looks for that
-    before them, or behind the usage."""
+    usage. `head`: to the end of its id, with the quotation mark (at `quote`). `before`: its bytes from its choices to the beginning of the
+    text (`lead`, `text`); `after`: those from the text's end to the usage. Servers say in their choices whether they refuse; nobody looks
+    for that before them, or behind the usage. Slices are made once, since making them costs as much as what they get."""
 
     quote: int = 0
-    past: int = 0
-    begin: int = 0
+    head: slice = slice(0)
+    lead: slice = slice(0)
     text: int = 0
     before: bytes = b"\0"  # as in none
     after: bytes = b"\0"
@@ -44,10 +45,10 @@ class Shape(msgspec.Struct, frozen=True, eq=False):
     def cut(self, answer: bytes, at: int) -> bytes | None:
         """What there is of an answer like this up to the end of its id. None: it is another. `at`: where its usage begins. The text is
         passed over in one step, however long it is."""
-        text = self.text
         # The first unescaped quotation mark ends the text. One behind a backslash ends this search too; what follows is then not `after`.
-        if answer[self.begin : text] == self.before and answer[answer.find(b'"', text) : at] == self.after and answer[self.quote] == QUOTE:
-            return answer[: self.past]
+        if answer[self.lead] == self.before and answer[answer.find(b'"', self.text) : at] == self.after:
+            if answer[self.quote] == QUOTE and answer[FIRST] == BEGIN:
+                return answer[self.head]
         return None
 
 
@@ -92,14 +93,14 @@ def kept(kind: Kind, answer: bytes, at: int) -> bytes:
 def shape_of(answer: bytes, at: int) -> Shape:
     """The shape of an answer, ANY where it has none, or one of more than some hundred bytes. `at`: where its usage begins. Pure."""
     quote, begin, spoken = answer.find(b'"', 7), answer.find(_CHOICES, 0, HEAD), answer.find(_SPOKEN, 0, HEAD)
-    if not 0 < quote < begin < spoken or not answer.startswith(_FIRST) or answer.find(b"\\", 0, quote) > 0:
+    if not 0 < quote < begin < spoken or not answer.startswith(BEGIN) or answer.find(b"\\", 0, quote) > 0:
         return ANY
     text = spoken + len(_SPOKEN)
     end = answer.find(b'"', text)
     if not 0 < end < at or answer[end - 1] == _BACKSLASH or at - end > HEAD:  # no end of the text, or there are more choices behind it
         return ANY
     before, after = answer[begin:text], answer[end:at]
-    return ANY if refused(before + after) else Shape(quote, quote + 1, begin, text, before, after)
+    return ANY if refused(before + after) else Shape(quote, slice(quote + 1), slice(begin, text), text, before, after)
 
 
 def ended_plain(
@@ -171,9 +172,9 @@ def _heads(answers: Sequence[bytes]) -> tuple[bytes, int]:
     """What was kept of answers in one, and of how many bytes each, if all were cut and are equally long: one server's ids are. Else
     nothing."""
     heads, many, step = b"".join(answers), len(answers), len(answers[0])
-    # Each begins with `_FIRST`, and has a quotation mark as its end and nowhere else.
+    # Each begins with `BEGIN`, and has a quotation mark as its end and nowhere else.
     if step > 7 and len(heads) == many * step and heads.count(b'"') == 4 * many and heads[step - 1 :: step] == b'"' * many:
-        if all(heads[at::step] == _FIRST[at : at + 1] * many for at in range(7)) and heads.find(b"\\") < 0 and heads.isascii():
+        if all(heads[at::step] == BEGIN[at : at + 1] * many for at in range(7)) and heads.find(b"\\") < 0 and heads.isascii():
             return heads, step
     return b"", 0
 

@@ -1,7 +1,7 @@
 """Keeps what experiments see and are told: a bounded queue in front, SQLite behind one thread.
 
 1. `put` is a plain call that appends a tuple to a queue; `pair` likewise. What does not fit is counted, nothing waits. The most common
-   requests come as blocks that were read a hundred at a time on the loop (`plain`).
+   requests come as blocks that were read some hundred at a time on the loop (`plain`).
 2. The thread wakes a few times a second. It reads the tuples a few at a time and lets go of the interpreter in between, so that the
    event loop never waits for more than about a millisecond; it writes a row for up to CHUNK requests, at least one a second.
 3. It owns the only connection and takes jobs in order: feedback and what is put in force are answered when they are on the disk.

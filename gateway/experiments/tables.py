@@ -180,7 +180,7 @@ class Tables:
         self.db.execute("INSERT INTO chunks (unix, count, seen) VALUES (?, ?, ?)", row)
 
     def add_blocks(self, unix: float, count: int, bodies: bytes) -> None:
-        """Appends plain requests: `count` of them in a MessagePack list of blocks. `unix`: when the last of them arrived."""
+        """Appends plain requests: `count` of them in a MessagePack list of blocks. `unix`: when the last of them ended."""
         self.db.execute("INSERT INTO chunks (unix, count, seen) VALUES (?, ?, ?)", (unix, count, _BLOCKS + bodies))
 
     def add_pairs(self, pairs: Iterable[Pair]) -> None:

@@ -2,7 +2,7 @@
 
 On its way a request costs a look at what is known of its key, and at its end one tuple for each experiment that it is in. What the tuple
 means (`seen`) is read by the store's thread: usage, the answer's id, whether it was refused, whether it fits its schema. The most common
-requests leave no tuple of their own: they are read a hundred at a time as the recorder counts them (`plain`).
+requests leave no tuple of their own: they are read some hundred at a time as the recorder counts them (`plain`).
 
 `Trials` is the one owner in a process of which experiments are in force; a route holds what follows from that (`RouteTrials`).
 """

@@ -181,3 +181,23 @@ def test_a_damaged_file_is_told_and_not_hidden(tmp_path: Path, caplog: pytest.Lo
         done = Analyst(tables, lambda: NOW).obey(Order((DESIGN,), number=3))
         assert done is not None and "cannot be folded" in done.problem and "cannot be folded" in caplog.text
         assert Folded(tables).cursor() == Cursor()
+
+
+def test_what_is_folded_is_judged_though_more_keeps_coming(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with opened(tmp_path / "e.db") as tables:
+        write(tables, made(4, 300))
+        analyst = Analyst(tables, lambda: NOW)
+        analyst.obey(Order((DESIGN,)))
+        step, steps = analyst.folding.step, list[bool]()
+
+        def endless() -> bool:
+            steps.append(step())
+            return True
+
+        monkeypatch.setattr(analyst.folding, "step", endless)
+        monkeypatch.setattr(module, "FOLD_SECONDS", 0.0)
+        assert analyst.look() == "" and len(steps) == 1
+        found = tables.result("e")
+        assert found is not None and found.requests > 0
+        monkeypatch.setattr(analyst.folding, "step", step)
+        assert analyst.look(all=True) == ""

@@ -1,12 +1,10 @@
-"""Plain requests in blocks: they say what they would one by one, wait within bounds, and are in the file."""
+"""Plain requests in blocks: they say what they would one by one."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 from copy import copy
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,12 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backends.types import Target
-from gateway.experiments import plain as plain_module
 from gateway.experiments.ended import SHORT, id_of, refused, short
 from gateway.experiments.entry import Part
-from gateway.experiments.plain import ANY, Blocks, Kind, Marks, ended_of, kept, shape_of, together
-from gateway.experiments.store import Keep, TrialStore
-from gateway.experiments.tables import CHUNK, seen_of
+from gateway.experiments.plain import ANY, Blocks, Kind, Marks, kept, shape_of
+from gateway.experiments.tables import seen_of
 from gateway.metrics import Metrics
 from gateway.record import Plain
 from gateway.recorder import Recorder
@@ -30,17 +26,13 @@ from tests.gateway.experiments.plains import (
     COUNTS,
     FREE,
     PRICED,
-    add,
     alone,
     block_from,
     in_a_block,
-    kind_of,
     left,
     plain_of,
     tail_of,
 )  # fmt: skip
-from tests.gateway.experiments.recorded import opened
-from tests.gateway.serving import eventually
 from tests.routing.made import replica
 
 ALL = [
@@ -128,15 +120,6 @@ def test_ids_together_are_those_of_each(heads: list[bytes]) -> None:
     closed = [head if head.endswith(b"}") else head + b"}" for head in heads]
     assert [one.response for one in in_a_block(group)] == [id_of(answer) for answer in closed]
     assert in_a_block(group) == alone(group)
-
-
-def test_a_bug_costs_the_batch_and_nobody_else(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def broken(*_: Any, **__: Any) -> None:
-        raise RuntimeError("boom")
-
-    monkeypatch.setattr(plain_module, "block_of", broken)
-    blocks = added(10, 3)
-    assert (blocks.dropped, len(blocks)) == (3, 0) and "a bug: requests of experiments" in caplog.text
 
 
 def test_blocks_as_they_were_first_written_can_be_read() -> None:
@@ -246,6 +229,17 @@ def test_an_id_at_the_beginning_is_found(id: bytes) -> None:
         assert in_a_block(group) == alone(group)
 
 
+def test_an_id_that_is_not_first_is_found_whatever_its_length() -> None:
+    """Where all else is where it was, and a quotation mark where the id of others ended."""
+    for id in ("x" * n for n in range(1, 40)):
+        kind = Kind("e", 0, "a", "t")
+        answer = spoken().replace(b"chatcmpl-1", id.encode())
+        other = answer.replace(b'"id":"%b","object":"chat.completion"' % id.encode(), b'"object":"chat.completion","id":"%b"' % id.encode())
+        assert keep(kind, answer) == answer and len(other) == len(answer) and other != answer
+        (one,) = in_a_block([plain_of(((kind, 1),), 1, keep(kind, other), tail=TAIL)])
+        assert one.response == id
+
+
 def test_ids_of_other_lengths_are_found() -> None:
     kind = Kind("e", 0, "a", "t")
     answers = [spoken().replace(b"chatcmpl-1", b"chatcmpl-%d" % n) for n in (8, 9, 10, 11, 9, 8, 1234, 7, 6)]
@@ -297,97 +291,3 @@ def test_what_is_kept_says_what_the_answer_would(drawn: list[tuple[str, str, str
         closed = found + b"}" if found != answer else found
         assert (id_of(closed), refused(closed)) == (id_of(answer), refused(answer))
         assert shape_of(answer, usage_at(answer)) is ANY or not refused(answer)
-
-
-def added(most: int, *batches: int) -> Blocks:
-    """Blocks of so many requests each."""
-    blocks, n = Blocks(most, ALL.append, lambda: 0.0), 0
-    for batch in batches:
-        group = [left(n + at) for at in range(batch)]
-        add(blocks, group)
-        n += batch
-    return blocks
-
-
-def test_batches_wait_for_the_thread() -> None:
-    blocks = added(1000, 64, 64, 1)
-    add(blocks, [plain_of((), 7, b"{}")])
-    assert len(blocks) == 129
-    assert [(block.requests, block.unix) for block in blocks.ready()] == [(64, 126.25), (64, 254.25), (1, 256.25)]
-    blocks.written(2)
-    assert (len(blocks), len(blocks.ready())) == (1, 1)
-
-
-def test_what_does_not_fit_is_counted() -> None:
-    blocks = added(100, 64, 64, 36, 1)
-    assert (len(blocks), blocks.dropped) == (100, 65)
-    kind = kind_of("a", "t")
-    for marks in (((kind, 1), (kind, 2)), (), ((kind, 3),)):
-        blocks.missed(plain_of(marks, 1, b"{}"))
-    assert blocks.dropped == 68
-
-
-def test_what_cannot_be_read_together_goes_one_by_one() -> None:
-    others: list[Any] = []
-    blocks = Blocks(100, others.append, lambda: 0.0)
-    odd: Any = plain_of(((kind_of("a", "t"), 2),), 2, b"{}", tail="no bytes")  # type: ignore[arg-type]
-    blocks.add((*zip(left(1), odd, strict=True),), [None, None], priced=True)
-    assert others == [*ended_of(left(1)), *ended_of(odd)] and not blocks.ready()
-
-
-def test_blocks_share_rows() -> None:
-    blocks = added(1000, 10, 10, 10, 10, 10)
-    assert [(row.requests, row.unix) for row in together(blocks.ready(), 25)] == [(20, 38.25), (20, 78.25), (10, 98.25)]
-    assert [*together([], 25)] == []
-
-
-def test_the_file_has_them_with_all_others(tmp_path: Path) -> None:
-    count = 2 * CHUNK + 3
-    store = TrialStore(str(tmp_path / "e.db"))
-    held = [left(n) for n in range(count)]
-
-    def hand_over() -> None:
-        while held:
-            group, held[:] = held[:64], held[64:]
-            add(store.plain, group)
-
-    async def act() -> None:
-        await store.start()
-        store.hurry = hand_over
-        (ended,) = ended_of(left(count))
-        store.put(ended)
-        assert store.queued == 1
-        await store.flush()
-        assert (store.queued, store.written) == (0, count + 1)
-        held.append(left(count + 1))
-        await store.stop()
-
-    asyncio.run(act())
-    assert (store.written, store.dropped, store.lost) == (count + 2, 0, 0)
-    with opened(tmp_path / "e.db") as tables:
-        chunks = tables.chunks(0, 100)
-    found = [one for chunk in chunks for one in chunk.seen]
-    assert sorted(one.unit for one in found) == [*range(count + 2)]
-    assert max(len(chunk.seen) for chunk in chunks) <= CHUNK and {one.experiment for one in found} == {"e"}
-    assert [bool(chunk.blocks) for chunk in chunks].count(False) == 1
-
-
-def test_without_a_hint_they_are_written_within_a_second(tmp_path: Path) -> None:
-    async def act() -> None:
-        store = TrialStore(str(tmp_path / "e.db"))
-        await store.start()
-        try:
-            add(store.plain, [left(1)])
-            await asyncio.to_thread(eventually, lambda: store.written or None, "the request")
-        finally:
-            await store.stop()
-
-    asyncio.run(act())
-
-
-def test_a_store_that_is_full_says_so(tmp_path: Path) -> None:
-    store = TrialStore(str(tmp_path / "e.db"), Keep(queue=100))
-    for n in range(3):
-        group = [left(50 * n + at) for at in range(50)]
-        add(store.plain, group)
-    assert (store.queued, store.dropped) == (100, 50)
