@@ -140,7 +140,8 @@ def test_turned_off_it_is_stock() -> None:
         assert not isinstance(gateway.gateway.fleet.replicas["toy"][0].link, SlotLink)
 
 
-def test_a_burst_computes_its_prefix_once() -> None:
+def test_a_burst_computes_its_prefix_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "WORTH", 0.0)  # as above; on a busy machine files may well be read more slowly
     with running(config(slots=8)) as gateway:
         all_ready(gateway)
         store = Path(gateway.gateway.fleet.slots.shared["toy"].store.near)
