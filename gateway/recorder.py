@@ -41,6 +41,10 @@ class Hears(Protocol):
         """This one is lost."""
         ...
 
+    def lasting(self, batch: list[Plain]) -> list[Plain]:
+        """The same without what is only for `add`, to be kept for longer."""
+        ...
+
 
 class Recorder:
     """A bounded queue of finished requests and what is made of them.
@@ -167,7 +171,7 @@ class Recorder:
             queue.clear()
         else:
             batch = [queue.popleft() for _ in range(limit)]
-        self._recent.extend(batch)  # with what experiments keep of an answer: a few hundred bytes at most, until others come
+        self._recent.extend(batch if self.hears is None else self.hears.lasting(batch))
         groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
         for plain in batch:
             groups[id(plain[0].target), plain[1], plain[3]].append(plain)

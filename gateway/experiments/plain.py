@@ -236,6 +236,10 @@ class Blocks:
     def missed(self, plain: Plain) -> None:
         self.dropped += len(marks_of(plain[9], plain[10]))
 
+    def lasting(self, batch: list[Plain]) -> list[Plain]:
+        """Without the text of answers: of one that was cut there is only its id."""
+        return [plain if not (left := plain[11]) or left[-1] == QUOTE else (*plain[:11], None) for plain in batch]
+
     def _lost(self, columns: Columns) -> None:
         self.dropped += sum(map(len, map(marks_of, columns[9], columns[10])))
 

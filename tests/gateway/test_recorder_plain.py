@@ -6,6 +6,7 @@ import copy
 import io
 import logging
 import random
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 from backends import wire
 from backends.types import Target, Usage
 from gateway import logs
-from gateway.experiments.plain import Kind
+from gateway.experiments.plain import Blocks, Kind
 from gateway.lines import log_record
 from gateway.metrics import Metrics
 from gateway.record import PLAIN_SECONDS, Columns, Plain, Record, record_of
@@ -41,6 +42,9 @@ class Hearing:
 
     def missed(self, plain: Plain) -> None:
         self.missing += plain[9] is not None
+
+    def lasting(self, batch: list[Plain]) -> list[Plain]:
+        return batch
 
 
 MARKS = Kind("e", 0, "a", "t"), 1, b""
@@ -91,6 +95,20 @@ def test_an_answer_that_cannot_be_counted_costs_no_other_and_experiments_nothing
     recorder.catch_up()
     assert [names for names, _ in hears.heard] == [[b"0"], [b"1"], [b"2"]] and recorder.dropped == 1
     assert "a bug: 1 answers are not in the figures" in caplog.text
+
+
+def test_no_text_of_an_answer_stays_in_the_ring() -> None:
+    recorder = Recorder(Metrics(), log=logging.getLogger("silent"))
+    recorder.hears = Blocks(1000, [].append)
+    text = b'{"id":"1","choices":[{"message":{"content":"%b"}}]}' % (b"secret" * 9)
+    decision, held = Decision(replica("r"), Target("b", "m"), ""), sys.getrefcount(text)
+    for n, answer in enumerate((text, b'{"id":"2"', None)):
+        kind, unit, _ = NONE if answer is None else MARKS
+        recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, float(n), 0.5, 10, None, kind, unit, answer))
+    assert sys.getrefcount(text) == held + 1
+    recorder.catch_up()
+    assert sys.getrefcount(text) == held and [one.id for one in recorder.recent(9)] == ["2", "1", "0"]
+    assert len(recorder.hears) == 2
 
 
 def test_who_hears_of_them_knows_whether_their_cost_may_be_known() -> None:

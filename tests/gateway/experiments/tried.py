@@ -39,6 +39,9 @@ class FakeStore:
     def missed(self, plain: Plain) -> None:
         raise AssertionError
 
+    def lasting(self, batch: list[Plain]) -> list[Plain]:
+        return batch
+
     @property
     def seen(self) -> list[Seen]:
         return [seen(ended) for ended in self.ended]
