@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import uvloop
 
+from backends import loopback
 from backends.http import Clients
 from backends.loopback import is_loopback, unpaced
 from backends.types import Timeouts
@@ -70,9 +71,19 @@ def test_what_goes_out_over_loopback_is_not_paced(make: Callable[[], asyncio.Abs
         assert runner.run(work()) == b"reno"
 
 
-def test_a_system_without_it_changes_nothing() -> None:
+def test_a_system_without_it_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
+        def __init__(self) -> None:
+            self.asked: list[bytes] = []
+
         def setsockopt(self, level: int, name: int, value: bytes, /) -> None:
+            self.asked.append(value)
             raise OSError("no such protocol")
 
-    unpaced(Refusing())
+    refusing = Refusing()
+    monkeypatch.setattr(loopback, "_CONGESTION", 13)
+    unpaced(refusing)
+    assert refusing.asked == [b"reno"]
+    monkeypatch.setattr(loopback, "_CONGESTION", None)  # nor is it asked where there is nothing to ask for
+    unpaced(refusing)
+    assert refusing.asked == [b"reno"]
