@@ -123,14 +123,12 @@ class Answering:
         tail = b"{" + body[at + 1 :] if at > 0 else wire.usage_tail(body)
         free = True
         if part is not None:
-            free = part.tap is None and core.shadows is None
-            if part.tap is None:
+            free = core.shadows is None
+            if left is not None:
                 kind, unit = part.kind, part.unit
-                if left is None and part.marks:
-                    left = part.left(body, at)
-            else:  # its tap tells of this one when all has been sent
-                part.hold(self, seconds, tail, body)
-                left = None
+            else:
+                kind, unit, left = part.whole(self, seconds, tail, body, at)
+                free = free and part.tap is None
         if pilot is not None:
             pilot.whole(tail)
         told = (decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail, kind, unit, left)

@@ -74,7 +74,7 @@ class Exchange(Answering):
             doc = wire.parse(body)  # says what is wrong
         tenant = self.tenant
         try:
-            model, route = self.core.named[bytes(doc["model"])]  # as most clients write it
+            model, route = self.core.named[b"" + doc["model"]]  # as most clients write it; this is much the fastest way to its bytes
         except KeyError:
             model, route = self._named(doc)
         if tenant.limited:

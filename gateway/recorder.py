@@ -32,9 +32,9 @@ NOWHERE = Target("", "")
 class Hears(Protocol):
     """Who is told of plain answers that are in experiments (`gateway.experiments.plain.Blocks`)."""
 
-    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> bool:
         """They are of one target. `told`: the token counts of each, where it has any. Not all need be in an experiment. `priced`: it may
-        be known what some of them cost."""
+        be known what some of them cost. Whether they have what `lasting` leaves out."""
         ...
 
     def missed(self, plain: Plain) -> None:
@@ -171,31 +171,37 @@ class Recorder:
             queue.clear()
         else:
             batch = [queue.popleft() for _ in range(limit)]
-        self._recent.extend(batch if self.hears is None else self.hears.lasting(batch))
         groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
         for plain in batch:
             groups[id(plain[0].target), plain[1], plain[3]].append(plain)
         windows: dict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))  # by route: durations, tokens
+        passing = False  # what is not for the ring
         known: dict[bytes, wire.Told | None] | None = {} if self._log.isEnabledFor(logging.INFO) else None
         for (_, route, api), group in groups.items():
             try:
-                durations, tokens = self._count(group, route, api, known)
+                durations, tokens, more = self._count(group, route, api, known)
             except Exception:  # one odd answer must not end the recorder, nor cost the others
                 log.exception("a bug: %d answers are not in the figures", len(group))
                 self.dropped += len(group)
+                passing = True
                 continue
+            passing = passing or more
             windows[route][0].extend(durations)
             windows[route][1].append(tokens)
+        self._recent.extend(self.hears.lasting(batch) if passing and self.hears is not None else batch)
         for route, (seconds, counts) in windows.items():
             self._windows.add_plain(now, route, sorted(seconds), sum(counts))
         if known is not None:
             self._tell_plain(batch, known)
 
-    def _count(self, group: list[Plain], route: str, api: str, known: dict[bytes, wire.Told | None] | None) -> tuple[list[float], int]:
-        """Counts plain answers of one target. `known`: takes their token counts, for the log. Their durations, ascending, and tokens."""
+    def _count(
+        self, group: list[Plain], route: str, api: str, known: dict[bytes, wire.Told | None] | None
+    ) -> tuple[list[float], int, bool]:
+        """Counts plain answers of one target. `known`: takes their token counts, for the log. Their durations, ascending, their tokens, and
+        whether they have what the ring must not keep."""
         columns: Columns = tuple(zip(*group, strict=True))
         times, ends = columns[6], columns[8]
-        durations, tails, odd, hears = sorted(times), [*filter(None, ends)], list[bytes](), self.hears
+        durations, tails, odd, hears, passing = sorted(times), [*filter(None, ends)], list[bytes](), self.hears, False
         tried = hears is not None and (any(columns[9]) or any(columns[10]))
         told: list[wire.Told | None] | None = [] if tried or known is not None else None
         target = group[0][0].target
@@ -207,7 +213,7 @@ class Recorder:
                 known.update(zip(tails, told, strict=True))
             if tried and hears is not None:
                 every = told if len(tails) == len(ends) else [*map(dict(zip(tails, told, strict=True)).get, ends)]
-                hears.add(columns, every, priced=costly)
+                passing = hears.add(columns, every, priced=costly)
         for tail in odd:
             self._check(tail)
         self._metrics.observe_plain(route, target.backend, api, durations, sum(columns[7]), usage)
@@ -215,7 +221,7 @@ class Recorder:
             cost, reported = prices.together(tails, target.price)
             if cost or reported:
                 self._metrics.observe_cost(route, target.backend, api, cost, reported)
-        return durations, usage.output + usage.reasoning
+        return durations, usage.output + usage.reasoning, passing
 
     @staticmethod
     def _epoch() -> float:

@@ -31,6 +31,9 @@ class Store(Protocol):
     def put(self, ended: Ended) -> None: ...
 
 
+Ends = tuple[Kind | None, int | Marks, bytes | None]  # the last of a `Plain`
+
+
 class Part(msgspec.Struct, eq=False):
     """What experiments make of the requests of a key. `marks`: where they count; `route`: the way they are meant to go; `changes`: what
     is changed in them. Never changed. `kind` and `unit`: of who is in a single experiment; None and the marks: in more, or in none."""
@@ -64,12 +67,10 @@ class Part(msgspec.Struct, eq=False):
                 return body[shape.head]
         return None
 
-    def left(self, body: bytes, at: int) -> bytes:
-        """What is kept of another that is a good one, to the first attempt; of one with marks. Its shape is learned."""
-        return kept(self.marks[0][0], body, at)
-
-    def hold(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
-        """Such an answer is about to be sent through the tap, which an entry alone has: it says when it has been."""
+    def whole(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes, at: int) -> Ends:
+        """Of another that is a good one, to the first attempt: the kind and the unit of its `Plain`, and what is kept of it. Its shape is
+        learned. `tail`: the document with its usage, which begins `at`."""
+        return self.kind, self.unit, kept(self.marks[0][0], body, at) if self.marks else None
 
     def answered(self, exchange: Answering, data: bytes) -> None:
         """The first content of a stream, or a whole answer."""
@@ -107,12 +108,19 @@ class Entry(Part, eq=False):
             self.tap.whole = Whole(api, format)
 
     # --- what the exchange tells
-    def hold(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes) -> None:
+    def cut(self, body: bytes, at: int) -> bytes | None:
+        return None if self.tap is not None else super().cut(body, at)
+
+    def whole(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes, at: int) -> Ends:
+        if self.tap is None:
+            return super().whole(exchange, seconds, tail, body, at)
+        # The tap tells of this one when all has been sent.
         unix, answer = exchange.received + time() - monotonic(), short(body)
         target = exchange.decision.target
         self.waiting = (
             *[ended_plain(mark, exchange.id, unix, seconds, target, tail, answer) for mark in self.marks],
         )  # fmt: skip
+        return None, (), None
 
     def answered(self, exchange: Answering, data: bytes) -> None:
         self.answer = short(data)

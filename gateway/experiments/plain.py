@@ -7,6 +7,7 @@ one would cost more than that in switches alone, and what waits for it would pus
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -133,7 +134,8 @@ def marks_of(kind: Kind | None, unit: int | Marks) -> Marks:
 def block_of(columns: Columns, told: Sequence[wire.Told | None], *, priced: bool, epoch: float = 0.0) -> Block | None:
     """What requests to one target were; None: none of them is in an experiment. `told`: the token counts of each; None: it has none that
     can be read. `priced`: it may be known what some of them cost. `epoch`: as for `ended_of`. Pure."""
-    if None in columns[9]:  # not each is in one, as usual
+    kinds = {one: at for at, one in enumerate(dict.fromkeys(columns[9]))}
+    if None in kinds:  # not each is in one, as usual
         rows = [
             ((*row[:9], *mark, row[11]), one)
             for row, one in zip(zip(*columns, strict=True), told, strict=True) for mark in marks_of(row[9], row[10])
@@ -141,8 +143,8 @@ def block_of(columns: Columns, told: Sequence[wire.Told | None], *, priced: bool
         if not rows:
             return None
         columns, told = tuple(zip(*[row for row, _ in rows], strict=True)), [one for _, one in rows]
+        kinds = {one: at for at, one in enumerate(dict.fromkeys(columns[9]))}
     decisions, _, _, _, request, received, seconds, _, tails, kind, unit, answers = columns
-    kinds = {one: at for at, one in enumerate(dict.fromkeys(kind))}
     asked, said = _counts(told)
     heads, step = _heads(answers)
     return Block(
@@ -157,7 +159,7 @@ def block_of(columns: Columns, told: Sequence[wire.Told | None], *, priced: bool
 
 def _counts(told: Sequence[wire.Told | None]) -> tuple[Sequence[int | None], Sequence[int | None]]:
     """Tokens in, tokens out."""
-    if None not in told:
+    with contextlib.suppress(TypeError):  # as where one is None; looking for it first would cost more than the rest
         asked, _, said = zip(*cast("Sequence[wire.Told]", told), strict=True)
         return asked, said
     return [None if one is None else one[0] for one in told], [None if one is None else one[2] for one in told]
@@ -210,28 +212,29 @@ class Blocks:
         return self._added - self._done
 
     # --- gateway.recorder.Hears
-    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> bool:
         """Makes a block of those that are in experiments: less than a microsecond for each. Never raises."""
         if len(self) + len(told) > self._most:
             self._lost(columns)
-            return
+            return True
         try:
             epoch = self._epoch()
             block = block_of(columns, told, priced=priced, epoch=epoch)
             if block is None:
-                return
+                return False
             packed = Packed(len(block.kind), block.unix[-1] + block.seconds[-1] + epoch, _packed.encode(block))
         except UNREADABLE:
             for plain in zip(*columns, strict=True):
                 for ended in ended_of(plain, epoch):
                     self._other(ended)
-            return
+            return True
         except Exception:  # who calls us has other work to do
             log.exception("a bug: requests of experiments")
             self._lost(columns)
-            return
+            return True
         self._added += packed.requests
         self._packed.append(packed)
+        return not block.heads
 
     def missed(self, plain: Plain) -> None:
         self.dropped += len(marks_of(plain[9], plain[10]))

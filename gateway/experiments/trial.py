@@ -204,17 +204,18 @@ class RouteTrials:
         """Gives a request its arm: the exchange's route, its changes, its `trial`. Never raises."""
         sole = self.sole
         if sole is not None and exchange.core.shadows is None and (sole.steady or time() < sole.until):
-            known = sole.quick.get(exchange.tenant.name)
-            if known is not None:
-                doc = exchange.call.doc
-                part = known.get(bytes(doc.get(sole.field, b"")))
-                if part is not None:  # the usual case: who is known
-                    exchange.route = part.route
-                    if part.changes is not None or "response_format" in doc or exchange.tapped:
-                        exchange.tried(part)
-                    else:
-                        exchange.trial = part
-                    return
+            doc = exchange.call.doc
+            try:
+                part = sole.quick[exchange.tenant.name][b"" + doc[sole.field]]  # the usual case: who is known
+            except KeyError:
+                pass
+            else:
+                exchange.route = part.route
+                if part.changes is not None or "response_format" in doc or exchange.tapped:
+                    exchange.tried(part)
+                else:
+                    exchange.trial = part
+                return
         self._enter(exchange, exchange.core.shadows)
 
     def _enter(self, exchange: Exchange, shadows: Shadows | None) -> None:

@@ -36,9 +36,10 @@ class Hearing:
         self.priced: list[bool] = []
         self.missing = 0
 
-    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> bool:
         self.heard.append(([*columns[4]], [*told]))
         self.priced.append(priced)
+        return False
 
     def missed(self, plain: Plain) -> None:
         self.missing += plain[9] is not None
@@ -97,18 +98,23 @@ def test_an_answer_that_cannot_be_counted_costs_no_other_and_experiments_nothing
     assert "a bug: 1 answers are not in the figures" in caplog.text
 
 
-def test_no_text_of_an_answer_stays_in_the_ring() -> None:
+def test_no_text_of_an_answer_stays_in_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("pointsman.recorder"), "disabled", True)  # what it tells of an exception has the text too
     recorder = Recorder(Metrics(), log=logging.getLogger("silent"))
-    recorder.hears = Blocks(1000, [].append)
+    recorder.hears = Blocks(1000, lambda ended: None)
     text = b'{"id":"1","choices":[{"message":{"content":"%b"}}]}' % (b"secret" * 9)
-    decision, held = Decision(replica("r"), Target("b", "m"), ""), sys.getrefcount(text)
-    for n, answer in enumerate((text, b'{"id":"2"', None)):
+    decision = Decision(replica("r"), Target("b", "m"), "")
+    unknown = Decision(replica("r"), Target("b", "odd", price=lambda usage: 1 / 0), "")  # what it cost cannot be told
+    given = [(decision, text), (unknown, text), (decision, b'{"id":"2"'), (decision, None)]
+    held = sys.getrefcount(text)
+    tail = b'{"usage":{"prompt_tokens":5,"completion_tokens":4,"total_tokens":9}}'
+    for n, (made, answer) in enumerate(given):
         kind, unit, _ = NONE if answer is None else MARKS
-        recorder.put_plain((decision, "a", "t", "chat", b"%d" % n, float(n), 0.5, 10, None, kind, unit, answer))
-    assert sys.getrefcount(text) == held + 1
+        recorder.put_plain((made, "a", "t", "chat", b"%d" % n, float(n), 0.5, 10, tail, kind, unit, answer))
+    assert sys.getrefcount(text) == held + 2
     recorder.catch_up()
-    assert sys.getrefcount(text) == held and [one.id for one in recorder.recent(9)] == ["2", "1", "0"]
-    assert len(recorder.hears) == 2
+    assert sys.getrefcount(text) == held and [one.id for one in recorder.recent(9)] == ["3", "2", "1", "0"]
+    assert len(recorder.hears) == 2 and recorder.dropped == 1
 
 
 def test_who_hears_of_them_knows_whether_their_cost_may_be_known() -> None:

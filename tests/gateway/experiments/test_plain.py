@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from copy import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import pytest
@@ -34,6 +34,9 @@ from tests.gateway.experiments.plains import (
     tail_of,
 )  # fmt: skip
 from tests.routing.made import replica
+
+if TYPE_CHECKING:
+    from gateway.answering import Answering
 
 ALL = [
     left(0),
@@ -175,13 +178,16 @@ def test_of_answers_like_those_before_the_beginning_is_kept() -> None:
 
 
 def test_what_a_part_cuts_is_what_is_kept() -> None:
-    kind = Kind("e", 0, "a", "t")
+    kind, exchange = Kind("e", 0, "a", "t"), cast("Answering", object())  # of which a part of many asks nothing
     part = Part(Nowhere(), ((kind, 1),), Route("m", ()), None)
     for answer in (spoken(), spoken(b"more"), spoken(b'say \\"no\\"'), spoken(b"", then=b',"refusal":"no"}}],'), HEAD, spoken(b"x" * 3000)):
-        cut = part.cut(answer, usage_at(answer))
-        assert cut in (None, kept(copy(kind), answer, usage_at(answer))) and part.left(answer, usage_at(answer)) == (cut or short(answer))
+        at = usage_at(answer)
+        cut = part.cut(answer, at)
+        assert cut in (None, kept(copy(kind), answer, at))
+        assert part.whole(exchange, 0.5, None, answer, at) == (kind, 1, cut or short(answer))
     assert part.cut(spoken(), usage_at(spoken())) == b'{"id":"chatcmpl-1"'
-    assert Part(Nowhere(), (), Route("m", ()), None).cut(spoken(), usage_at(spoken())) is None
+    none = Part(Nowhere(), (), Route("m", ()), None)
+    assert none.cut(spoken(), usage_at(spoken())) is None and none.whole(exchange, 0.5, None, spoken(), -1) == (None, (), None)
 
 
 @pytest.mark.parametrize(

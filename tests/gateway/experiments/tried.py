@@ -32,9 +32,10 @@ class FakeStore:
         self.ended.append(ended)
 
     # --- gateway.recorder.Hears
-    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> None:
+    def add(self, columns: Columns, told: Sequence[wire.Told | None], *, priced: bool) -> bool:
         for plain in zip(*columns, strict=True):
             self.ended += ended_of(plain, time() - monotonic())
+        return True
 
     def missed(self, plain: Plain) -> None:
         raise AssertionError
