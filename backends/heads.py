@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 MAX_LEARNED = 8 * 1024  # bytes of a head that is kept
 PAUSE = 0.5  # seconds from one head that is learned to the next of a connection: a `date` makes another one each second, an id each time
-DECIMALS = MAX_LEARNED + 32  # more than any head has bytes, so that what is too short by a head counts from its end
+DECIMALS = 8 * 1024
 DECIMAL = tuple([b"%d" % n for n in range(DECIMALS)])  # lengths as text: a look-up costs a fraction of what formatting does
 _LENGTH = re.compile(rb"\r\n(?i:content-length):[ \t]*([0-9]+)[ \t]*\r\n")
 _CHANGES = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b"content-encoding"})
@@ -21,23 +21,27 @@ _CHANGES = frozenset({b"transfer-encoding", b"upgrade", b"expect", b"trailer", b
 class Known:
     """A learned head: the bytes before its number and those after, and its fields (names in lower case, without the length)."""
 
-    __slots__ = ("after", "before", "digits", "fields", "size")
+    __slots__ = ("after", "before", "digits", "fields", "least", "most", "size")
 
     def __init__(self, before: bytes, after: bytes, fields: Mapping[bytes, bytes]) -> None:
         self.before, self.after, self.fields = before, after, fields
         self.digits = 1  # of the last length
+        self.least, self.most = 0, 10  # lengths of so many digits, as far as `DECIMAL` goes: the first, and the one after the last
         self.size = len(before) + self.digits + len(after)
 
     def body(self, data: bytes) -> bytes | None:
         """The body of a whole message in `data` whose head is this one but for its length; None for anything else."""
         # The length is compared as text: what is written otherwise (zeros before it, thousands of digits) is the parser's. Where `data` is
-        # shorter than the head, the text is of some other number, and the head does not fit in.
+        # shorter than the head, the length is negative, and the head does not fit in.
         length = len(data) - self.size
-        text = DECIMAL[length] if length < DECIMALS else b"%d" % length
-        if len(text) != self.digits:
-            text = self._length(length + self.digits)
-            if not text:
-                return None
+        if self.least <= length < self.most:
+            text = DECIMAL[length]
+        else:
+            text = b"%d" % length
+            if len(text) != self.digits:
+                text = self._length(length + self.digits)
+                if not text:
+                    return None
         head = b"".join((self.before, text, self.after))  # half of what two additions cost
         return data[len(head) :] if data.startswith(head) else None
 
@@ -48,6 +52,7 @@ class Known:
             if len(text) == digits:
                 self.size += digits - self.digits
                 self.digits = digits
+                self.least, self.most = 10 ** (digits - 1) if digits > 1 else 0, min(10**digits, DECIMALS)
                 return text
         return b""
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import asyncio
 import time
 
-from backends.connection import Connection, Payload, Sent
+from backends.connection import Connection
 from backends.dial import Address, Dial, Dialing, address
 from backends.loopback import is_loopback, unpaced
 from backends.origin import Origin, tls_context, unreachable
+from backends.sent import Payload, Sent
 from backends.types import Receiver, Timeouts
 
 MAX_IDLE = 1024  # connections kept per origin
@@ -47,7 +48,7 @@ class Pool:
         """Sends a request (head, body) as bytes. The receiver is never called before this returns."""
         if timeouts is not self.timeouts:
             self._heed(timeouts)
-        flight = Sent(self, payload, receiver, timeouts)
+        flight = Sent(self, payload, receiver, timeouts, self.clients.now)
         self.busy.add(flight)
         idle = self.idle
         while idle:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 
-from backends.connection import Connection, Sent
+import msgspec
+
+from backends.connection import Connection
 from backends.http import Pool
+from backends.sent import Sent
 from backends.types import Fault, Receiver, Timeouts
 
 HIGH_WATER = 256 * 1024  # bytes that may wait for the backend before the sender does
@@ -55,25 +58,31 @@ class Uploading(Connection):
             flight.room.set()
 
 
-class Upload(Sent):
+class Upload(Sent, eq=False):
     """One upload under way: a `Flight`. `write` as often as needed, then `finish`.
 
-    `head` ends before the line of its length. `length`: bytes of the body; None sends it in chunks. The backend's time to answer counts
-    from the end of the body; while that is on its way the backend may take nothing for `Timeouts.idle` seconds at most.
+    The backend's time to answer counts from the end of the body; while that is on its way the backend may take nothing for `Timeouts.idle`
+    seconds at most. `started`: monotonic seconds; `left`: bytes still to come, where that is known; `blocked`: since when the backend takes
+    nothing; `room`: there is room to write, or it is over; `whole`: all has been sent.
     """
 
-    __slots__ = ("blocked", "chunked", "left", "room", "started", "whole")
+    chunked: bool = False
+    left: int = 0
+    started: float = 0.0
+    blocked: float | None = None
+    whole: bool = False
+    room: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
-    def __init__(self, pool: Pool, head: bytes, length: int | None, receiver: Receiver, timeouts: Timeouts) -> None:
+    @classmethod
+    def to(cls, pool: Pool, head: bytes, length: int | None, receiver: Receiver, timeouts: Timeouts) -> Upload:
+        """Begins one to `pool`'s origin. `head` ends before the line of its length. `length`: bytes of the body; None sends it in
+        chunks."""
         framing = b"transfer-encoding: chunked\r\n\r\n" if length is None else b"content-length: %d\r\n\r\n" % length
-        super().__init__(Fresh(pool), (head + framing, b""), receiver, timeouts)
-        self.chunked, self.left = length is None, length or 0
-        self.room = asyncio.Event()  # there is room to write, or it is over
-        self.started = self.begun
-        self.blocked: float | None = None  # since when the backend takes nothing
-        self.whole = False
-        self.pool.busy.add(self)
-        self.pool.connect(self)
+        own, now = Fresh(pool), pool.clients.now
+        made = cls(own, (head + framing, b""), receiver, timeouts, now, chunked=length is None, left=length or 0, started=now)
+        own.busy.add(made)
+        own.connect(made)
+        return made
 
     def __repr__(self) -> str:
         return f"<Upload to {self.pool.name}: {'whole' if self.whole else 'under way'}>"

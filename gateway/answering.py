@@ -13,8 +13,8 @@ from time import time as unix_time
 from typing import TYPE_CHECKING
 
 from backends import wire
-from backends.connection import Sent
 from backends.faults import from_answer
+from backends.sent import Sent
 from backends.splice import Splice
 from backends.types import Call, Fault, Flight
 from gateway.answers import JSON_HEAD, PASSED, SSE_HEAD, header_lines
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MAX_ERROR = 64 * 1024  # bytes read of an upstream's error body
 _BRACE, _BRACE_END = b"{}"
 CHOICES = b'"choices":['
+_nothing_to_pass = PASSED.isdisjoint  # called as a method, it is looked up the long way
 TRIES = 64  # answers of a replica that are looked at for where their choices begin
 NO_MARKS: int | Marks = ()
 _SSE = b"text/event-stream"
@@ -42,14 +43,13 @@ NO_CALL = Call(b"", "", "", False, {}, "", {}, 0.0)
 
 
 class Answering:
-    """The state of one request under way, and what its upstream's answer makes of it. `tapped`, of a class: whether experiments see each
-    answer on its way to the client."""
+    """The state of one request under way, and what its upstream's answer makes of it. `tapped`: experiments see each answer on its
+    way to the client."""
 
-    tapped = False
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "clean", "comment_at", "core", "cors", "decision", "dropped",
         "ended", "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received",
-        "relay", "route", "sink", "splice", "status", "stream", "tail", "tenant", "trial", "ttft", "upstream_headers", "watched",
+        "relay", "route", "sink", "splice", "status", "stream", "tail", "tapped", "tenant", "trial", "ttft", "upstream_headers", "watched",
     )  # fmt: skip
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
@@ -70,7 +70,7 @@ class Answering:
         self.upstream_headers: Mapping[bytes, bytes] = NOTHING
         self.attempts = self.status = self.chunks = self.bytes_out = 0
         # watched: its answer takes more than the shortest way, as of a stream, of one with a guide, or that failed before
-        self.stream = self.begun = self.ended = self.watched = False
+        self.stream = self.begun = self.ended = self.watched = self.tapped = False
         self.clean = False  # it is over, and nobody else knows of it: `anew` may be called
         self.guide: Guide | None = None  # where its route has a plan
         self.pilot: Pilot | None = None  # where its route has a policy
@@ -98,8 +98,10 @@ class Answering:
         seconds, size = monotonic() - self.received, len(body)
         core, pilot = self.core, self.pilot
         # An event stream does not begin with a brace.
-        odd = status != 200 or not size or body[0] != _BRACE or body[-1] != _BRACE_END
-        if odd or self.watched or seconds > PLAIN_SECONDS or size > core.limits.answer_bytes:
+        if status != 200 or not size or body[0] != _BRACE or body[-1] != _BRACE_END:
+            self._whole(status, headers, body)
+            return
+        if self.watched or seconds > PLAIN_SECONDS or size > core.limits.answer_bytes:
             self._whole(status, headers, body)
             return
         decision, part = self.decision, self.trial
@@ -108,7 +110,7 @@ class Answering:
         left = None if part is None else part.cut(body, at)
         # One like the good ones before it, or whose choices begin where theirs did, is no error.
         odd = left is None and body[replica.opened] != CHOICES and is_odd(body, replica)
-        if odd or not PASSED.isdisjoint(headers) or (pilot is not None and pilot.told):
+        if odd or not _nothing_to_pass(headers) or (pilot is not None and pilot.told):
             # There is more to tell, in the answer's head and in the record.
             self._whole(status, headers, body)
             return

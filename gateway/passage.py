@@ -147,7 +147,7 @@ class Passage(Exchange):
 
         def send(link: OpenAILink, target: Target, timeouts: Timeouts, receiver: Receiver) -> Flight:
             assert isinstance(link.pool, Pool)
-            return Upload(link.pool, self.head(link, "POST", path, kind), length(target), receiver, timeouts)
+            return Upload.to(link.pool, self.head(link, "POST", path, kind), length(target), receiver, timeouts)
 
         self.sends = send
 

@@ -102,11 +102,11 @@ class SurfaceExchange(Exchange):
     """One request of a surface. A subclass names its dialect: the translator, the native relay, the native error event."""
 
     __slots__ = ("asked", "context", "notes", "out", "surface", "unread", "usage")
-    tapped = True
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
         self.out = SurfaceSink(sink, self._relays, self._event)
         super().__init__(core, self.out, api, headers)
+        self.tapped = True
         self.surface = self._surface(True)
         self.asked: Doc = {}
         self.notes: tuple[Note, ...] = ()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from routing.plan import Plan
 
 Health = Literal["ready", "loading", "down"]
+TURNS = 32  # replicas of an arm that can be the first to be looked at, about
 
 
 class Link(Protocol):
@@ -122,14 +123,18 @@ class Tries(Protocol):
 
 
 class Arm:
-    """One target of a route with the replicas that serve it. `choices`: the usual decision for each replica, made once. Immutable."""
+    """One target of a route with the replicas that serve it. `choices`: the usual decision for each replica, made once; `turns`: of
+    several, the replicas as each in turn comes first (of very many: as some do). Immutable."""
 
-    __slots__ = ("choices", "only", "replicas", "target")
+    __slots__ = ("choice_of", "choices", "only", "replicas", "target", "turns")
 
     def __init__(self, target: Target, replicas: tuple[Replica, ...]) -> None:
         self.target, self.replicas = target, replicas
         self.choices = tuple(Decision(r, target, "weighted") for r in replicas)
+        self.choice_of = dict(zip(replicas, self.choices, strict=True))
         self.only = self.choices[0] if len(replicas) == 1 else None
+        starts = range(0, len(replicas), 1 + len(replicas) // TURNS) if len(replicas) > 1 else ()
+        self.turns = tuple((*replicas[start:], *replicas[:start]) for start in starts)
 
 
 class Route:

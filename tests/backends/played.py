@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from backends.connection import Connection, Sent
+from backends.connection import Connection
 from backends.http import Clients, Pool
 from backends.origin import Origin
+from backends.sent import Sent
 from backends.types import Timeouts
 from tests.backends.seen import Seen
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from backends.connection import Connection, Sent
+from backends.connection import Connection
 from backends.http import Clients
+from backends.sent import Sent
 from backends.splice import LONGEST, Splice
 from backends.types import Fault
 from gateway.relay import StreamRelay

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from backends.connection import Sent
 from backends.http import Clients
+from backends.sent import Sent
 from backends.types import Fault
 from tests.backends.played import OK, REQUEST, Played, T, Wire
 from tests.backends.seen import Seen

@@ -96,7 +96,7 @@ def test_a_body_of_known_length() -> None:
         writer.close()
 
     async def use(pool: Pool, got: Got) -> None:
-        upload = Upload(pool, HEAD, 10, got, Timeouts())
+        upload = Upload.to(pool, HEAD, 10, got, Timeouts())
         assert await upload.write(b"01234") and await upload.write(b"") and await upload.write(b"56789")
         assert upload.whole and await upload.finish()
         await got.over.wait()
@@ -118,7 +118,7 @@ def test_a_body_in_chunks_over_a_unix_socket(tmp_path: Path) -> None:
         writer.close()
 
     async def use(pool: Pool, got: Got) -> None:
-        upload = Upload(pool, HEAD, None, got, Timeouts())
+        upload = Upload.to(pool, HEAD, None, got, Timeouts())
         assert await upload.write(b"hello") and await upload.write(b"x" * 20)
         assert not upload.whole and await upload.finish() and upload.whole
         await got.over.wait()
@@ -137,7 +137,7 @@ def test_over_tls(tmp_path: Path) -> None:
         writer.close()
 
     async def use(pool: Pool, got: Got) -> None:
-        upload = Upload(pool, HEAD, 5, got, Timeouts())
+        upload = Upload.to(pool, HEAD, 5, got, Timeouts())
         assert await upload.write(b"hello") and await upload.finish()
         await got.over.wait()
         assert got.status == 200
@@ -159,7 +159,7 @@ def test_a_slow_backend_holds_the_sender_back() -> None:
         writer.close()
 
     async def use(pool: Pool, got: Got) -> None:
-        upload = Upload(pool, HEAD, total, got, Timeouts())
+        upload = Upload.to(pool, HEAD, total, got, Timeouts())
         written = 0
         while upload.blocked is None:
             assert await upload.write(piece)
@@ -190,7 +190,7 @@ def test_a_backend_that_wants_no_more(ends: str) -> None:
         writer.transport.abort()
 
     async def use(pool: Pool, got: Got) -> None:
-        upload = Upload(pool, HEAD, 1 << 30, got, Timeouts())
+        upload = Upload.to(pool, HEAD, 1 << 30, got, Timeouts())
         piece = b"x" * (1 << 16)
         while await upload.write(piece):  # waits at a full buffer; the end wakes it
             pass
@@ -211,7 +211,7 @@ def test_nobody_there() -> None:
 
     async def use(pool: Pool, got: Got) -> None:
         pool.origin.port = 1  # nothing listens there
-        upload = Upload(pool, HEAD, None, got, Timeouts())
+        upload = Upload.to(pool, HEAD, None, got, Timeouts())
         assert not await upload.write(b"x") and not await upload.finish()
         assert got.fault is not None and got.fault.code == "connect_failed"
 
@@ -227,7 +227,7 @@ def test_cancel_and_limits() -> None:
         closed.set()
 
     async def use(pool: Pool, got: Got) -> None:
-        upload = Upload(pool, HEAD, 3, got, Timeouts(first_byte=5, total=50))
+        upload = Upload.to(pool, HEAD, 3, got, Timeouts(first_byte=5, total=50))
         with pytest.raises(ValueError, match="longer"):
             await upload.write(b"1234")
         assert await upload.write(b"12")

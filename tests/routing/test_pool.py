@@ -129,6 +129,18 @@ def test_ties_go_in_turn_and_the_least_busy_wins() -> None:
     assert {pick(found, NOW, 0.5).replica for _ in range(6)} == {one, three}  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("many", "down"), [(4, 0), (8, 1), (5, 3), (64, 0), (100, 1)])
+def test_who_is_idle_gets_the_same_share_when_others_are_down(many: int, down: int) -> None:
+    pool = [replica(f"{n}", health="down" if n < down else "ready") for n in range(many)]
+    found, counts = route(pool), dict.fromkeys(pool[down:], 0)
+    for _ in range(50 * many):
+        decision = pick(found, NOW, 0.5)
+        assert decision is not None
+        counts[decision.replica] += 1
+        decision.replica.inflight += 1
+    assert {*counts.values()} <= {50 * many // (many - down), 50 * many // (many - down) + 1}
+
+
 def test_when_all_rest_the_shortest_rest_is_tried() -> None:
     long, short, full = replica("l", down_until=NOW + 9), replica("s", down_until=NOW + 3), replica("f", down_until=NOW + 1, slots=0)
     found = route([long], [short, full])
