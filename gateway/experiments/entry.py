@@ -56,15 +56,15 @@ class Part(msgspec.Struct, eq=False):
 
     # --- what the exchange tells
     def cut(self, body: bytes, at: int) -> bytes | None:
-        """What is kept of a whole answer like those before it, which was a good one then. None: it is another. `at`: where its usage
-        begins."""
+        """What is kept of a whole answer like those before it, which was a good one then (`kept`). None: it is another. `at`: where its
+        usage begins."""
         kind = self.kind
         if kind is None:
             return None
         shape = kind.shape  # this is `Shape.cut`, without its frame
         if body[shape.lead] == shape.before and body[body.find(b'"', shape.text) : at] == shape.after:
             if body[shape.quote] == QUOTE and body[FIRST] == BEGIN:
-                return body[shape.head]
+                return body[shape.id]
         return None
 
     def whole(self, exchange: Answering, seconds: float, tail: bytes | None, body: bytes, at: int) -> Ends:

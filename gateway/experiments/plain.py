@@ -25,31 +25,31 @@ from routing.experiments.words import Block
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
 _packed = msgspec.msgpack.Encoder()
 BEGIN, _CHOICES, _SPOKEN, _BACKSLASH = b'{"id":"', b',"choices":[', b'"role":"assistant","content":"', 0x5C
-QUOTE: Final = 0x22
+QUOTE: Final = 0x22  # ends what is kept of an answer that is cut; all others end in a brace
 FIRST: Final = slice(len(BEGIN))
 log = logging.getLogger("pointsman.experiments")
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
     """An answer of one text that is no refusal and begins with its id, without what differs from one to the next: its id, its text, its
-    usage. `head`: to the end of its id, with the quotation mark (at `quote`). `before`: its bytes from its choices to the beginning of the
+    usage. `id`: where its id is, with the quotation mark behind it (at `quote`). `before`: its bytes from its choices to the beginning of the
     text (`lead`, `text`); `after`: those from the text's end to the usage. Servers say in their choices whether they refuse; nobody looks
     for that before them, or behind the usage. Slices are made once, since making them costs as much as what they get."""
 
     quote: int = 0
-    head: slice = slice(0)
+    id: slice = slice(0)
     lead: slice = slice(0)
     text: int = 0
     before: bytes = b"\0"  # as in none
     after: bytes = b"\0"
 
     def cut(self, answer: bytes, at: int) -> bytes | None:
-        """What there is of an answer like this up to the end of its id. None: it is another. `at`: where its usage begins. The text is
-        passed over in one step, however long it is."""
+        """The id of an answer like this, and the quotation mark behind it. None: it is another. `at`: where its usage begins. The text
+        is passed over in one step, however long it is."""
         # The first unescaped quotation mark ends the text. One behind a backslash ends this search too; what follows is then not `after`.
         if answer[self.lead] == self.before and answer[answer.find(b'"', self.text) : at] == self.after:
             if answer[self.quote] == QUOTE and answer[FIRST] == BEGIN:
-                return answer[self.head]
+                return answer[self.id]
         return None
 
 
@@ -79,8 +79,8 @@ class Packed(NamedTuple):
 
 
 def kept(kind: Kind, answer: bytes, at: int) -> bytes:
-    """What is kept of an answer: as much as its id and whether it is a refusal ask for. One that is cut ends in a quotation mark. Learns
-    the shape of those that come. `at`: where the usage begins, as the last that it tells; less than 1: nowhere."""
+    """What is kept of an answer: as much as its id and whether it is a refusal ask for. Of one like those before it: its id and a
+    quotation mark. Learns the shape of those that come. `at`: where the usage begins, as the last that it tells; less than 1: nowhere."""
     if at > 0:
         cut = kind.shape.cut(answer, at)
         if cut is not None:
@@ -101,7 +101,7 @@ def shape_of(answer: bytes, at: int) -> Shape:
     if not 0 < end < at or answer[end - 1] == _BACKSLASH or at - end > HEAD:  # no end of the text, or there are more choices behind it
         return ANY
     before, after = answer[begin:text], answer[end:at]
-    return ANY if refused(before + after) else Shape(quote, slice(quote + 1), slice(begin, text), text, before, after)
+    return ANY if refused(before + after) else Shape(quote, slice(len(BEGIN), quote + 1), slice(begin, text), text, before, after)
 
 
 def ended_plain(
@@ -119,8 +119,8 @@ def ended_of(plain: Sequence[Any], epoch: float = 0.0) -> list[Ended]:
     """What a request (a `Plain`) leaves in the experiments that it is in. `epoch`: what to add to monotonic seconds to get unix
     seconds."""
     decision, _, _, _, request, received, seconds, _, tail, kind, unit, answer = plain
-    if answer and answer[-1] == QUOTE:
-        answer += b"}"  # a document again
+    if answer:
+        answer = _whole(answer)
     return [ended_plain(mark, request, received + epoch, seconds, decision.target, tail, answer) for mark in marks_of(kind, unit)]
 
 
@@ -174,16 +174,21 @@ def _heads(answers: Sequence[bytes]) -> tuple[bytes, int]:
     """What was kept of answers in one, and of how many bytes each, if all were cut and are equally long: one server's ids are. Else
     nothing."""
     heads, many, step = b"".join(answers), len(answers), len(answers[0])
-    # Each begins with `BEGIN`, and has a quotation mark as its end and nowhere else.
-    if step > 7 and len(heads) == many * step and heads.count(b'"') == 4 * many and heads[step - 1 :: step] == b'"' * many:
-        if all(heads[at::step] == BEGIN[at : at + 1] * many for at in range(7)) and heads.find(b"\\") < 0 and heads.isascii():
+    # Each has a quotation mark as its end and nowhere else.
+    if len(heads) == many * step and heads.count(b'"') == many and heads[step - 1 :: step] == b'"' * many:
+        if heads.find(b"\\") < 0 and heads.isascii():
             return heads, step
     return b"", 0
 
 
 def _ids(answers: Sequence[bytes]) -> list[bytes]:
     """The answers' own ids."""
-    return [id_of(answer + b"}" if answer.endswith(b'"') else answer).encode() for answer in answers]
+    return [id_of(_whole(answer)).encode() for answer in answers]
+
+
+def _whole(answer: bytes) -> bytes:
+    """What is kept of an answer, a document again where it was cut."""
+    return b"%b%b}" % (BEGIN, answer) if answer.endswith(b'"') else answer
 
 
 def _refusals(answers: Sequence[bytes]) -> list[bool]:

@@ -86,7 +86,7 @@ class Block(msgspec.Struct, array_like=True, gc=False):
     """Plain requests together: whole good answers to the first attempt, not streamed. Says of each what `Seen` would; all else is as it is
     by default there. `kinds`: experiment, epoch, arm, tenant. The others are what `PlainRow` has, one list for each, all equally long but
     those that have nothing to say: they are empty. `epoch`: seconds to add to `unix`. `heads`: in place of `response`, the answers'
-    beginnings in one, `{"id":"` and the id and a quotation mark, `step` bytes each."""
+    ids in one, each with a quotation mark behind it, `step` bytes each."""
 
     kinds: Sequence[tuple[str, int, str, str]]
     kind: Sequence[int]
