@@ -13,7 +13,7 @@ import msgspec
 
 from backends.types import Target
 from gateway.experiments.ended import End, Ended, Whole, end_of, short
-from gateway.experiments.plain import BEGIN, FIRST, QUOTE, Kind, Marks, ended_plain, kept
+from gateway.experiments.plain import Kind, Marks, ended_plain, kept
 from gateway.experiments.tap import Purse, Tap
 from gateway.relay import StreamRelay
 from gateway.sink import Sink
@@ -62,8 +62,8 @@ class Part(msgspec.Struct, eq=False):
         if kind is None:
             return None
         shape = kind.shape  # this is `Shape.cut`, without its frame
-        if body[shape.lead] == shape.before and body[body.find(b'"', shape.text) : at] == shape.after:
-            if body[shape.quote] == QUOTE and body[FIRST] == BEGIN:
+        if body[shape.mark] == shape.sign and body[shape.lead] == shape.before:
+            if body[body.find(b'"', shape.text) : at] == shape.after:
                 return body[shape.id]
         return None
 

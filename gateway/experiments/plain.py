@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from time import monotonic, time
@@ -24,31 +25,33 @@ from routing.experiments.words import Block
 
 UNREADABLE: Final = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, msgspec.MsgspecError)
 _packed = msgspec.msgpack.Encoder()
-BEGIN, _CHOICES, _SPOKEN, _BACKSLASH = b'{"id":"', b',"choices":[', b'"role":"assistant","content":"', 0x5C
+_BEGIN, _CHOICES, _SPOKEN, _BACKSLASH = b'{"id":"', b',"choices":[', b'"role":"assistant","content":"', 0x5C
 QUOTE: Final = 0x22  # ends what is kept of an answer that is cut; all others end in a brace
-FIRST: Final = slice(len(BEGIN))
+_DIGIT: Final = re.compile(rb"[0-9]")
 log = logging.getLogger("pointsman.experiments")
 
 
 class Shape(msgspec.Struct, frozen=True, eq=False):
     """An answer of one text that is no refusal and begins with its id, without what differs from one to the next: its id, its text, its
-    usage. `id`: where its id is, with the quotation mark behind it (at `quote`). `before`: its bytes from its choices to the beginning of the
-    text (`lead`, `text`); `after`: those from the text's end to the usage. Servers say in their choices whether they refuse; nobody looks
-    for that before them, or behind the usage. Slices are made once, since making them costs as much as what they get."""
+    usage. `id`: where its id is, with the quotation mark behind it. `sign`: its bytes from that mark (`mark`) to the first digit or to its
+    choices, so that an id that is elsewhere, or of another length, is not taken for one. `before`: those from its choices to the beginning
+    of the text (`lead`, `text`); `after`: those from the text's end to the usage. Servers say in their choices whether they refuse; nobody
+    looks for that before them, or behind the usage. Slices are made once, since making them costs as much as what they get."""
 
-    quote: int = 0
     id: slice = slice(0)
+    mark: slice = slice(0)
     lead: slice = slice(0)
     text: int = 0
-    before: bytes = b"\0"  # as in none
-    after: bytes = b"\0"
+    sign: bytes = b"\0"  # as in none
+    before: bytes = b""
+    after: bytes = b""
 
     def cut(self, answer: bytes, at: int) -> bytes | None:
         """The id of an answer like this, and the quotation mark behind it. None: it is another. `at`: where its usage begins. The text
         is passed over in one step, however long it is."""
         # The first unescaped quotation mark ends the text. One behind a backslash ends this search too; what follows is then not `after`.
-        if answer[self.lead] == self.before and answer[answer.find(b'"', self.text) : at] == self.after:
-            if answer[self.quote] == QUOTE and answer[FIRST] == BEGIN:
+        if answer[self.mark] == self.sign and answer[self.lead] == self.before:
+            if answer[answer.find(b'"', self.text) : at] == self.after:
                 return answer[self.id]
         return None
 
@@ -94,14 +97,18 @@ def kept(kind: Kind, answer: bytes, at: int) -> bytes:
 def shape_of(answer: bytes, at: int) -> Shape:
     """The shape of an answer, ANY where it has none, or one of more than some hundred bytes. `at`: where its usage begins. Pure."""
     quote, begin, spoken = answer.find(b'"', 7), answer.find(_CHOICES, 0, HEAD), answer.find(_SPOKEN, 0, HEAD)
-    if not 0 < quote < begin < spoken or not answer.startswith(BEGIN) or answer.find(b"\\", 0, quote) > 0:
+    if not 0 < quote < begin < spoken or not answer.startswith(_BEGIN) or answer.find(b"\\", 0, quote) > 0:
         return ANY
     text = spoken + len(_SPOKEN)
     end = answer.find(b'"', text)
     if not 0 < end < at or answer[end - 1] == _BACKSLASH or at - end > HEAD:  # no end of the text, or there are more choices behind it
         return ANY
     before, after = answer[begin:text], answer[end:at]
-    return ANY if refused(before + after) else Shape(quote, slice(len(BEGIN), quote + 1), slice(begin, text), text, before, after)
+    if refused(before + after):
+        return ANY
+    digit = _DIGIT.search(answer, quote, begin)
+    mark = slice(quote, begin if digit is None else digit.start())
+    return Shape(slice(len(_BEGIN), quote + 1), mark, slice(begin, text), text, answer[mark], before, after)
 
 
 def ended_plain(
@@ -188,7 +195,7 @@ def _ids(answers: Sequence[bytes]) -> list[bytes]:
 
 def _whole(answer: bytes) -> bytes:
     """What is kept of an answer, a document again where it was cut."""
-    return b"%b%b}" % (BEGIN, answer) if answer.endswith(b'"') else answer
+    return b"%b%b}" % (_BEGIN, answer) if answer.endswith(b'"') else answer
 
 
 def _refusals(answers: Sequence[bytes]) -> list[bool]:
