@@ -148,8 +148,8 @@ def serve(analyst: Analyst, orders: queue.Queue[Order | None], out: BinaryIO) ->
 
 
 def give_way() -> None:
-    """Lets this process have what others leave of the processor, and hardly more: on Linux whoever wakes up beside it goes on at once, where
-    with the highest nice value alone a request may wait for milliseconds. Mutates the process."""
+    """Lets this process have what others leave of the processor, and hardly more: on Linux whoever wakes up beside it goes on at once,
+    where with the highest nice value alone a request may wait for milliseconds."""
     os.nice(NICE)
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):  # a sandbox may forbid it
