@@ -1,4 +1,4 @@
-"""One connection to an upstream and the request that it carries: HTTP/1.1 framing by llhttp, no task, no queue.
+"""One connection to an upstream: HTTP/1.1 framing by llhttp, no task, no queue.
 
 A `Receiver` is called as bytes come. A pooled connection that closes before any byte of its answer is retried once, on a fresh
 connection; never after one byte. Redirects are not followed: a 3xx is an answer. An answer that equals the one before it but for its length

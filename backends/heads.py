@@ -31,14 +31,14 @@ class Known:
 
     def body(self, data: bytes) -> bytes | None:
         """The body of a whole message in `data` whose head is this one but for its length; None for anything else."""
-        # The length is compared as text: what is written otherwise (zeros before it, thousands of digits) is the parser's. Where `data` is
-        # shorter than the head, the length is negative, and the head does not fit in.
+        # The length is compared as text: what is written otherwise (zeros before it, thousands of digits) is the parser's. It is negative
+        # where the last one had more digits, or where `data` is shorter than the head.
         length = len(data) - self.size
         if self.least <= length < self.most:
             text = DECIMAL[length]
         else:
             text = b"%d" % length
-            if len(text) != self.digits:
+            if length < 0 or len(text) != self.digits:
                 text = self._length(length + self.digits)
                 if not text:
                     return None
@@ -49,7 +49,7 @@ class Known:
         """What the length must be where that and the body have `left` bytes together; empty where there is no such length."""
         for digits in (len(b"%d" % left), len(b"%d" % left) - 1):
             text = b"%d" % (left - digits)
-            if len(text) == digits:
+            if len(text) == digits and left >= digits:
                 self.size += digits - self.digits
                 self.digits = digits
                 self.least, self.most = 10 ** (digits - 1) if digits > 1 else 0, min(10**digits, DECIMALS)

@@ -1,5 +1,5 @@
 """A request whose body is sent as it comes: uploads that nobody holds whole in memory. What else a request lives through is
-`backends.connection`.
+`backends.sent`.
 
 An upload has a connection of its own, opened for it and closed after it. A pooled one may have been closed by the backend, and what was
 written to it could not be sent again; and an answer that overtakes its request must not leave half a body before the next one.

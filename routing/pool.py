@@ -37,7 +37,7 @@ def pick(route: Route, now: float, draw: float, excluded: Collection[Replica] = 
         chosen = arm.choice_of[_idlest(turns[turn % len(turns)])]
     if chosen is not None and not excluded:  # the most common case, and the hottest
         replica = chosen.replica
-        if replica.health == "ready" and not replica.down_until and replica.slots is None:
+        if replica.health == "ready" and not replica.down_until and (replica.slots is None or not replica.full):
             return chosen
     if not turns:
         route.turn += 1

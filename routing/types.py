@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from routing.plan import Plan
 
 Health = Literal["ready", "loading", "down"]
-TURNS = 32  # replicas of an arm that can be the first to be looked at, about
+TURNS = 256  # replicas of an arm of which each order in turn is made beforehand
 
 
 class Link(Protocol):
@@ -124,7 +124,7 @@ class Tries(Protocol):
 
 class Arm:
     """One target of a route with the replicas that serve it. `choices`: the usual decision for each replica, made once; `turns`: of
-    several, the replicas as each in turn comes first (of very many: as some do). Immutable."""
+    several, the replicas as each in turn comes first; of very many there are none. Immutable."""
 
     __slots__ = ("choice_of", "choices", "only", "replicas", "target", "turns")
 
@@ -133,7 +133,7 @@ class Arm:
         self.choices = tuple(Decision(r, target, "weighted") for r in replicas)
         self.choice_of = dict(zip(replicas, self.choices, strict=True))
         self.only = self.choices[0] if len(replicas) == 1 else None
-        starts = range(0, len(replicas), 1 + len(replicas) // TURNS) if len(replicas) > 1 else ()
+        starts = range(len(replicas)) if 1 < len(replicas) <= TURNS else ()
         self.turns = tuple((*replicas[start:], *replicas[:start]) for start in starts)
 
 

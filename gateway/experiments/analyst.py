@@ -7,7 +7,6 @@ its input does. It may be killed at any time: see `folding`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import queue
@@ -22,6 +21,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from gateway.experiments.aside import NICE, Aside, Spare, here
 from gateway.experiments.folding import Folding
 from gateway.experiments.judging import Judging, look_at
 from gateway.experiments.keeping import Retain, sweep
@@ -33,7 +33,6 @@ LOOK_SECONDS = 3.0
 FOLD_SECONDS = 20.0  # of one look, before what is folded so far is judged
 SWEEP_SECONDS = 60.0
 SWEEPS = 20  # in one go
-NICE = 19
 _BROKEN = (sqlite3.Error, msgspec.MsgspecError, ValueError, ArithmeticError, LookupError)
 
 
@@ -54,13 +53,14 @@ class Done(msgspec.Struct, frozen=True):
 
 
 class Analyst:
-    """What the process does, without the process. `clock`: unix seconds. Blocking; for one thread."""
+    """What the process does, without the process. `clock`: unix seconds; `aside`: does what takes long and holds no lock. Blocking; for one
+    thread."""
 
-    def __init__(self, tables: Tables, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, tables: Tables, clock: Callable[[], float] = time.time, aside: Aside = here) -> None:
         self.tables, self.clock = tables, clock
         self.retain = Retain()
-        self.folding = Folding(tables)
-        self.judging = Judging(tables, self.folding)
+        self.folding = Folding(tables, aside=aside)
+        self.judging = Judging(tables, self.folding, aside)
         self._told = False  # which experiments there are; before it nothing may be folded, or it would count for none
         self._swept = 0.0
 
@@ -75,7 +75,7 @@ class Analyst:
 
     def look(self, *, all: bool = False) -> str:
         """Folds what is new, writes results, does what is due, and lets go of what is old. Why that failed, or "". `all`: however long that
-        takes. Else, on a core that is full and leaves the analyst a hundredth, what is judged and acted on is what it has got to."""
+        takes. Else, on a core that is full and leaves the analyst next to nothing, what is judged and acted on is what it has got to."""
         if not self._told:
             return "no experiments are known yet"
         unix = self.clock()
@@ -147,26 +147,17 @@ def serve(analyst: Analyst, orders: queue.Queue[Order | None], out: BinaryIO) ->
             out.flush()
 
 
-def give_way() -> None:
-    """Lets this process have what others leave of the processor, and hardly more: on Linux whoever wakes up beside it goes on at once,
-    where with the highest nice value alone a request may wait for milliseconds."""
-    os.nice(NICE)
-    if hasattr(os, "SCHED_IDLE"):
-        with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-
-
 def main() -> int:
     """Entry point of the process."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for sig in (signal.SIGINT, signal.SIGHUP):  # a terminal sends them to the whole group; our input ends when it is time
         signal.signal(sig, signal.SIG_IGN)
-    give_way()
+    os.nice(NICE)
     orders: queue.Queue[Order | None] = queue.Queue()  # no `SimpleQueue`: see `store`
     tables = Tables(sys.argv[1])
     try:
         threading.Thread(target=read_orders, args=(sys.stdin.buffer, orders), name="orders", daemon=True).start()
-        serve(Analyst(tables), orders, sys.stdout.buffer)
+        serve(Analyst(tables, aside=Spare()), orders, sys.stdout.buffer)
     finally:
         tables.close()
     return 0

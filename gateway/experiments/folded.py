@@ -25,6 +25,7 @@ MANY = 4_096  # answers: so many at once are kept in one row
 
 Place = tuple[int, bool, float]  # whose answer it is: the unit, whether that did not take part yet, when (unix)
 Answers = dict[str, dict[int, Place]]  # by experiment, and by the hash of tenant and name
+AnswerRows = tuple[float, int, bytes] | list[tuple[int, str, int, bool, float]]  # one for all: the latest (unix), how many, all; or each
 
 
 class _Named(msgspec.Struct, array_like=True):
@@ -148,20 +149,27 @@ class Folded:
         row = self.db.execute("SELECT body, unix FROM named WHERE number = ?", (number,)).fetchone()
         return None if row is None else (_named.decode(row[0]), row[1])
 
-    def add_answers(self, answers: Answers) -> None:
-        """Notes to whom answers belong: one row for each, or one for all where they are many."""
-        count = sum(map(len, answers.values()))
-        if count >= MANY:
-            row = max(place[2] for by in answers.values() for place in by.values()), count, _many_of(answers)
-            self.db.execute("INSERT INTO named (unix, count, body) VALUES (?, ?, ?)", row)
-            return
-        rows = [(signed(hash), name, signed(unit), *more) for name, by in answers.items() for hash, (unit, *more) in by.items()]
-        self.db.executemany("INSERT OR REPLACE INTO ids VALUES (?, ?, ?, ?, ?)", rows)
+    def add_answers(self, rows: AnswerRows) -> None:
+        """Notes to whom answers belong."""
+        if isinstance(rows, tuple):
+            self.db.execute("INSERT INTO named (unix, count, body) VALUES (?, ?, ?)", rows)
+        else:
+            self.db.executemany("INSERT OR REPLACE INTO ids VALUES (?, ?, ?, ?, ?)", rows)
 
     def pairs(self, after: int, limit: int) -> list[tuple[int, Pair]]:
         """The next pairs by number."""
         query = "SELECT id, body FROM pairs WHERE id > ? ORDER BY id LIMIT ?"
         return [(number, _pairs.decode(body)) for number, body in self.db.execute(query, (after, limit))]
+
+
+def rows_of_answers(answers: Answers) -> AnswerRows:
+    """What `Folded.add_answers` writes: one row for each, or one for all where they are many. Pure."""
+    count = sum(map(len, answers.values()))
+    if count >= MANY:
+        return max(place[2] for by in answers.values() for place in by.values()), count, _many_of(answers)
+    return [
+        (signed(hash), name, signed(unit), before, unix) for name, by in answers.items() for hash, (unit, before, unix) in by.items()
+    ]
 
 
 def _many_of(answers: Mapping[str, Mapping[int, Place]]) -> bytes:

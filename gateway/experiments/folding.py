@@ -13,11 +13,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 from xxhash import xxh3_64_intdigest
 
-from gateway.experiments.folded import Answers, Cursor, Folded, Waiting
-from gateway.experiments.tables import Tables
+from gateway.experiments.aside import Aside, here
+from gateway.experiments.folded import AnswerRows, Answers, Cursor, Folded, Waiting, rows_of_answers
+from gateway.experiments.tables import Chunk, Tables
 from gateway.experiments.words import Feedback, Pair, unit_of
 from routing.experiments.counted import rows_of
 from routing.experiments.ledger import UNITS, Ledger, Row
@@ -30,9 +32,13 @@ WAITING = 20_000  # pieces of feedback without their answer
 
 
 class Folding:
-    """The ledgers of a file. `designs`: the experiments that count; requests of others are passed over. `limit`: units of each."""
+    """The ledgers of a file. `designs`: the experiments that count; requests of others are passed over. `limit`: units of each. `aside`:
+    does what takes long and holds no lock."""
 
-    def __init__(self, tables: Tables, designs: Iterable[Design] = (), *, limit: int = UNITS, readonly: bool = False) -> None:
+    def __init__(
+        self, tables: Tables, designs: Iterable[Design] = (), *, limit: int = UNITS, readonly: bool = False, aside: Aside = here
+    ) -> None:
+        self._aside = aside
         self.tables, self.folded, self.limit, self.readonly = tables, Folded(tables), limit, readonly
         self.ledgers: dict[str, Ledger] = {}
         self.pairs: dict[str, deque[Pair]] = {}
@@ -62,12 +68,7 @@ class Folding:
         self._cursor = None  # until all of it is written
         fold = _Fold(self)
         chunks = self.tables.chunks(cursor.chunks, CHUNKS)
-        for chunk in chunks:
-            blocks = chunk.blocks
-            if blocks:
-                fold.take_blocks(blocks)
-            else:
-                fold.take(chunk.seen)
+        self._aside(partial(fold.take_all, chunks))
         items = self.folded.feedback(cursor.feedback, ITEMS)
         fold.hear(items)
         pairs = self.folded.pairs(cursor.pairs, ITEMS)
@@ -93,7 +94,7 @@ class Folding:
 
     def _write(self, fold: _Fold, cursor: Cursor, after: Cursor) -> bool:
         """Whether it is written; if not, somebody else has folded the same."""
-        fold.prepare()  # before others have to wait for us
+        self._aside(fold.prepare)  # before others have to wait for us
         with self.tables.transaction():
             if self.folded.cursor() != cursor:
                 return False
@@ -169,7 +170,18 @@ class _Fold:
         self.found: set[int] = set()  # units for which feedback waits
         self.waits: list[tuple[Waiting, int]] = []
         self.settled: list[int] = []
+        self.gone: list[int] = []  # feedback that waits no more
+        self.rows: AnswerRows = []
         self.ledgers: dict[str, tuple[bool, bytes, list[Row]]] = {}  # all rows or those that changed, and the head
+
+    def take_all(self, chunks: Iterable[Chunk]) -> None:
+        """Rows of requests. Raises msgspec.MsgspecError where one cannot be read."""
+        for chunk in chunks:
+            blocks = chunk.blocks
+            if blocks:
+                self.take_blocks(blocks)
+            else:
+                self.take(chunk.seen)
 
     def take(self, chunk: Sequence[Seen]) -> None:
         """Requests that came together."""
@@ -262,7 +274,9 @@ class _Fold:
         return [(name, unit, before) for name, (unit, before, _) in found.items() if name in self.owner.ledgers]
 
     def prepare(self) -> None:
-        """Makes what `write` writes of the ledgers: most of the work."""
+        """Makes what `write` writes: most of the work. Mutates what waits."""
+        self.gone = self.owner.crowd()
+        self.rows = rows_of_answers(self.answers)
         for name in sorted(self.touched):
             ledger = self.owner.ledgers[name]
             whole = ledger.rewritten
@@ -270,11 +284,9 @@ class _Fold:
 
     def write(self) -> None:
         """Writes what has changed, within the caller's transaction."""
-        owner = self.owner
-        gone = owner.crowd()
-        dropped = {*gone}
-        owner.folded.add_answers(self.answers)
+        owner, dropped = self.owner, {*self.gone}
+        owner.folded.add_answers(self.rows)
         owner.folded.wait(wait for wait in self.waits if wait[0].number not in dropped)
-        owner.folded.settle([*self.settled, *gone])
+        owner.folded.settle([*self.settled, *self.gone])
         for name, (whole, head, rows) in self.ledgers.items():
             owner.folded.set_ledger(name, self.latest, head, rows, whole=whole)

@@ -5,11 +5,13 @@ still what it was based on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random
 
 import msgspec
 
+from gateway.experiments.aside import Aside, here
 from gateway.experiments.folding import Folding
 from gateway.experiments.tables import Tables
 from gateway.experiments.words import State
@@ -25,9 +27,10 @@ _STATUS: Mapping[str, Status] = {"stop": "stopped", "promote": "promoted", "roll
 
 
 class Judging:
-    """Looks at experiments whose ledgers `folding` holds."""
+    """Looks at experiments whose ledgers `folding` holds. `aside`: does what takes long and holds no lock."""
 
-    def __init__(self, tables: Tables, folding: Folding) -> None:
+    def __init__(self, tables: Tables, folding: Folding, aside: Aside = here) -> None:
+        self._aside = aside
         self.tables, self.folding = tables, folding
         self.begins: Mapping[str, float] = {}  # unix, by experiment: when those that have a time for it begin
         self._last: dict[str, object] = {}  # by experiment, what the last result was made of
@@ -39,7 +42,7 @@ class Judging:
         basis = self._basis(design, state)
         if self._last.get(design.name) == basis:
             return None
-        result = self._result(design, state, unix)
+        result = self._aside(self._result(design, state, unix))
         acts = self._acts(design, state, result)
         with self.tables.transaction():
             if self.tables.state(design.name) != state:
@@ -48,7 +51,7 @@ class Judging:
                 self.tables.act(after, done)
             if acts:
                 state = acts[-1][0]
-                result = self._result(design, state, unix)
+                result = self._result(design, state, unix)()
             before = self.tables.result(design.name)
             fresh = point(result) if before is None or before.units != result.units or acts else []
             self.tables.add_points(design.name, fresh, MOMENTS)
@@ -90,9 +93,11 @@ class Judging:
             self.tables.set_epoch(design.name, after.epoch, planned)
         return after
 
-    def _result(self, design: Design, state: State, unix: float) -> Result:
+    def _result(self, design: Design, state: State, unix: float) -> Callable[[], Result]:
+        """What makes it; all that is asked of the file has been asked."""
         tables, ledger = self.tables, self.folding.ledgers[design.name]
-        return judged(
+        return partial(
+            judged,
             design,
             self.folding,
             state,

@@ -34,9 +34,10 @@ log = logging.getLogger("pointsman.experiments")
 class Shape(msgspec.Struct, frozen=True, eq=False):
     """An answer of one text that is no refusal and begins with its id, without what differs from one to the next: its id, its text, its
     usage. `id`: where its id is, with the quotation mark behind it. `sign`: its bytes from that mark (`mark`) to the first digit or to its
-    choices, so that an id that is elsewhere, or of another length, is not taken for one. `before`: those from its choices to the beginning
-    of the text (`lead`, `text`); `after`: those from the text's end to the usage. Servers say in their choices whether they refuse; nobody
-    looks for that before them, or behind the usage. Slices are made once, since making them costs as much as what they get."""
+    choices, so that what else a server writes first, or an id of another length, is not taken for one. `before`: those from its choices to
+    the beginning of the text (`lead`, `text`); `after`: those from the text's end to the usage. Servers say in their choices whether they
+    refuse; nobody looks for that before them, or behind the usage. Slices are made once, since making them costs as much as what they
+    get."""
 
     id: slice = slice(0)
     mark: slice = slice(0)
@@ -195,7 +196,7 @@ def _ids(answers: Sequence[bytes]) -> list[bytes]:
 
 def _whole(answer: bytes) -> bytes:
     """What is kept of an answer, a document again where it was cut."""
-    return b"%b%b}" % (_BEGIN, answer) if answer.endswith(b'"') else answer
+    return b"%b%b}" % (_BEGIN, answer) if answer and answer[-1] == QUOTE else answer
 
 
 def _refusals(answers: Sequence[bytes]) -> list[bool]:

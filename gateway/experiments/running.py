@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 import msgspec
 
-from gateway.experiments.analyst import NICE, Done, Order
+from gateway.experiments.analyst import Done, Order
+from gateway.experiments.aside import NICE
 
 log = logging.getLogger("pointsman.experiments")
 DELAY_SECONDS = 2.0  # before the first start, for which nothing is waiting: the gateway's own start comes first

@@ -23,7 +23,7 @@ from routing.experiments.words import Audit, Block, Point, Result, Seen
 BUSY = 10.0  # seconds to wait for another process's transaction
 AGAIN = 0.01  # seconds between two tries to set the journal
 CHUNK = 512  # requests in one row at most
-_VERSION = 3  # 2: blocks of plain requests, answers in bulk; 3: a block may have its ids in one
+_VERSION = 4  # 2: blocks of plain requests, answers in bulk; 3: a block may have its ids in one; 4: without what all begin with
 _ALL = (1 << 63) - 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, unix REAL NOT NULL, count INTEGER NOT NULL, seen BLOB NOT NULL);

@@ -195,7 +195,8 @@ class RouteTrials:
 
     def __init__(self, store: Store, live: tuple[Live, ...]) -> None:
         self.store, self.live = store, live
-        self.sole = live[0] if len(live) == 1 and live[0].plain else None  # the only one, where nothing but the key counts
+        # The only one, where nothing counts but a key that is a field of the body.
+        self.sole = live[0] if len(live) == 1 and live[0].plain and live[0].field else None
 
     def __repr__(self) -> str:
         return f"<RouteTrials {', '.join(one.name for one in self.live)}>"

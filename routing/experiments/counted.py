@@ -68,7 +68,8 @@ def add_plain(sums: array[float], latency: float | None, row: PlainRow) -> None:
 def rows_of(block: Block) -> Iterator[PlainRow]:
     """The requests of a block one by one."""
     nothing, epoch, heads, step = [None] * len(block.kind), block.epoch, block.heads, block.step
-    response = [heads[at : at + step - 1] for at in range(0, len(heads), step)] if heads else block.response
+    skip = 7 if heads.startswith(b'{"id":"') else 0  # as they were first written; no id has quotation marks
+    response = [heads[at + skip : at + step - 1] for at in range(0, len(heads), step)] if heads else block.response
     return zip(
         block.kind, block.unit, block.request, response, [at + epoch for at in block.unix], block.seconds,
         block.refused or [False] * len(nothing), block.input or nothing, block.output or nothing, block.cost or nothing, strict=True,

@@ -33,6 +33,13 @@ def test_messages_of_every_length_in_any_order() -> None:
         assert known().body(message(size)) == b"x" * size
 
 
+def test_an_empty_body_after_longer_ones() -> None:
+    for size in (5, 50, 500):
+        one = known()
+        assert one.body(message(size)) == b"x" * size
+        assert one.body(message(0)) == b""
+
+
 def test_a_length_that_is_not_the_message_s() -> None:
     for size in (0, 1, 8, 9, 10, 11, 98, 99, 100, 101, 998, 999, 1000, 1001, 8190, 8191, 8192, 9999, 10_000):
         for digits in (1, 2, 3, 4, 5):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routing.pool import available, may_come, pick
-from routing.types import Arm, Replica, Route
+from routing.types import TURNS, Arm, Replica, Route
 from tests.routing.made import replica, route
 
 NOW = 100.0
@@ -139,6 +139,18 @@ def test_who_is_idle_gets_the_same_share_when_others_are_down(many: int, down: i
         counts[decision.replica] += 1
         decision.replica.inflight += 1
     assert {*counts.values()} <= {50 * many // (many - down), 50 * many // (many - down) + 1}
+
+
+@pytest.mark.parametrize("many", [2, 31, 32, 33, 64, 100, TURNS, TURNS + 1])
+@pytest.mark.parametrize("slots", [None, 4])
+def test_who_is_idle_gets_the_same_share_when_calls_come_one_after_the_other(many: int, slots: int | None) -> None:
+    pool = [replica(f"{n}", slots=slots) for n in range(many)]
+    found, counts = route(pool), dict.fromkeys(pool, 0)
+    for _ in range(3 * many):
+        decision = pick(found, NOW, 0.5)
+        assert decision is not None
+        counts[decision.replica] += 1
+    assert {*counts.values()} == {3}
 
 
 def test_when_all_rest_the_shortest_rest_is_tried() -> None:

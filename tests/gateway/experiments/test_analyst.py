@@ -202,10 +202,3 @@ def test_what_is_folded_is_judged_though_more_keeps_coming(monkeypatch: pytest.M
         left = iter([True, True, False])
         monkeypatch.setattr(analyst.folding, "step", lambda: next(left))
         assert analyst.look(all=True) == "" and not [*left]  # who asks for all gets all
-
-
-@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="there is no such policy here")
-def test_it_takes_what_others_leave() -> None:
-    script = "import os; from gateway.experiments.analyst import give_way; give_way(); print(os.sched_getscheduler(0), os.nice(0))"
-    told = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60).stdout
-    assert told.split() == [str(os.SCHED_IDLE), "19"]

@@ -131,6 +131,9 @@ def test_blocks_as_they_were_first_written_can_be_read() -> None:
     fields = [[("e", 0, "a", "t")], [0], [7], [b"req"], [b"chatcmpl-1"], [1000.5], [0.25], [], [5], [3], []]
     (one,) = seen_of(msgspec.msgpack.decode(msgspec.msgpack.encode(fields), type=Block))
     assert (one.unit, one.request, one.response, one.unix, one.seconds, one.input) == (7, "req", "chatcmpl-1", 1000.5, 0.25, 5)
+    fields[4] = []
+    (two,) = seen_of(msgspec.msgpack.decode(msgspec.msgpack.encode([*fields, 0.0, b'{"id":"chatcmpl-1"', 18]), type=Block))
+    assert two == one
 
 
 def test_kinds_are_known_by_identity() -> None:
@@ -163,7 +166,7 @@ def keep(kind: Kind, answer: bytes) -> bytes:
     return kept(kind, answer, usage_at(answer))
 
 
-def test_of_answers_like_those_before_the_beginning_is_kept() -> None:
+def test_of_answers_like_those_before_the_id_is_kept() -> None:
     kind = Kind("e", 0, "a", "t")
     assert keep(kind, spoken()) == spoken() and kind.shape is not ANY
     head = b'chatcmpl-1"'
