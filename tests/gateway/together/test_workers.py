@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,11 +21,14 @@ from tests.gateway.serving import Process, eventually
 from tests.gateway.test_cluster import config
 from tests.gateway.together.gateways import Child
 
+_WORD = re.compile(r"[0-9A-Za-z]+")
+
 
 def left_behind(pids: Iterable[int]) -> set[str]:
-    """What has a name in shared memory, and in it the number of one of these processes."""
-    place = Path("/dev/shm")
-    return {p.name for p in place.iterdir() if any(str(pid) in p.name for pid in pids)} if place.is_dir() else set()
+    """What has a name in shared memory, and in it the number of one of these processes; not as a part of another number or word, as others'
+    names may have it."""
+    place, ours = Path("/dev/shm"), {str(pid) for pid in pids}
+    return {p.name for p in place.iterdir() if not ours.isdisjoint(_WORD.findall(p.name))} if place.is_dir() else set()
 
 
 @contextlib.contextmanager
