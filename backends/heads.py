@@ -42,8 +42,10 @@ class Known:
                 text = self._length(length + self.digits)
                 if not text:
                     return None
-        head = b"".join((self.before, text, self.after))  # half of what two additions cost
-        return data[len(head) :] if data.startswith(head) else None
+        # To join is half as dear as two additions, and `removeprefix` a third of looking and cutting; it gives `data` itself where it finds
+        # nothing.
+        body = data.removeprefix(b"".join((self.before, text, self.after)))
+        return None if body is data else body
 
     def _length(self, left: int) -> bytes:
         """What the length must be where that and the body have `left` bytes together; empty where there is no such length."""

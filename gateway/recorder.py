@@ -21,6 +21,7 @@ from gateway.lines import Ended, JsonLines, TextLines, lines_for, log_record, wr
 from gateway.logs import Writer
 from gateway.metrics import Metrics
 from gateway.record import Columns, Plain, Record, priced, record_of
+from routing.types import Decision
 
 BATCH = 32  # records, which take some microseconds each
 PLAIN, MOST = 256, 512  # plain answers, about one each: so many that what is done once a batch does not count; at most, in one turn
@@ -171,13 +172,10 @@ class Recorder:
             queue.clear()
         else:
             batch = [queue.popleft() for _ in range(limit)]
-        groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
-        for plain in batch:
-            groups[id(plain[0].target), plain[1], plain[3]].append(plain)
         windows: dict[str, tuple[list[float], list[int]]] = defaultdict(lambda: ([], []))  # by route: durations, tokens
         passing = False  # what is not for the ring
         known: dict[bytes, wire.Told | None] | None = {} if self._log.isEnabledFor(logging.INFO) else None
-        for (_, route, api), group in groups.items():
+        for (_, route, api), group in _alike(batch).items():
             try:
                 durations, tokens, more = self._count(group, route, api, known)
             except Exception:  # one odd answer must not end the recorder, nor cost the others
@@ -296,6 +294,22 @@ class Recorder:
     def window(self) -> dict[str, Any]:
         """The figures in a form that `gateway.admin.window.merge_traffic` adds up over workers."""
         return self._windows.dump(self._clock())
+
+
+def _alike(batch: list[Plain]) -> dict[tuple[int, str, str], list[Plain]]:
+    """Plain answers by target (its identity), route and api."""
+    chosen: dict[Decision, list[Plain]] = defaultdict(list)
+    for plain in batch:
+        chosen[plain[0]].append(plain)  # a third of what a key of all three would cost each
+    groups: dict[tuple[int, str, str], list[Plain]] = defaultdict(list)
+    for decision, some in chosen.items():
+        target, (_, route, _, api) = id(decision.target), some[0][:4]
+        if all([plain[1] is route and plain[3] is api for plain in some]):  # nearly always
+            groups[target, route, api] += some
+            continue
+        for plain in some:
+            groups[target, plain[1], plain[3]].append(plain)
+    return groups
 
 
 def failed(record: Record) -> bool:

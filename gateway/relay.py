@@ -11,6 +11,7 @@ import msgspec
 
 from backends import sse
 from backends.faults import from_event
+from backends.splice import QUOTE
 from backends.sse import What
 from backends.types import Fault
 
@@ -83,9 +84,10 @@ class StreamRelay(Relay):
         """What may go to the client now. Sets `committed` with the first content and `fault` when the upstream reports an error."""
         before = self.before
         if before:
+            # One event like the last but for its text, in which there is no quotation mark: the first one ends it, where `after` begins.
             after = self.after
-            # One event like the last but for its text: the first quotation mark in it is the one that ends it, where `after` begins.
-            if data.startswith(before) and data.endswith(after) and data.find(b'"', len(before)) == len(data) - len(after):
+            text = data.removeprefix(before).removesuffix(after)
+            if len(before) + len(text) + len(after) == len(data) and QUOTE not in text:
                 self.last = data
                 return data
             self.before = b""
