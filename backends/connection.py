@@ -107,6 +107,9 @@ class Connection(asyncio.Protocol):
                     write = splice.write
                     write(data)
                     return
+            if splice.several(data):
+                self.last = self.clients.now
+                return
             self.splice = None
         flight = self.flight
         if flight is None:  # bytes that nobody asked for: whatever they are, they must not reach the next request

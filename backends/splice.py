@@ -20,6 +20,7 @@ def _first_line(length: int) -> bytes | None:
 # By the length of a whole chunk, how it begins as servers write it. What is written otherwise (extensions, leading zeros, capitals), or is
 # longer, is the parser's.
 LINES = tuple(map(_first_line, range(LONGEST)))
+SIZES = {b"%x\r\n" % size: size for size in range(1, LONGEST - 7)}  # and what a first line says, of chunks that are no longer
 
 
 class Splice:
@@ -44,6 +45,28 @@ class Splice:
         self._chunks, self._size, self.passed = self.chunks, self.size, 0
         self.before, self.after = before, after + b"\r\n"
         self.begin, self.end = len(before), -len(self.after)
+
+    def several(self, data: bytes) -> bool:
+        """Lets whole chunks that came in one read pass, if each of them may; whether they did. What came together costs one read and one
+        write: so who falls behind a little catches up."""
+        at = passed = 0
+        before, after, begin, end = self.before, self.after, self.begin, self.end
+        while at < len(data):
+            line = data[at : at + 5]
+            while line not in SIZES:
+                line = line[:-1]
+                if not line:
+                    return False
+            stop = at + len(line) + SIZES[line] + 2
+            chunk = data[at:stop]
+            text = chunk[len(line) + begin : end]
+            if stop > len(data) or b"".join((line, before, text, after)) != chunk or QUOTE in text:
+                return False
+            passed += CHUNK + len(text)
+            at = stop
+        self.passed += passed
+        self.write(data)
+        return True
 
     @property
     def chunks(self) -> int:

@@ -93,6 +93,43 @@ def test_what_passed_is_counted_whatever_lengths_there_were() -> None:
     assert seen.body == b"data: first\n\n"
 
 
+@given(st.lists(st.one_of(st.binary(max_size=40), st.just(b'a"b')), min_size=1, max_size=8), st.integers(0, 3), st.integers(0, 400))
+@example([b"a", b"b"], 0, 0)
+def test_several_chunks_of_one_read_pass_if_each_may_and_else_none(texts: list[bytes], odd: int, cut: int) -> None:
+    before, after = b'data: {"content":"', b'"}\n\n'
+    events = [before + text + after for text in texts]
+    if odd == 1:
+        events.append(b'data: {"error":"x"}\n\n')
+    sent = b"".join(map(frame, events))
+    if odd == 2:
+        sent = sent[: max(1, len(sent) - cut)]
+    if odd == 3:
+        sent = sent.replace(b"\r\n", b";x=y\r\n", 1)
+    _, conn, seen = streaming()
+    passed: list[bytes] = []
+    conn.splice = splice = Splice(passed.append)
+    splice.teach(before, after)
+    conn.data_received(sent)
+    whole = next((n for n in range(1, len(events) + 1) if sent == b"".join(map(frame, events[:n]))), 0)
+    del events[whole:]
+    if events and all(like(before, after, event) for event in events):
+        assert passed == [sent] and conn.splice is splice
+        assert (splice.chunks, splice.size) == (len(events), sum(map(len, events)))
+        assert seen.body == b"data: first\n\n"
+    else:
+        assert not passed and conn.splice is None and splice.chunks == 0
+
+
+def test_several_chunks_keep_the_idle_clock_going() -> None:
+    pool, conn, seen = streaming()
+    conn.splice = splice = Splice(lambda data: None)
+    splice.teach(b'data: {"content":"', b'"}\n\n')
+    pool.clients.now += T.idle * 0.9
+    conn.data_received(frame(b'data: {"content":"a"}\n\n') + frame(b'data: {"content":"b"}\n\n'))
+    pool.tick(pool.clients.now + T.idle * 0.9)
+    assert splice.chunks == 2 and seen.fault is None
+
+
 def test_a_long_chunk_is_the_parser_s() -> None:
     _, conn, seen = streaming()
     passed: list[bytes] = []
