@@ -9,6 +9,7 @@ from typing import Any
 import uvicorn
 
 from backends.loopback import is_loopback, unpaced
+from gateway.accept import Accepting
 from gateway.config import ServerConfig
 
 BACKLOG = 4096
@@ -53,6 +54,7 @@ class Server:
         self.sock = sock
         self.port: int = sock.getsockname()[1]
         self._loop: asyncio.Task[None] | None = None
+        self._accepting: Accepting | None = None
 
     @property
     def connections(self) -> set[Any]:
@@ -69,7 +71,17 @@ class Server:
             await server.startup(sockets=[self.sock])
         except OSError as e:  # another has taken the same address at the same moment, and was first to listen
             raise SocketError(f"cannot listen on port {self.port}: {e.strerror or e}; choose another with --port") from None
+        if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
+            self._accepting = Accepting(self.sock, self._protocol, server.config.ssl)
         self._loop = asyncio.create_task(server.main_loop())
+
+    def _protocol(self) -> asyncio.Protocol:
+        """One connection's, as uvicorn makes it."""
+        server = self.uvicorn
+        made: asyncio.Protocol = server.config.http_protocol_class(  # type: ignore[call-arg]
+            config=server.config, server_state=server.server_state, app_state=server.lifespan.state
+        )
+        return made
 
     def leave(self) -> None:
         """From now on every answer of the ASGI application says that its connection closes. Idempotent."""
@@ -84,10 +96,14 @@ class Server:
         if self._loop is None:
             self.sock.close()
             return True
+        if self._accepting is not None:
+            self._accepting.close()
         server.should_exit = True
         await self._loop
         stopping = asyncio.create_task(server.shutdown(sockets=[self.sock]))
         done, _ = await asyncio.wait([stopping], timeout=seconds)
+        if self._accepting is not None:
+            self._accepting.cut()
         if done:
             return True
         server.force_exit = True
