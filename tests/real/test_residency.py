@@ -23,30 +23,32 @@ MODELS, CLIENTS = 12, 8
 SECONDS = float(os.environ.get("POINTSMAN_TEST_RESIDENCY_SECONDS", "60"))
 ONE = 62 << 20  # bytes that the prediction sets aside for one, with its slots and its prompt cache full
 BUDGET = 4 * ONE
+WAIT = 300  # seconds that a call may wait for its model, and that all of it may take longer where the machine is busy with other engines
 
 
 def config() -> Config:
     toy = {"engine": "llamacpp", "model": "builtin", "context": 1024, "slots": 2, "threads": 1, "resident": {"idle_seconds": 20}}
-    server = {"port": 0, "admin": {"port": None}, "memory": BUDGET, "log": {"level": "error"}, "wait_seconds": 300}
+    server = {"port": 0, "admin": {"port": None}, "memory": BUDGET, "log": {"level": "error"}, "wait_seconds": WAIT}
     return parse(json.dumps({"server": server, "backends": {f"toy{i}": toy for i in range(MODELS)}}), {})
 
 
 class Client(threading.Thread):
-    """Asks until the end, streaming or not; every answer must be whole."""
+    """Asks until it is over, streaming or not; every answer must be whole."""
 
-    def __init__(self, gateway: Running, seed: int, end: float) -> None:
+    def __init__(self, gateway: Running, seed: int, over: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.gateway, self.draw, self.until = gateway, random.Random(seed), end
+        self.gateway, self.draw, self.over = gateway, random.Random(seed), over
         self.asked = 0
         self.wrong: list[str] = []
 
     def run(self) -> None:
-        while time.monotonic() < self.until and not self.wrong:
+        while not self.over.is_set() and not self.wrong:
             model = f"toy{min(MODELS - 1, int(self.draw.expovariate(0.35)))}"
             stream = self.draw.random() < 0.5
             doc: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]}
             doc |= {"stream": stream, "max_tokens": self.draw.choice([8, 64, 400]), "ignore_eos": self.draw.random() < 0.2}
-            answer = self.gateway.ask(doc)
+            with self.gateway.dial(seconds=WAIT) as client:
+                answer = client.ask(doc)
             self.asked += 1
             good = answer.status == 200 and (answer.body.rstrip().endswith(b"data: [DONE]") if stream else b'"choices"' in answer.body)
             if not good or b'"error"' in answer.body:
@@ -54,39 +56,52 @@ class Client(threading.Thread):
 
 
 class Judge(threading.Thread):
-    """Looks at what all engines' processes really hold, as often as that can be read."""
+    """Looks at what all engines' processes really hold, some fifty times a second: it must not take a core from them."""
 
-    def __init__(self, gateway: Running, end: float) -> None:
+    def __init__(self, gateway: Running, over: threading.Event) -> None:
         super().__init__(daemon=True)
-        self.gateway, self.until = gateway, end
+        self.gateway, self.over = gateway, over
         self.peak, self.most, self.looks = 0, 0, 0
 
     def run(self) -> None:
-        while time.monotonic() < self.until:
+        while not self.over.wait(0.02):
             pids = self.gateway.call(lambda: [i.pid for i in self.gateway.gateway.fleet.instances() if i.pid is not None])
             held = measured(frozenset(pids))
             self.peak, self.most, self.looks = max(self.peak, sum(held.values())), max(self.most, len(held)), self.looks + 1
 
 
 @pytest.mark.full
-@pytest.mark.timeout(SECONDS + 420)
+@pytest.mark.timeout(SECONDS + 2 * WAIT)
 def test_twelve_models_on_a_budget_for_four() -> None:
     with running(config()) as gateway:
-        end = time.monotonic() + SECONDS
-        judge = Judge(gateway, end)
-        clients = [Client(gateway, seed, end) for seed in range(CLIENTS)]
-        for thread in (*clients, judge):
-            thread.start()
-        for thread in (*clients, judge):
-            thread.join()
+        over = threading.Event()
+        judge = Judge(gateway, over)
+        clients = [Client(gateway, seed, over) for seed in range(CLIENTS)]
         keeper = gateway.gateway.fleet.keeper
         assert keeper is not None
-        asked = sum(client.asked for client in clients)
-        loads = gateway.call(lambda: {name: entry.loads for name, entry in keeper.residency.entries.items()})
-        unloads = gateway.call(lambda: dict(keeper.residency.evictions))
+
+        def seen() -> tuple[int, dict[str, int], dict[tuple[str, str], int]]:
+            loads = gateway.call(lambda: {name: entry.loads for name, entry in keeper.residency.entries.items()})
+            return sum(client.asked for client in clients), loads, gateway.call(lambda: dict(keeper.residency.evictions))
+
+        def proven() -> bool:
+            asked, loads, unloads = seen()
+            enough = asked >= MODELS and sum(map(bool, loads.values())) > 4 and any(why == "room" for _, why in unloads)
+            return enough or any(client.wrong for client in clients)
+
+        begun = time.monotonic()
+        for thread in (*clients, judge):
+            thread.start()
+        while not over.wait(0.5):
+            passed = time.monotonic() - begun
+            if passed >= SECONDS and (proven() or passed >= SECONDS + WAIT):
+                over.set()
+        for thread in (*clients, judge):
+            thread.join()
+        asked, loads, unloads = seen()
         sys.stdout.write(f"{asked} calls, {sum(loads.values())} loads, peak {judge.peak / BUDGET:.3f} of the budget, {judge.looks} looks\n")
         assert not [wrong for client in clients for wrong in client.wrong]
-        assert asked >= MODELS and len([1 for count in loads.values() if count]) > 4, "it proves nothing"
+        assert proven(), "it proves nothing"
         assert judge.peak <= 1.03 * BUDGET, (judge.peak, BUDGET)
         assert sum(count for (_, why), count in unloads.items() if why == "room") > 0
         gateway.until(lambda: not gateway.gateway.core.parked and not gateway.gateway.core.inflight, "the end of all calls")
