@@ -7,7 +7,7 @@ import contextlib
 import errno
 import socket
 import ssl
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,17 +33,24 @@ class Made(asyncio.Protocol):
         self.all[-1].write(b"hello")
 
 
-def maker(made: list[asyncio.Transport]) -> Callable[[], asyncio.Protocol]:
-    return lambda: Made(made)
+@contextlib.asynccontextmanager
+async def taking(tls: ssl.SSLContext | None = None) -> AsyncIterator[tuple[Accepting, int, list[asyncio.Transport]]]:
+    """Who takes connections, alone on a socket of its own; its port; what it took."""
+    made: list[asyncio.Transport] = []
+    with listen("127.0.0.1", 0) as sock:
+        accepting = Accepting(sock, lambda: Made(made), tls)
+        try:
+            yield accepting, sock.getsockname()[1], made
+        finally:
+            accepting.close()
+            accepting.cut()
+            for transport in made:
+                transport.abort()
 
 
 def waiting(port: int, count: int) -> list[socket.socket]:
     """Clients whose connections the kernel has made, and nobody has taken."""
     return [socket.create_connection(("127.0.0.1", port)) for _ in range(count)]
-
-
-def on_uvloop(run: Coroutine[Any, Any, None]) -> None:
-    uvloop.run(run)
 
 
 async def turns(count: int = TURNS) -> None:
@@ -77,15 +84,12 @@ def test_a_server_takes_all_who_wait_within_a_few_turns() -> None:
             assert client.recv(1) == b""
             client.close()
 
-    on_uvloop(run())
+    uvloop.run(run())
 
 
 def test_after_it_was_closed_nobody_is_taken() -> None:
     async def run() -> None:
-        made: list[asyncio.Transport] = []
-        with listen("127.0.0.1", 0) as sock:
-            accepting = Accepting(sock, maker(made), None)
-            port = sock.getsockname()[1]
+        async with taking() as (accepting, port, made):
             (first,) = waiting(port, 1)
             await turns()
             assert len(made) == 1
@@ -96,52 +100,40 @@ def test_after_it_was_closed_nobody_is_taken() -> None:
             assert len(made) == 1
             first.close()
             second.close()
-        made[0].abort()
 
-    on_uvloop(run())
+    uvloop.run(run())
 
 
 def test_more_than_are_taken_at_once_come_in_the_next_turn() -> None:
     async def run() -> None:
-        made: list[asyncio.Transport] = []
-        with listen("127.0.0.1", 0) as sock:
-            clients = waiting(sock.getsockname()[1], AT_ONCE + 9)
-            accepting = Accepting(sock, maker(made), None)
+        async with taking() as (_, port, made):
+            clients = waiting(port, AT_ONCE + 9)
             await turns()
             assert len(made) == AT_ONCE + 9
-            accepting.close()
-        for transport, client in zip(made, clients, strict=True):
-            transport.abort()
-            client.close()
+            for client in clients:
+                client.close()
 
-    on_uvloop(run())
+    uvloop.run(run())
 
 
 def test_no_packet_of_theirs_waits_for_another() -> None:
     async def run() -> None:
-        made: list[asyncio.Transport] = []
-        with listen("127.0.0.1", 0) as sock:
-            accepting = Accepting(sock, maker(made), None)
-            (client,) = waiting(sock.getsockname()[1], 1)
+        async with taking() as (_, port, made):
+            (client,) = waiting(port, 1)
             await turns()
             taken = made[0].get_extra_info("socket")
             assert taken.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
             assert made[0].get_extra_info("peername") == client.getsockname()
-            accepting.close()
-        made[0].abort()
-        client.close()
+            client.close()
 
-    on_uvloop(run())
+    uvloop.run(run())
 
 
 def test_they_may_speak_tls(tmp_path: Path) -> None:
     certificates = make(tmp_path)
 
     async def run() -> None:
-        made: list[asyncio.Transport] = []
-        with listen("127.0.0.1", 0) as sock:
-            accepting = Accepting(sock, maker(made), certificates.server)
-            port = sock.getsockname()[1]
+        async with taking(certificates.server) as (accepting, port, made):
             (silent,) = waiting(port, 1)  # who never shakes hands holds up nobody
             trusted = ssl.create_default_context(cafile=certificates.authority)
             reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted, server_hostname="localhost")
@@ -156,7 +148,7 @@ def test_they_may_speak_tls(tmp_path: Path) -> None:
             odd.close()
             silent.close()
 
-    on_uvloop(run())
+    uvloop.run(run())
 
 
 @pytest.mark.parametrize("code", [errno.EMFILE, errno.ECONNABORTED])
@@ -177,17 +169,13 @@ def test_what_goes_wrong_with_one_is_told_to_nobody(code: int) -> None:
             return self.inner.accept()
 
     async def run() -> None:
-        made: list[asyncio.Transport] = []
-        with listen("127.0.0.1", 0) as sock:
-            accepting = Accepting(sock, maker(made), None)
+        async with taking() as (accepting, port, made):
             odd = Odd(accepting._sock)
             accepting._sock = cast(socket.socket, odd)
-            clients = waiting(sock.getsockname()[1], 3)
+            clients = waiting(port, 3)
             await turns()
             assert odd.failed and len(made) == 3
-            accepting.close()
-        for transport, client in zip(made, clients, strict=True):
-            transport.abort()
-            client.close()
+            for client in clients:
+                client.close()
 
-    on_uvloop(run())
+    uvloop.run(run())

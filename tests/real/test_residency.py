@@ -56,7 +56,7 @@ class Client(threading.Thread):
 
 
 class Judge(threading.Thread):
-    """Looks at what all engines' processes really hold, some fifty times a second: it must not take a core from them."""
+    """Looks at what all engines' processes really hold, a hundred times a second or more: it must not take a core from them."""
 
     def __init__(self, gateway: Running, over: threading.Event) -> None:
         super().__init__(daemon=True)
@@ -64,7 +64,7 @@ class Judge(threading.Thread):
         self.peak, self.most, self.looks = 0, 0, 0
 
     def run(self) -> None:
-        while not self.over.wait(0.02):
+        while not self.over.wait(0.005):
             pids = self.gateway.call(lambda: [i.pid for i in self.gateway.gateway.fleet.instances() if i.pid is not None])
             held = measured(frozenset(pids))
             self.peak, self.most, self.looks = max(self.peak, sum(held.values())), max(self.most, len(held)), self.looks + 1
