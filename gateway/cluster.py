@@ -10,16 +10,19 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import shutil
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from backends import scratch
 from backends.http import Clients
 from gateway import build, views
 from gateway.admin.state import INFLIGHT_LIMIT, InflightView, ReplicaView, Snapshot
@@ -85,7 +88,7 @@ class Cluster(Control):
         super().__init__(config, asgi=asgi, read=read)
         self.workers: list[WorkerProcess] = []
         self.name = secrets.randbits(63) + 1  # of us and our workers, unlike any other's
-        self._folder: tempfile.TemporaryDirectory[str] | None = None  # of the responses that no file was named for
+        self._folder: Path | None = None  # of the responses that no file was named for
         self._buried: list[dict[str, Any]] = []  # the last metrics of workers that have died: their counts must not be lost
 
     async def start(self) -> None:
@@ -126,8 +129,8 @@ class Cluster(Control):
         if config.server.responses.path is not None:
             return config
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="pointsman-")
-        kept = msgspec.structs.replace(config.server.responses, path=f"{self._folder.name}/responses.db")
+            self._folder = scratch.folder("answers", Path(tempfile.gettempdir()))
+        kept = msgspec.structs.replace(config.server.responses, path=f"{self._folder}/responses.db")
         return msgspec.structs.replace(config, server=msgspec.structs.replace(config.server, responses=kept))
 
     async def _keep(self, worker: WorkerProcess) -> None:
@@ -182,7 +185,7 @@ class Cluster(Control):
         self.clients.close()
         self.region.close()
         if self._folder is not None:
-            self._folder.cleanup()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def announce(self) -> None:
         self.core.leaving = True

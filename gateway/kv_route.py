@@ -322,7 +322,7 @@ def terms(q: Quote) -> dict[str, float]:
     """A quote's seconds by term, those that are not zero."""
     every = {
         "queue": q.queue, "slot": q.slot, "prefill": q.prefill, "load": q.load, "stall": q.stall, "decode": q.decode, "turn": q.turn,
-        "extra": q.extra,
+        "extra": q.extra, "spare": q.spare,
     }  # fmt: skip
     return {name: round(seconds, 6) for name, seconds in every.items() if seconds}
 

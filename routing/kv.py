@@ -9,6 +9,7 @@ For a request of L prompt tokens, of which H are cached on a replica (u = L - H 
     stall     what its prefill costs the answers being written there: stall * running * prefill
     decode    what they cost it: seconds a token of context
     extra     what the caller adds (money, affinity), less a little for the home of its session
+    spare     of a machine slower than its peers what it takes longer, where the first token comes in time all the same: does not count
     turn      until this gateway may use the replica without another doing the same unseen (kv_peers); 0 for a single one
 
 The smallest sum wins, near ties by chance (kv_choice). A request whose best replica is busy is held here (kv_held), since an engine can

@@ -2,6 +2,9 @@
 
 The cost of a replica is a sum of seconds: what is before the request there, its own prefill, what that costs the answers being written
 there and they it, and what the caller adds. Near ties fall by chance.
+
+A replica that is slower than its peers counts as one of them where the request makes its target there all the same: by seconds alone it
+would stand idle while whatever it could have served in time keeps the fast ones from what only they can.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 from itertools import compress
 
 from routing.kv_load import Load
-from routing.kv_model import PrefillModel
+from routing.kv_model import SLOW, PrefillModel
 from routing.kv_peers import Peers
 from routing.kv_want import NEVER, Quote, Settings, Want
 
@@ -101,6 +104,8 @@ class Choice:
         return self._least(w, costs, waits, now)
 
     def _least(self, w: Want, costs: list[float], waits: Sequence[float], now: float) -> tuple[float, int]:
+        if self.model.uneven:
+            costs = [c - self.spare(w, i, q, c - q, now) if c < NEVER else c for i, (c, q) in enumerate(zip(costs, waits, strict=True))]
         if w.extra is not None or w.home is not None:
             costs = [c + self.added(w, i) for i, c in enumerate(costs)]
         if self.peers.gateways > 1:
@@ -113,6 +118,18 @@ class Choice:
         limit = least + 0.01 * abs(least) + NEAR_SECONDS
         near = list(compress(range(len(costs)), map(limit.__ge__, costs)))
         return least, near[0] if len(near) == 1 else near[int(self.rng.random() * len(near))]
+
+    def spare(self, w: Want, i: int, wait: float, own: float, now: float) -> float:
+        """Of the seconds that a request costs behind `wait` on replica `i` by its `own` work those that do not count: what a slower machine
+        takes longer than the usual one, while the first token comes in time all the same."""
+        speed = self.model.speed[i]
+        if speed <= SLOW or now + wait + w.prefill[i] > w.at + self.target(w):
+            return 0.0
+        return own - own / speed
+
+    def target(self, w: Want) -> float:
+        """Seconds from its arrival in which the request's first token is meant to come."""
+        return self.set.target + w.cold if w.deadline is None else w.deadline
 
     def added(self, w: Want, i: int) -> float:
         """What the caller added to a replica's cost, less what the session's home is preferred by."""
@@ -148,8 +165,7 @@ class Choice:
         old = self.since_old + 1 >= self.set.share and now - w.at > self.set.patience
         if old:
             return (w.band, -turn, 1, now - w.at)
-        target = self.set.target + w.cold if w.deadline is None else w.deadline
-        if now + wait <= w.at + target:
+        if now + wait <= w.at + self.target(w):
             return (w.band, -turn, 0, 1, -p)
         return (w.band, -turn, 0, 0, (now - w.at + p) / p)
 
@@ -159,6 +175,7 @@ class Choice:
         for i in range(len(load.waiting)):
             if (w.usable & alive) >> i & 1:
                 loading, p = w.load[i] if w.load else 0.0, w.prefill[i]
+                before = load.backlog(i, now) + load.slot(i) + self.set.decode * load.context[i]
                 out.append(
                     Quote(
                         replica=i,
@@ -172,6 +189,7 @@ class Choice:
                         load=loading,
                         extra=self.added(w, i),
                         tier=w.tier[i] if w.tier else 0,
+                        spare=-self.spare(w, i, before, p + p * self.set.stall * load.running[i], now),
                         full=load.full(i),
                     )
                 )

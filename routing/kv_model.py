@@ -18,6 +18,7 @@ PRIOR: Features = (0.01, 0.5, 0.05)  # seconds; per 10^4 tokens; per 10^8 token 
 _PRIOR_POINTS = ((200.0, 0.0), (4000.0, 0.0), (20000.0, 0.0))  # (u, h) of the pretended observations that stand for the prior
 _SPEED_KEEP, _SPEED_PRIOR = 0.98, 0.2  # a replica's speed is a ratio of two decayed sums; the prior is in seconds of each
 _SPEED_MIN, _SPEED_MAX = 0.1, 10.0
+SLOW = 1.1  # times the usual seconds: less is no difference between machines
 
 
 def features(u: float, h: float) -> Features:
@@ -61,11 +62,13 @@ class PrefillModel:
         "b",
         "error",
         "speed",
+        "uneven",
     )
 
     def __init__(self, replicas: int) -> None:
         self.b: list[float] = list(PRIOR)
         self.speed = [1.0] * replicas  # relative: their mean over the replicas that are there is one
+        self.uneven = False  # whether any of them is SLOW
         self.error = [0.0] * replicas  # decayed mean of |seen - predicted|, seconds
         self._cov = [0.0] * 6  # 00 01 02 11 12 22
         self._rhs = [0.0] * 3
@@ -192,6 +195,7 @@ class PrefillModel:
         here = [r for r, is_here in zip(ratios, self._here, strict=True) if is_here] or [1.0]
         mean = sum(here) / len(here)  # the common part belongs to b, or both could drift against each other
         self.speed = [min(_SPEED_MAX, max(_SPEED_MIN, r / mean)) for r in ratios]
+        self.uneven = max(self.speed) > SLOW
 
     def _solve(self) -> list[float]:
         cov, rhs = list(self._cov), list(self._rhs)

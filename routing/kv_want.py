@@ -91,7 +91,8 @@ class Quote(msgspec.Struct, frozen=True):
     """What one replica would cost a request, in seconds by term; `cached` in tokens, `tier` of them on a slower tier.
 
     `slot`: until one of its slots comes free; `load`: loading from a slower tier; `extra`: what the caller added, less the bonus of
-    the session's home. `full`: it is at its limit, so nothing is bound to it now.
+    the session's home; `spare`: at most 0, what does not count of a slow replica's time because the request makes its target there.
+    `full`: it is at its limit, so nothing is bound to it now.
     """
 
     replica: int
@@ -104,13 +105,14 @@ class Quote(msgspec.Struct, frozen=True):
     slot: float = 0.0
     load: float = 0.0
     extra: float = 0.0
+    spare: float = 0.0
     tier: int = 0
     full: bool = False
 
     @property
     def total(self) -> float:
         """The sum of the terms."""
-        return self.queue + self.prefill + self.stall + self.decode + self.turn + self.slot + self.load + self.extra
+        return self.queue + self.prefill + self.stall + self.decode + self.turn + self.slot + self.load + self.extra + self.spare
 
 
 class Place(msgspec.Struct, frozen=True):

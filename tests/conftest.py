@@ -7,6 +7,7 @@ import importlib
 import itertools
 import os
 import shutil
+import signal
 import tempfile
 
 import pytest
@@ -18,6 +19,10 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 for _name in [name for name in os.environ if name.startswith(_OWN) or name.lower() in _PROXIES]:
     if not _name.startswith("POINTSMAN_TEST_"):  # settings of the tests themselves
         del os.environ[_name]
+
+# A shell without job control lets what it starts in the background ignore Ctrl-C, and so would all that tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # It reads its variables once, when it is imported: before any test changes them.
 importlib.import_module("huggingface_hub.constants")

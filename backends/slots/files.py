@@ -12,14 +12,12 @@ import os
 import re
 import shutil
 import struct
-import tempfile
 from pathlib import Path
 
 MAGIC = b"qsgg"
 HEAD = struct.Struct("<4sII")
 MAX_WORDS = 1 << 24
 SAMPLES, SAMPLE = 64, 64 * 1024  # of a model file, for its fingerprint
-_NAME = re.compile(r"pointsman-kv-(\d+)-(\d+)-[0-9a-z_]+")
 _PATHS = re.compile(r'[="]([^"=]*/[^"]*)"?')  # in an engine's arguments: an adapter, say
 
 
@@ -53,31 +51,6 @@ def address(file: Path, of: bytes) -> str | None:
     if len(words) < 4 * count:
         return None
     return hashlib.blake2b(b"%b%d%b" % (of, version, words), digest_size=16).hexdigest() + ".kv"
-
-
-def sweep(parent: Path) -> None:
-    """Removes folders that processes of this user left behind when they died. Blocks."""
-    with contextlib.suppress(OSError):
-        for entry in parent.iterdir():
-            found = _NAME.fullmatch(entry.name)
-            if found and int(found[1]) == os.getuid() and not _alive(int(found[2])):
-                shutil.rmtree(entry, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
-def folder(parent: Path) -> Path:
-    """A new folder of this process in `parent`, for this user only; those of processes that are gone are removed. Raises OSError."""
-    sweep(parent)
-    return Path(tempfile.mkdtemp(prefix=f"pointsman-kv-{os.getuid()}-{os.getpid()}-", dir=parent))
 
 
 def free(place: Path) -> int:

@@ -2,8 +2,9 @@
 
 A request that comes alone is sent at once and pays nothing for any of this. When another comes that shares much of its prompt while
 that is still being computed, the first is called back: its connection is closed. llama.cpp finishes the batch it is computing and keeps
-in the slot what it has; the request to save the slot waits in the engine until then. Measured with 1,040 tokens: all of them were there
-after a call back, and sending the first again costs one token. A stream notices a closed connection at its first token, a silent
+in the slot what it has. Its prompt is then asked for once more, to be computed and nothing else, which waits in the engine until the slot
+is free and costs one token where all is there (measured with 1,040 tokens: it is). Without that the slot would at times be saved before the
+engine had begun with the first: they come to it by two of its threads. A stream notices a closed connection at its first token, a silent
 request within a second (`table.NOTICE`).
 
 A prompt of more than one batch must not be called back before its shared part is computed: then a timer does it, or its first byte.
@@ -19,9 +20,9 @@ from backends.slots.table import Computing, Slot, common
 
 if TYPE_CHECKING:
     from backends.slots.link import SlotLink
-    from backends.slots.ride import Ride
+    from backends.slots.ride import Ride, Truth
 
-SHORT = 0.9  # of what was wanted: what saved less is computed to its end first
+WHOLE = 0.1  # of what was there when a leader was stopped: who computes less than that again had as good as all
 LEAST, FACTOR = 30.0, 4.0  # seconds, and times what was predicted: whoever has waited longer than both goes alone
 
 
@@ -86,8 +87,8 @@ class Group:
         self.link.shared.counts.primes += 1
 
     def save(self, *, prime: bool = False, recalled: bool = False) -> None:
-        """From now on the slot is being saved, after the leader's prompt has been computed into it where `prime` says so; whoever joins is
-        served by that. `recalled`: the leader was stopped while it computed."""
+        """From now on the slot is being saved, after the leader's prompt has been computed into it where `prime` says so or the leader was
+        `recalled`, stopped while it computed; whoever joins is served by that."""
         self._close()
         self.link.spawn(self._finish(prime, recalled))
 
@@ -103,22 +104,16 @@ class Group:
         try:
             if prime and leader is not None:
                 await moves.rescue(self.slot, self.text)
-                await moves.prime(leader, self.slot)
+            if (prime or recalled) and leader is not None:
+                self._timed(leader, await moves.prime(leader, self.slot), recalled)
             kept = await moves.save(self.slot, self.text)
-            if recalled and kept is not None and leader is not None:
-                kept = await self._completed(leader, kept)
         finally:
             self._end(kept, alone=kept is None)
 
-    async def _completed(self, leader: Ride, kept: Kept) -> Kept:
-        """`kept`, or what is saved once the leader's prompt is computed to its end, when too little of it was."""
-        speed = self.link.shared.speed
-        if kept.tokens >= SHORT * speed.tokens(self.shared):
-            if leader.call.stream:  # it was stopped at its first token at the latest
-                speed.learn("prefill", (asyncio.get_running_loop().time() - self.began) / kept.tokens)
-            return kept
-        await self.link.moves.prime(leader, self.slot)
-        return await self.link.moves.save(self.slot, self.text) or kept
+    def _timed(self, leader: Ride, told: Truth | None, recalled: bool) -> None:
+        """Learns from a stream, which is stopped at its first token at the latest, where it had computed all when it was."""
+        if recalled and leader.call.stream and told is not None and told.computed < WHOLE * told.cached:
+            self.link.shared.speed.learn("prefill", (asyncio.get_running_loop().time() - self.began) / told.cached)
 
     def disband(self) -> None:
         """The leader is through, or failed, before anything was saved: whoever waits looks again."""

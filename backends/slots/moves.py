@@ -84,24 +84,28 @@ class Moves:
         self.shared.counts.failed += not good
         return good
 
-    async def prime(self, ride: Ride, slot: Slot) -> None:
-        """Computes the prompt of `ride` into `slot` and nothing more."""
+    async def prime(self, ride: Ride, slot: Slot) -> Truth | None:
+        """Computes the prompt of `ride` into `slot` and nothing more. What the engine says of it; None when that failed."""
         doc = {key: value for key, value in ride.call.doc.items() if key not in _NOT_PRIMED}
         call = msgspec.structs.replace(ride.call, doc=within(doc, slot, ride.text) | {"max_tokens": _ZERO}, stream=False)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        whole = Whole(future, 1 << 20)
+        whole, why = Whole(future, 1 << 20), ""
         try:
             whole.flight = self.link.send(call, ride.target, ride.timeouts, whole)
             status, _, body = await future
-        except Fault:
-            status = 0
+        except Fault as fault:
+            status, why = 0, fault.message
         finally:
             if whole.flight is not None:
                 whole.flight.cancel()
-        self.shared.counts.failed += status != 200
-        if status == 200:
-            slot.settle(ride.text, ride.call.private)
-            self.learn(ride.text, truth(body), quiet=False)
+        if status != 200:
+            self.shared.counts.failed += 1
+            log.info("engine %s: slot %d: no prime: %s", self.link.pool.name, slot.id, why or f"status {status}")
+            return None
+        slot.settle(ride.text, ride.call.private)
+        told = truth(body)
+        self.learn(ride.text, told, quiet=False)
+        return told
 
     async def parameters(self) -> int:
         """How many the engine's model has; 0 when it does not say."""

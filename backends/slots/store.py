@@ -25,6 +25,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from backends import scratch
 from backends.slots import files, table
 from backends.slots.disk import Card, Disk
 from backends.slots.lasting import Lasting
@@ -91,8 +92,8 @@ class Store:
         if path is not None:
             behind.mkdir(parents=True, exist_ok=True)
         if memory and _SHM.is_dir() and os.access(_SHM, os.W_OK):
-            return cls(files.folder(_SHM), files.folder(behind) if disk else None, memory, disk, of)
-        return cls(files.folder(behind), None, disk or memory, 0, of)
+            return cls(scratch.folder("kv", _SHM), scratch.folder("kv", behind) if disk else None, memory, disk, of)
+        return cls(scratch.folder("kv", behind), None, disk or memory, 0, of)
 
     @classmethod
     def lasts(cls, memory: int, disk: int, path: str, of: bytes, private: bool) -> Store:
@@ -100,7 +101,7 @@ class Store:
         the others. Blocks. Raises OSError."""
         lasting = Lasting(Disk.open(Path(path), disk, time.time()), of, private)
         in_memory = memory and _SHM.is_dir() and os.access(_SHM, os.W_OK)
-        store = cls(files.folder(_SHM if in_memory else Path(path)), None, memory or disk, 0, of)
+        store = cls(scratch.folder("kv", _SHM if in_memory else Path(path)), None, memory or disk, 0, of)
         store.lasting, store.budget[False] = lasting, disk
         for card in lasting.disk.cards(lasting.of, MAX_ENTRIES):
             store._learn(card)

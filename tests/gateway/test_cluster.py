@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ def sent(process: Process) -> int:
 def test_workers_serve_and_are_summed_up(tmp_path: Path) -> None:
     with Engine() as engine, serving(tmp_path, config(engine)) as process:
         assert len(process.children()) == 2
+        kept = f"pointsman-answers-{os.getuid()}-{process.process.pid}-*"  # of responses, until the parent goes
+        assert len([*Path(tempfile.gettempdir()).glob(kept)]) == 1
         for _ in range(12):
             assert process.chat().status_code == 200
         eventually(lambda: counted(process) == 12 or None, "twelve answers in the metrics")
@@ -39,7 +42,7 @@ def test_workers_serve_and_are_summed_up(tmp_path: Path) -> None:
         status = process.status()
         assert status["limits"]["workers"] == 2 and status["inflight_total"] == 0
         assert [m["name"] for m in status["models"]] == ["m"]
-    assert not process.children()
+    assert not process.children() and not [*Path(tempfile.gettempdir()).glob(kept)]
 
 
 def test_a_dead_worker_is_replaced_and_its_counts_are_kept(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from routing.kv import Scheduler, Settings, Want
+from routing.kv_model import features
 
 BLOCK = 64
 
@@ -104,3 +105,44 @@ def test_a_replica_that_makes_the_deadline_goes_before_a_dearer_one() -> None:
     assert s.ask(want("b", blocks=(), extra=[0.0, 5.0], deadline=1.0), 0.0)[0][1] == 1
     s.ended("b", 0.0)
     assert s.ask(want("c", blocks=(), extra=[0.0, 5.0], deadline=0.001), 0.0)[0][1] == 0  # none makes it
+
+
+# A slow machine
+
+
+def uneven(running: int = 0) -> Scheduler:
+    """Replica 0 takes twice as long as the three others, which have answers to write."""
+    s, r = scheduler(4), random.Random(2)
+    for _ in range(2000):
+        i, u = r.randrange(4), 10_000 * r.random()
+        s.model.learn(i, features(u, 0), (0.01 + u * 5e-5) * (2.0 if i == 0 else 1.0))
+    for k in range(running):
+        s.force(want(f"r{k}", 1000, blocks=()), 1 + k % 3, 0.0)
+        s.answered(f"r{k}", 0.0)
+    return s
+
+
+def test_a_slow_machine_is_given_what_it_can_serve_in_time_while_the_others_are_busy() -> None:
+    s = uneven(90)  # 30 on each: a prefill there costs the half more
+    short, long = want("short", 6400, blocks=()), want("long", 60_000, blocks=())
+    quotes = {q.replica: q for q in s.quote(short, 0.0)}
+    assert quotes[0].prefill > max(quotes[i].prefill + quotes[i].stall for i in (1, 2, 3))  # by seconds alone it never would be
+    assert quotes[0].spare < 0.0 and all(quotes[i].spare == 0.0 for i in (1, 2, 3))
+    assert s.quote(short, 0.0)[0].replica == 0 == s.ask(short, 0.0)[0][1]
+    s.ended("short", 0.0)
+    assert all(q.spare == 0.0 for q in s.quote(long, 0.0)) and s.ask(long, 0.0)[0][1] != 0  # it would come a second too late there
+
+
+def test_an_idle_fleet_is_used_fastest_first_and_a_deadline_decides_what_is_in_time() -> None:
+    s = uneven()
+    assert s.ask(want("a", blocks=()), 0.0)[0][1] != 0
+    s.ended("a", 0.0)
+    s = uneven(90)
+    assert s.quote(want("b", blocks=(), deadline=0.2), 0.0)[0].replica != 0
+
+
+def test_machines_that_differ_by_a_tenth_are_the_same() -> None:
+    s = scheduler(2)
+    s.model.speed = [1.05, 0.95]
+    s.model.uneven = True
+    assert all(q.spare == 0.0 for q in s.quote(want("a", 640, blocks=()), 0.0))

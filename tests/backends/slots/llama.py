@@ -52,6 +52,7 @@ class Llama(Carrier):
         self.open: list[Asked] = []
         self.log: list[str] = []
         self.broken = False
+        self.slow = False  # to begin: who leaves at once has left nothing in the slot
 
     def send(self, payload: tuple[bytes, bytes], receiver: Receiver, timeouts: Timeouts) -> Asked:
         head, _, rest = payload[0].partition(b"\r\n\r\n")
@@ -63,9 +64,9 @@ class Llama(Carrier):
     def drop(self) -> None: ...
 
     def left(self, asked: Asked) -> None:
-        """Its client is gone: what was asked to be computed is computed, as llama.cpp finishes its batch."""
+        """Its client is gone: what was asked to be computed is computed, as llama.cpp finishes its batch, if it has begun."""
         self.open.remove(asked)
-        if asked.prompt:
+        if asked.prompt and not self.slow:
             self.slots[asked.slot] = asked.prompt
 
     def ready(self) -> list[Asked]:

@@ -40,7 +40,10 @@ def test_a_burst_computes_what_it_shares_once(tmp_path: Path, stream: bool) -> N
         seen = [world.send(own=f"question {i}", stream=stream) for i in range(8)]
         assert len(world.open()) == 1
         await world.calm()
-        assert not world.open() and len(world.open("save")) == 1  # the first is called back, and its slot is being saved
+        (primed,) = world.open()  # the first is called back, and its prompt asked for once more
+        assert primed.doc["max_tokens"] == 0 and "stream" not in primed.doc and not world.open("save")
+        await world.answer(primed)
+        assert not world.open() and len(world.open("save")) == 1
         await world.answer()
         assert len(world.open("restore")) == 7 and len(world.open()) == 1  # the first goes on
         await world.answer(*world.open("restore"))
@@ -55,6 +58,20 @@ def test_a_burst_computes_what_it_shares_once(tmp_path: Path, stream: bool) -> N
     played(tmp_path, play, slots=8)
 
 
+def test_one_called_back_before_the_engine_began_it_is_computed_all_the_same(tmp_path: Path) -> None:
+    async def play(world: World) -> None:
+        world.send(shared="before " + LONG)
+        await world.finish()
+        world.llama.slow = True  # its slot still holds what was there before
+        seen = [world.send(own=f"question {i}") for i in range(4)]
+        await world.finish()
+        assert all(each.ended for each in seen) and world.shared.strikes == 0
+        counts = world.shared.figures()
+        assert (counts.restores, counts.failed) == (3, 0) and counts.tokens_saved >= 3 * len(LONG)
+
+    played(tmp_path, play, slots=1 + 3)
+
+
 def test_a_stream_is_called_back_at_its_first_token_and_nobody_sees_it(tmp_path: Path) -> None:
     async def play(world: World) -> None:
         world.links[0].batch = 256  # then it must not be called back before what is shared is computed, which takes 15 s
@@ -66,7 +83,9 @@ def test_a_stream_is_called_back_at_its_first_token_and_nobody_sees_it(tmp_path:
         assert world.open() == [asked] and not one.calls
         world.llama.first(asked)
         await world.calm()
-        assert asked.over and not one.calls and len(world.open("save")) == 1
+        assert asked.over and not one.calls and len(world.open()) == 1
+        await world.answer()
+        assert not one.calls and len(world.open("save")) == 1
         await world.finish()
         assert one.ended and two.ended
 
@@ -90,6 +109,7 @@ def test_over_two_replicas_the_prefix_is_computed_in_one(tmp_path: Path) -> None
         for i in range(8):
             world.send(own=f"question {i}", replica=i % 2)
         await world.calm()
+        await world.answer()
         await world.answer()
         assert [asked.llama.name for asked in world.open("restore")] == ["m#0"] * 3 + ["m#1"] * 4
         await world.finish()
@@ -206,6 +226,7 @@ def test_who_leaves_takes_nobody_along(tmp_path: Path, who: str, when: str) -> N
         if when == "computing":
             world.rides[gone][0].cancel()
         await world.calm()
+        await world.answer()
         if when == "saving":
             world.rides[gone][0].cancel()
         await world.answer(*world.open("save"))
@@ -222,6 +243,7 @@ def test_without_saving_each_goes_its_own_way(tmp_path: Path) -> None:
         world.llama.broken = True
         seen = [world.send(own=f"question {i}") for i in range(4)]
         await world.calm()
+        await world.answer()
         await world.answer()
         assert len(world.open()) == 4
         await world.finish()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ import pytest
 
 from backends.slots import files
 from backends.slots import store as module
-from backends.slots.files import MAGIC, fingerprint, sweep
+from backends.slots.files import MAGIC, fingerprint
 from backends.slots.store import Kept, Store
 
 
@@ -147,17 +146,6 @@ def test_entries_and_texts_are_bounded(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr(module, "MAX_ENTRIES", 3)
     monkeypatch.setattr(module, "MAX_TEXT", 1000)
     played(tmp_path, play)
-
-
-def test_folders_of_the_dead_are_swept_and_no_others(tmp_path: Path) -> None:
-    uid = os.getuid()
-    dead = 2**22 + 1  # beyond the largest process id that Linux gives out
-    for name in (f"pointsman-kv-{uid}-{dead}-abc", f"pointsman-kv-{uid}-{os.getpid()}-abc", f"pointsman-kv-{uid + 1}-{dead}-abc", "other"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "1.part").write_bytes(b"x")
-    sweep(tmp_path)
-    assert {f.name for f in tmp_path.iterdir()} == {f"pointsman-kv-{uid}-{os.getpid()}-abc", f"pointsman-kv-{uid + 1}-{dead}-abc", "other"}
-    sweep(tmp_path / "nowhere")
 
 
 def test_folders_are_private_and_named_by_the_process(tmp_path: Path) -> None:
