@@ -14,6 +14,7 @@ from backends.connection import Connection
 from backends.dial import Address, Dial, Dialing, address
 from backends.loopback import is_loopback, unpaced
 from backends.origin import Origin, tls_context, unreachable
+from backends.outbox import Outbox
 from backends.sent import Payload, Sent
 from backends.types import Receiver, Timeouts
 
@@ -58,9 +59,10 @@ class Pool:
                 self.hits += 1
                 conn.flight, flight.conn = flight, conn
                 head, body = payload
-                transport.write(head)
+                put, write = self.clients.outbox.put, transport.write
+                put(write, head)
                 if body:
-                    transport.write(body)
+                    put(write, body)
                 return flight
         self.connect(flight)
         return flight
@@ -172,10 +174,11 @@ class Pool:
 
 
 class Clients:
-    """All pools, and the coarse clock (`now`, monotonic seconds, set by `tick`) that the data path reads."""
+    """All pools, the coarse clock (`now`, monotonic seconds, set by `tick`) that the data path reads, and what is written at the end of a
+    turn of the loop (`outbox`), to clients too."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self.loop, self.outbox = loop, Outbox(loop)
         self.now = time.monotonic()
         self.pools: dict[tuple[str, str, bool | str], Pool] = {}
         self.leaving: set[Pool] = set()  # dropped, with flights under way: their timeouts still hold

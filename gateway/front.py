@@ -12,7 +12,7 @@ at once. A connection returns from COLD only at a certain message boundary; wher
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import httptools
@@ -47,8 +47,8 @@ class Front(asyncio.Protocol):
 
     __slots__ = (
         "api", "body", "buffer", "config", "core", "door", "exchange", "extra", "fed", "fields", "headers", "inner", "inner_args", "keep",
-        "known", "on_body", "on_header", "parser", "parts", "paused", "server_state", "since", "spare", "state", "taught", "tenant",
-        "transport",
+        "known", "on_body", "on_header", "parser", "parts", "paused", "raw", "server_state", "since", "spare", "state", "taught", "tenant",
+        "transport", "write",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,7 @@ class Front(asyncio.Protocol):
     # --- asyncio's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
+        self.raw = self.write = partial(self.core.clients.outbox.put, self.transport.write)  # at the end of this turn of the loop
         self.since = self.core.clients.now
         connections: set[Any] = self.server_state.connections
         if len(connections) >= self.core.limits.connections:
@@ -177,6 +178,7 @@ class Front(asyncio.Protocol):
                 self._learn(data, end + 4)
             return
         self.state, self.fed = COLD, 0
+        self.core.clients.outbox.flush()  # what it writes comes after
         inner = self._inner()
         if self.paused:  # the client has not read the answer before this one
             inner.pause_writing()
@@ -220,7 +222,7 @@ class Front(asyncio.Protocol):
             self._reply(fault)
             return
         if headers.get(b"expect", b"").lower() == b"100-continue" and not self.parts:
-            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def _feed(self, data: bytes) -> None:
         parser, limits = self.parser, self.core.limits
@@ -276,10 +278,10 @@ class Front(asyncio.Protocol):
 
     # --- Sink
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
-        core, transport, length = self.core, self.transport, len(body)
+        core, length = self.core, len(body)
         if status == 200 and self.keep and length < _JOIN:
             number = DECIMAL[length] if length < DECIMALS else b"%d" % length
-            transport.write(b"".join((core.ok, lines, b"content-length: ", number, b"\r\n\r\n", body)))
+            self.write(b"".join((core.ok, lines, b"content-length: ", number, b"\r\n\r\n", body)))
             if core.idle and not self.buffer:  # as `_done`, without its frame
                 exchange, self.exchange = self.exchange, None
                 self.spare = exchange if exchange is not None and exchange.clean else None
@@ -287,24 +289,20 @@ class Front(asyncio.Protocol):
                 return
         else:
             keep = b"" if self.keep else CLOSE
-            transport.write(b"%b%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), core.date, lines, keep, length))
-            transport.write(body)
+            self.write(b"%b%b%b%bcontent-length: %d\r\n\r\n" % (status_line(status), core.date, lines, keep, length))
+            self.write(body)
         self._done()
 
     def begin(self, status: int, lines: bytes, first: bytes) -> None:
         keep = b"" if self.keep else CLOSE
         chunk = b"%x\r\n%b\r\n" % (len(first), first) if first else b""
-        self.transport.write(b"%b%b%b%btransfer-encoding: chunked\r\n\r\n%b" % (status_line(status), self.core.date, lines, keep, chunk))
+        self.write(b"%b%b%b%btransfer-encoding: chunked\r\n\r\n%b" % (status_line(status), self.core.date, lines, keep, chunk))
 
     def send(self, data: bytes) -> None:
-        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
-
-    @property
-    def raw(self) -> Callable[[bytes], None]:
-        return self.transport.write
+        self.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def finish(self, last: bytes) -> None:
-        self.transport.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
+        self.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
         self._done()
 
     def break_off(self) -> None:
@@ -316,7 +314,7 @@ class Front(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         self.spare = exchange if exchange is not None and exchange.clean else None
         if not self.keep or not self.core.idle:
-            self.transport.close()
+            self._close()
             return
         self.state = IDLE
         self.since = self.core.clients.now
@@ -332,11 +330,16 @@ class Front(asyncio.Protocol):
     def _reply(self, fault: Fault) -> None:
         """An answer to what never became an exchange."""
         core = self.core
+        core.clients.outbox.flush()
         self.transport.write(status_line(fault.status) + core.date + refusal(fault, core.request_id({})))
         self.state, self.fed, self.since = LINGER, 0, core.clients.now
         (self.transport.write_eof if self.transport.can_write_eof() else self.transport.close)()
 
     # --- everything else
+    def _close(self) -> None:
+        self.core.clients.outbox.flush()
+        self.transport.close()
+
     def _inner(self) -> HttpToolsProtocol:
         if self.inner is None:
             self.inner = begun(HttpToolsProtocol(*self.inner_args), self.transport)
@@ -367,7 +370,7 @@ class Front(asyncio.Protocol):
         elif self.state == BUSY and self.exchange is not None:
             self.keep = False
         elif self.state != READING and not self.buffer:
-            self.transport.close()
+            self._close()
 
     def tick(self, now: float) -> None:
         """Closes connections that idle too long or bring their request too slowly."""
@@ -379,7 +382,7 @@ class Front(asyncio.Protocol):
                 self._reply(too_slow("body", limits.body_seconds))
         elif self.state == IDLE and not self.buffer:
             if age > min(limits.keep_alive_seconds, self.core.idle):
-                self.transport.close()
+                self._close()
         elif self.state == IDLE or (self.state == COLD and self.fed):
             if age > limits.header_seconds:
                 self._reply(too_slow("headers", limits.header_seconds))

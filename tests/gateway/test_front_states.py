@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from uvicorn.server import ServerState
 
+from backends.outbox import Outbox
 from backends.types import Call, Receiver, Target, Timeouts
 from gateway.asgi import reply, run_exchange
 from gateway.auth import Door
@@ -89,6 +90,7 @@ class Answering(RuleBasedStateMachine):
         self.world = World(
             1, keys=(KeyConfig(name="one", hash=hash_of("sk-one")), KeyConfig(name="two", hash=hash_of("sk-two"), routes=()))
         )
+        self.world.core.clients.outbox = Outbox(self.loop)
         link = self.world.links[0]
         self.held: list[FakeFlight] = []
         self.at_once = True

@@ -1,0 +1,52 @@
+"""What is written in one turn of the loop goes out at its end, in order, and what is gone keeps nobody from the rest."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from backends.outbox import Outbox
+
+
+def test_writes_go_out_in_order_when_the_turn_is_over() -> None:
+    async def play() -> None:
+        outbox, seen = Outbox(asyncio.get_running_loop()), list[str]()
+        for name, data in (("a", b"1"), ("b", b"2"), ("a", b"3")):
+            outbox.put(partial(lambda name, data: seen.append(f"{name}{data.decode()}"), name), data)
+        assert not seen
+        await asyncio.sleep(0)
+        assert seen == ["a1", "b2", "a3"]
+        outbox.put(lambda data: seen.append(data.decode()), b"4")
+        await asyncio.sleep(0)
+        assert seen[3:] == ["4"]
+
+    asyncio.run(play())
+
+
+def test_flushed_they_go_at_once_and_once() -> None:
+    async def play() -> None:
+        outbox, seen = Outbox(asyncio.get_running_loop()), list[bytes]()
+        outbox.put(seen.append, b"1")
+        outbox.flush()
+        outbox.put(seen.append, b"2")
+        assert seen == [b"1"]
+        await asyncio.sleep(0)
+        assert seen == [b"1", b"2"]
+        outbox.flush()
+        assert seen == [b"1", b"2"]
+
+    asyncio.run(play())
+
+
+def test_a_connection_that_is_gone_stops_no_other() -> None:
+    def gone(data: bytes) -> None:
+        raise RuntimeError("the handler is closed")
+
+    async def play() -> None:
+        outbox, seen = Outbox(asyncio.get_running_loop()), list[bytes]()
+        outbox.put(gone, b"1")
+        outbox.put(seen.append, b"2")
+        await asyncio.sleep(0)
+        assert seen == [b"2"]
+
+    asyncio.run(play())
