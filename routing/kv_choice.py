@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from itertools import compress
 
 from routing.kv_load import Load
-from routing.kv_model import SLOW, PrefillModel
+from routing.kv_model import PrefillModel
 from routing.kv_peers import Peers
 from routing.kv_want import NEVER, Quote, Settings, Want
 
@@ -104,8 +104,9 @@ class Choice:
         return self._least(w, costs, waits, now)
 
     def _least(self, w: Want, costs: list[float], waits: Sequence[float], now: float) -> tuple[float, int]:
-        if self.model.uneven:
-            costs = [c - self.spare(w, i, q, c - q, now) if c < NEVER else c for i, (c, q) in enumerate(zip(costs, waits, strict=True))]
+        for i in self.model.slow:
+            if costs[i] < NEVER:
+                costs[i] -= self.spare(w, i, waits[i], costs[i] - waits[i], now)
         if w.extra is not None or w.home is not None:
             costs = [c + self.added(w, i) for i, c in enumerate(costs)]
         if self.peers.gateways > 1:
@@ -122,10 +123,9 @@ class Choice:
     def spare(self, w: Want, i: int, wait: float, own: float, now: float) -> float:
         """Of the seconds that a request costs behind `wait` on replica `i` by its `own` work those that do not count: what a slower machine
         takes longer than the usual one, while the first token comes in time all the same."""
-        speed = self.model.speed[i]
-        if speed <= SLOW or now + wait + w.prefill[i] > w.at + self.target(w):
+        if i not in self.model.slow or now + wait + w.prefill[i] > w.at + self.target(w):
             return 0.0
-        return own - own / speed
+        return own - own / self.model.speed[i]
 
     def target(self, w: Want) -> float:
         """Seconds from its arrival in which the request's first token is meant to come."""

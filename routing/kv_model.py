@@ -61,14 +61,14 @@ class PrefillModel:
         "_unsolved",
         "b",
         "error",
+        "slow",
         "speed",
-        "uneven",
     )
 
     def __init__(self, replicas: int) -> None:
         self.b: list[float] = list(PRIOR)
         self.speed = [1.0] * replicas  # relative: their mean over the replicas that are there is one
-        self.uneven = False  # whether any of them is SLOW
+        self.slow: tuple[int, ...] = ()  # those that are SLOW
         self.error = [0.0] * replicas  # decayed mean of |seen - predicted|, seconds
         self._cov = [0.0] * 6  # 00 01 02 11 12 22
         self._rhs = [0.0] * 3
@@ -158,6 +158,7 @@ class PrefillModel:
         """Another machine may stand there now: its speed starts anew."""
         self._seen[replica] = self._told[replica] = _SPEED_PRIOR
         self.speed[replica], self.error[replica] = 1.0, 0.0
+        self.slow = tuple(i for i in self.slow if i != replica)
         self._counts[replica] += 1000  # what was seen before has faded from its speed
 
     def _take(self, x: Features, y: float, weight: float) -> None:
@@ -195,7 +196,7 @@ class PrefillModel:
         here = [r for r, is_here in zip(ratios, self._here, strict=True) if is_here] or [1.0]
         mean = sum(here) / len(here)  # the common part belongs to b, or both could drift against each other
         self.speed = [min(_SPEED_MAX, max(_SPEED_MIN, r / mean)) for r in ratios]
-        self.uneven = max(self.speed) > SLOW
+        self.slow = tuple(i for i, s in enumerate(self.speed) if s > SLOW)
 
     def _solve(self) -> list[float]:
         cov, rhs = list(self._cov), list(self._rhs)

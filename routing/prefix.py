@@ -32,7 +32,7 @@ def _fastest() -> Digest:
 
 
 digest: Digest = _fastest()
-TEXT_BLOCK = 256  # bytes of rendered prompt a block where no tokenizer is at hand: about 64 tokens
+TEXT_BLOCK = 512  # bytes of rendered prompt a block where no tokenizer is at hand: some 128 tokens; half of it cost a tenth of the speed
 TOKEN_BLOCK = 64
 MAX_BLOCKS = 16_384  # of one prompt; what is longer is matched by its first ones
 
@@ -347,7 +347,10 @@ class Approximate:
             self.version += 1
 
 
-def _leading(sets: Iterable[Container[Hashable]], blocks: Sequence[Hashable]) -> list[int]:
-    """How many leading blocks each has. In one piece: a turn of a loop would cost as much as what it does."""
-    inside = [mine.__contains__ for mine in sets]
-    return list(map(len, map(list, map(takewhile, inside, repeat(blocks)))))
+def _leading(sets: Sequence[Container[Hashable]], blocks: Sequence[Hashable]) -> list[int]:
+    """How many leading blocks each has. Most have not even the first, which one pass tells."""
+    out = [0] * len(sets)
+    if blocks:
+        for i in compress(range(len(sets)), map(contains, sets, repeat(blocks[0]))):
+            out[i] = len(list(takewhile(sets[i].__contains__, blocks)))
+    return out

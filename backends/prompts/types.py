@@ -39,7 +39,7 @@ class Hashing(msgspec.Struct, frozen=True):
     text: Callable[[bytes, int], list[int]]
     tokens: Callable[[Sequence[int], int], list[int]]
     root: Callable[..., int]
-    text_block: int = 256
+    text_block: int = 512
     token_block: int = 64
 
 

@@ -61,11 +61,11 @@ def test_dropping_what_was_never_expected_is_an_error() -> None:
 
 
 def test_text_blocks_are_chained_and_full() -> None:
-    text = bytes(range(256)) * 4
+    text = bytes(range(256)) * 8
     blocks = text_blocks(text + b"tail")
     assert len(blocks) == 4 and len(set(blocks)) == 4  # equal text, other prefix
-    assert text_blocks(text[:600]) == blocks[:2]
-    assert text_blocks(text[:255]) == []
+    assert text_blocks(text[:1200]) == blocks[:2]
+    assert text_blocks(text[:511]) == []
     assert text_blocks(text, salted("other")) != blocks
     assert len(text_blocks(b"x" * 40_000, size=2)) == prefix.MAX_BLOCKS
 

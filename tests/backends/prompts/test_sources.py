@@ -70,7 +70,7 @@ def test_the_version_that_main_names_else_the_newest(tmp_path: Path) -> None:
 def test_what_is_not_there_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, says: str) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     p = prompter(name, HASHING)
-    assert p.mode == "text" and says in p.reason and p.prompt(chat("x" * 300)).blocks
+    assert p.mode == "text" and says in p.reason and p.prompt(chat("x" * 700)).blocks
 
 
 def test_files_that_are_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

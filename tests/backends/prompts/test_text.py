@@ -16,6 +16,7 @@ from backends.prompts import Prompter, prompter
 from backends.prompts.learned import estimated
 from backends.prompts.prompter import HEAVY_TEXT
 from backends.types import Call
+from routing.prefix import TEXT_BLOCK
 from tests.backends.prompts.made import HASHING, call, chat
 
 LONG = "The quick brown fox jumps over the lazy dog. " * 40
@@ -45,7 +46,7 @@ def image(url: str, **more: Any) -> dict[str, Any]:
 
 def test_text_mode_says_why() -> None:
     p = text()
-    assert p.mode == "text" and "no model folder or name" in p.reason and p.block_tokens == 64
+    assert p.mode == "text" and "no model folder or name" in p.reason and p.block_tokens == 128
 
 
 @given(st.lists(CONTENT, min_size=1, max_size=8), CONTENT, CONTENT, st.booleans())
@@ -85,7 +86,7 @@ def test_what_differs_changes_the_blocks_from_there_on(at: int, turn: int) -> No
     where = common(one.blocks, two.blocks)
     assert not set(one.blocks[where:]) & set(two.blocks[where:])
     if start is not None:
-        assert where == (start + at) // 256
+        assert where == (start + at) // TEXT_BLOCK
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_a_response_format_counts_where_templates_print_it() -> None:
 
 def test_system_prompts_differ_from_where_they_differ() -> None:
     a, b = (text().prompt(chat(f"system:{LONG}{end}", "hi", LONG, "ok")).blocks for end in ("A", "B"))
-    assert 0 < common(a, b) < len(a) and common(a, b) == (len("<|system|>\n") + len(LONG)) // 256
+    assert 0 < common(a, b) < len(a) and common(a, b) == (len("<|system|>\n") + len(LONG)) // TEXT_BLOCK
 
 
 def test_models_and_adapters_have_chains_of_their_own() -> None:
@@ -244,10 +245,10 @@ def test_lengths_are_learned(rate: float) -> None:
         p.told(made, round(made.bytes * rate))
     made = p.prompt(chat("new" + LONG * 5))
     assert made.tokens == pytest.approx(made.bytes * rate, rel=0.03)
-    assert p.block_tokens == pytest.approx(256 * rate, rel=0.4)
+    assert p.block_tokens == pytest.approx(TEXT_BLOCK * rate, rel=0.4)
     for _ in range(100):
         p.told(made, round(made.bytes * rate))
-    assert p.block_tokens == pytest.approx(256 * rate, rel=0.1)
+    assert p.block_tokens == pytest.approx(TEXT_BLOCK * rate, rel=0.1)
 
 
 def test_a_conversation_goes_on_from_its_last_report() -> None:
