@@ -307,6 +307,7 @@ class Front(asyncio.Protocol):
 
     def break_off(self) -> None:
         self.exchange = None
+        self.core.clients.outbox.flush()  # what came before the break is the client's
         self.transport.abort()
 
     def _done(self) -> None:

@@ -9,6 +9,7 @@ from typing import Any, cast
 import uvicorn
 from uvicorn.server import ServerState
 
+from backends.outbox import Outbox
 from backends.types import Fault
 from gateway.config import Limits
 from gateway.front import CLOSING, IDLE, Front
@@ -154,3 +155,46 @@ def test_a_fault_without_a_time_says_none() -> None:
         one.connection_lost(None)
 
     asyncio.run(work())
+
+
+# What is written at the end of a turn of the loop
+
+
+def lent() -> tuple[Front, Pipe]:
+    """A connection whose loop turns only when it is told to."""
+    world, wire = World(1), Pipe()
+    world.core.clients.outbox = Outbox(asyncio.get_running_loop())
+    config = uvicorn.Config(app=cast(Any, None), proxy_headers=False, lifespan="off", log_config=None, access_log=False)
+    config.app_core = world.core  # type: ignore[attr-defined]
+    client = Front(config, ServerState(), {}, asyncio.get_running_loop())
+    client.connection_made(cast(Any, wire))
+    return client, wire
+
+
+def test_what_came_before_a_break_reaches_the_client() -> None:
+    async def play() -> None:
+        client, wire = lent()
+        client.begin(200, b"", b"data: one\n\n")
+        client.send(b"data: two\n\n")
+        assert not wire.out
+        client.break_off()
+        assert wire.aborted and wire.out.endswith(b"\r\n\r\nb\r\ndata: one\n\n\r\nb\r\ndata: two\n\n\r\n")
+
+    asyncio.run(play())
+
+
+def test_an_answer_is_written_before_its_connection_closes() -> None:
+    async def play() -> None:
+        for close in ("answer", "shutdown", "refusal"):
+            client, wire = lent()
+            client.keep = close != "answer"
+            client.respond(200, b"", b"{}")
+            if close == "shutdown":
+                client.core.idle = 0.0
+                client.shutdown()
+            elif close == "refusal":
+                client.data_received(b"nonsense\r\n\r\n")
+            assert (wire.closed or wire.eof) and wire.out.startswith(b"HTTP/1.1 200 OK\r\n"), close
+            assert wire.out.count(b"HTTP/1.1 ") == (2 if close == "refusal" else 1)
+
+    asyncio.run(play())
