@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -86,8 +87,17 @@ def spawn(
 
 
 def stop(process: subprocess.Popen[bytes], term_seconds: float = 5.0, kill_seconds: float = 5.0) -> None:
-    """Ends a process that `spawn` started and everything under it, by pid: SIGTERM, then SIGKILL."""
-    signal.setitimer(signal.ITIMER_REAL, 0)  # an interrupt that comes again (see `cli`) must not stop this
+    """Ends a process that `spawn` started and everything under it, by pid: SIGTERM, then SIGKILL. An interrupt that comes again (see `cli`)
+    does not stop this; where it is not what brought us here it was lost, and comes again after."""
+    again, _ = signal.setitimer(signal.ITIMER_REAL, 0)
+    try:
+        _end(process, term_seconds, kill_seconds)
+    finally:
+        if again and sys.exc_info()[0] is None:
+            signal.setitimer(signal.ITIMER_REAL, again)
+
+
+def _end(process: subprocess.Popen[bytes], term_seconds: float, kill_seconds: float) -> None:
     pids = tree(process.pid)
     for sig, seconds in ((signal.SIGTERM, term_seconds), (signal.SIGKILL, kill_seconds)):
         for pid in pids:

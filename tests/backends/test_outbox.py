@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
+import pytest
+
 from backends.outbox import Outbox
 
 
@@ -38,15 +40,20 @@ def test_flushed_they_go_at_once_and_once() -> None:
     asyncio.run(play())
 
 
-def test_a_connection_that_is_gone_stops_no_other() -> None:
+def test_what_one_connection_raises_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
     def gone(data: bytes) -> None:
         raise RuntimeError("the handler is closed")
+
+    def bug(data: bytes) -> None:
+        raise ValueError("what nobody thought of")
 
     async def play() -> None:
         outbox, seen = Outbox(asyncio.get_running_loop()), list[bytes]()
         outbox.put(gone, b"1")
-        outbox.put(seen.append, b"2")
+        outbox.put(bug, b"2")
+        outbox.put(seen.append, b"3")
         await asyncio.sleep(0)
-        assert seen == [b"2"]
+        assert seen == [b"3"]
 
     asyncio.run(play())
+    assert [record.message for record in caplog.records] == ["a bug: a write"]

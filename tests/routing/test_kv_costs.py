@@ -133,6 +133,11 @@ def test_a_slow_machine_is_given_what_it_can_serve_in_time_while_the_others_are_
     assert all(q.spare == 0.0 for q in s.quote(long, 0.0)) and s.ask(long, 0.0)[0][1] != 0  # it would come a second too late there
 
 
+def test_a_slow_machine_that_may_not_be_used_is_not() -> None:
+    s = uneven(90)
+    assert s.ask(want("a", blocks=(), usable=0b1110), 0.0)[0][1] != 0
+
+
 def test_an_idle_fleet_is_used_fastest_first_and_a_deadline_decides_what_is_in_time() -> None:
     s = uneven()
     assert s.ask(want("a", blocks=()), 0.0)[0][1] != 0
