@@ -104,8 +104,11 @@ class Connection(asyncio.Protocol):
                 if b"".join((line, splice.before, text, splice.after)) == data and QUOTE not in text:
                     splice.passed += CHUNK + len(text)
                     self.last = self.clients.now
-                    write = splice.write
-                    write(data)
+                    writes = splice.writes
+                    if writes:  # as `Outbox.put`, without its frame
+                        writes.append((splice.write, data))
+                    else:
+                        splice.outbox.put(splice.write, data)
                     return
             if splice.several(data):
                 self.last = self.clients.now
@@ -114,21 +117,19 @@ class Connection(asyncio.Protocol):
         flight = self.flight
         if flight is None:  # bytes that nobody asked for: whatever they are, they must not reach the next request
             self.transport.abort()
-            return
-        if self.between:
+        elif self.between:
             length = len(data)
             line = LINES[length] if length < LONGEST else None
             if line is not None and data.startswith(line) and data.endswith(b"\r\n"):
                 # One whole chunk, as most reads of a stream are: the parser need not see it, it ends where it began.
                 self.last = self.clients.now
                 flight.receiver.on_data(data[len(line) : -2])  # type: ignore[union-attr]
-                return
-        elif not self.answered:
-            known = self.known
-            if known is not None and (body := known.body(data)) is not None:
-                self._again(flight, known, body)
-                return
-        self._parse(flight, data)
+            else:
+                self._parse(flight, data)
+        elif not self.answered and (known := self.known) is not None and (body := known.body(data)) is not None:
+            self._again(flight, known, body)
+        else:
+            self._parse(flight, data)
 
     def _parse(self, flight: Sent, data: bytes) -> None:
         self.answered = True

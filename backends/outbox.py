@@ -18,24 +18,28 @@ Write = Callable[[bytes], None]
 
 class Outbox:
     """The writes of one loop, in order. What else is done to a transport that has writes here (closing it, writing past this) comes after
-    `flush`; what is aborted is not written any more. Holds at most what the loop has read in one turn."""
+    `flush`; what is aborted is not written any more. Holds at most what the loop has read in one turn.
 
-    __slots__ = ("_loop", "_writes")
+    `writes`: what waits, always the same list. While it holds anything, what is appended to it is as good as `put`.
+    """
+
+    __slots__ = ("_loop", "writes")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._writes: list[tuple[Write, bytes]] = []
+        self.writes: list[tuple[Write, bytes]] = []
 
     def put(self, write: Write, data: bytes) -> None:
         """`write(data)` when this turn is over."""
-        writes = self._writes
+        writes = self.writes
         if not writes:
             self._loop.call_soon(self.flush)
         writes.append((write, data))
 
     def flush(self) -> None:
         """Writes now."""
-        writes, self._writes = self._writes, []
+        writes = self.writes.copy()
+        self.writes.clear()
         for write, data in writes:
             try:
                 write(data)

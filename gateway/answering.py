@@ -49,7 +49,8 @@ class Answering:
     __slots__ = (
         "answer", "api", "attempts", "begun", "bytes_out", "call", "chunks", "clean", "comment_at", "core", "cors", "decision", "dropped",
         "ended", "excluded", "flight", "guide", "headers", "held", "id", "last_fault", "parked_at", "paused_at", "pilot", "received",
-        "relay", "route", "sink", "splice", "status", "stream", "tail", "tapped", "tenant", "trial", "ttft", "upstream_headers", "watched",
+        "relay", "route", "running", "sink", "splice", "status", "stream", "tail", "tapped", "tenant", "trial", "ttft", "upstream_headers",
+        "watched",
     )  # fmt: skip
 
     def __init__(self, core: Core, sink: Sink, api: str, headers: Mapping[bytes, bytes]) -> None:
@@ -70,7 +71,7 @@ class Answering:
         self.upstream_headers: Mapping[bytes, bytes] = NOTHING
         self.attempts = self.status = self.chunks = self.bytes_out = 0
         # watched: its answer takes more than the shortest way, as of a stream, of one with a guide, or that failed before
-        self.stream = self.begun = self.ended = self.watched = self.tapped = False
+        self.stream = self.begun = self.ended = self.watched = self.tapped = self.running = False
         self.clean = False  # it is over, and nobody else knows of it: `anew` may be called
         self.guide: Guide | None = None  # where its route has a plan
         self.pilot: Pilot | None = None  # where its route has a policy
@@ -205,7 +206,7 @@ class Answering:
         if write is None or self.guide is not None or not isinstance(flight, Sent) or flight.receiver is not self:
             return
         if self.splice is None:
-            self.splice = Splice(write)
+            self.splice = Splice(write, self.core.clients.outbox)
         self.splice.teach(relay.before, relay.after)
         flight.let_pass(self.splice)
 
@@ -223,6 +224,8 @@ class Answering:
         self.bytes_out += len(out)
         if self.ttft is None:
             self.ttft = monotonic() - self.received
+            self.running = True
+            self.core.starts.spare -= 1
             if self.guide is not None:
                 self.guide.committed(self.ttft)
             if self.pilot is not None:

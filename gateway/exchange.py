@@ -49,6 +49,8 @@ class Exchange(Answering):
         """Takes the whole body. `tenant`: who calls, where the connection knows that already. Never raises: every outcome goes to
         the sink, now or later."""
         core = self.core
+        if core.starts.spare < 0 and core.starts.waits(self, body, tenant):
+            return
         core.inflight.add(self)
         try:
             if tenant is None:

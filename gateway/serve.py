@@ -25,6 +25,7 @@ from gateway.config import Limits, ServerConfig
 from gateway.exchange import Exchange
 from gateway.experiments.arms import ArmRoute, Arms
 from gateway.recorder import Recorder
+from gateway.starts import Starts
 from routing import pool
 from routing.private import Near, no_local_target
 from routing.types import Replica, Route
@@ -75,7 +76,7 @@ class Core:
     generation: Generation
 
     def __init__(self, generation: Generation, clients: Clients, recorder: Recorder, draw: random.Random | None = None) -> None:
-        self.clients, self.recorder = clients, recorder
+        self.clients, self.recorder, self.starts = clients, recorder, Starts(clients.loop)
         self.inflight: set[Exchange] = set()
         self.parked: dict[Exchange, None] = {}  # in order of arrival
         self.leaders: dict[bytes, Shared] = {}  # calls that identical ones may follow
@@ -263,6 +264,8 @@ class Core:
         if exchange.parked_at is not None:
             self.parked.pop(exchange, None)
         exchange.route.inflight -= 1
+        if exchange.running:
+            self.starts.spare += 1
 
     # --- time
     def tick_date(self, unix: float) -> None:

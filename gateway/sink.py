@@ -8,8 +8,8 @@ from typing import Protocol
 
 class Sink(Protocol):
     """The client's side. `lines` are header lines, each ended by CRLF, without length or framing. After `respond` or `finish` the
-    sink is done; `break_off` closes the connection so that the client sees a cut answer. `raw` writes what is a chunk of a begun answer
-    already, framing and all; None where every event must pass `send`."""
+    sink is done; `break_off` closes the connection so that the client sees a cut answer. `raw` writes at once what is a chunk of a begun
+    answer already, framing and all, and so comes after what waits in the loop's `Outbox`; None where every event must pass `send`."""
 
     @property
     def raw(self) -> Callable[[bytes], None] | None: ...

@@ -27,6 +27,20 @@ class Still:
     def call_soon(self, call: Any) -> None: ...
 
 
+class AtOnce:
+    """An outbox that holds nothing back."""
+
+    writes: Any = ()
+
+    def put(self, write: Any, data: bytes) -> None:
+        write(data)
+
+
+def through(write: Any) -> Splice:
+    """What lets chunks pass to `write`, without a turn of a loop."""
+    return Splice(write, cast(Any, AtOnce()))
+
+
 def like(before: bytes, after: bytes, event: bytes) -> bool:
     """The rule in the long way: what was taught, around a text without a quotation mark."""
     size = len(event) - len(before) - len(after)
@@ -57,7 +71,7 @@ def test_only_what_was_taught_around_a_text_passes(start: bytes, end: bytes, tex
     event = other + b"\n\n" if text is None else before + text + after
     _, conn, seen = streaming()
     passed: list[bytes] = []
-    conn.splice = splice = Splice(passed.append)
+    conn.splice = splice = through(passed.append)
     splice.teach(before, after)
     conn.data_received(frame(event))
     assert (passed == [frame(event)]) is like(before, after, event)
@@ -72,7 +86,7 @@ def test_only_what_was_taught_around_a_text_passes(start: bytes, end: bytes, tex
 
 def test_what_passes_unread_keeps_the_idle_clock_going() -> None:
     pool, conn, seen = streaming()
-    conn.splice = splice = Splice(lambda data: None)
+    conn.splice = splice = through(lambda data: None)
     splice.teach(b'data: {"content":"', b'"}\n\n')
     for _ in range(3):
         pool.clients.now += T.idle * 0.9
@@ -86,7 +100,7 @@ def test_what_passes_unread_keeps_the_idle_clock_going() -> None:
 def test_what_passed_is_counted_whatever_lengths_there_were() -> None:
     _, conn, seen = streaming()
     passed: list[bytes] = []
-    conn.splice = splice = Splice(passed.append)
+    conn.splice = splice = through(passed.append)
     splice.teach(b'data: {"content":"', b'"}\n\n')
     events = [b'data: {"content":"' + b"x" * (n % 40) + b'"}\n\n' for n in range(100)]
     for event in events:
@@ -113,7 +127,7 @@ def test_several_chunks_of_one_read_pass_if_each_may_and_else_none(texts: list[b
         sent = sent.replace(b"\r\n", b";x=y\r\n", 1)
     _, conn, seen = streaming()
     passed: list[bytes] = []
-    conn.splice = splice = Splice(passed.append)
+    conn.splice = splice = through(passed.append)
     splice.teach(before, after)
     conn.data_received(sent)
     whole = next((n for n in range(1, len(events) + 1) if sent == b"".join(map(frame, events[:n]))), 0)
@@ -128,7 +142,7 @@ def test_several_chunks_of_one_read_pass_if_each_may_and_else_none(texts: list[b
 
 def test_several_chunks_keep_the_idle_clock_going() -> None:
     pool, conn, seen = streaming()
-    conn.splice = splice = Splice(lambda data: None)
+    conn.splice = splice = through(lambda data: None)
     splice.teach(b'data: {"content":"', b'"}\n\n')
     pool.clients.now += T.idle * 0.9
     conn.data_received(frame(b'data: {"content":"a"}\n\n') + frame(b'data: {"content":"b"}\n\n'))
@@ -139,7 +153,7 @@ def test_several_chunks_keep_the_idle_clock_going() -> None:
 def test_a_long_chunk_is_the_parser_s() -> None:
     _, conn, seen = streaming()
     passed: list[bytes] = []
-    conn.splice = splice = Splice(passed.append)
+    conn.splice = splice = through(passed.append)
     splice.teach(b'data: "', b'"\n\n')
     event = b'data: "' + b"x" * LONGEST + b'"\n\n'
     conn.data_received(frame(event))
@@ -150,7 +164,7 @@ def test_bytes_that_are_no_chunk_never_pass() -> None:
     for odd in (b'\0data: "xx"\n\n\r\n', b'data: "xx"\n\n\r\n', b"\0" * 2100):
         _, conn, seen = streaming()
         passed: list[bytes] = []
-        conn.splice = splice = Splice(passed.append)
+        conn.splice = splice = through(passed.append)
         splice.teach(b'data: "', b'"\n\n')
         conn.data_received(odd)
         assert not passed and seen.fault is not None and seen.fault.code == "bad_framing"
@@ -158,7 +172,7 @@ def test_bytes_that_are_no_chunk_never_pass() -> None:
 
 def test_nothing_is_let_pass_in_the_middle_of_a_chunk() -> None:
     _, conn, _ = streaming()
-    flight, splice = conn.flight, Splice(lambda data: None)
+    flight, splice = conn.flight, through(lambda data: None)
     assert isinstance(flight, Sent)
     flight.let_pass(splice)
     assert conn.splice is splice
@@ -175,7 +189,7 @@ def test_nothing_passes_to_a_client_whose_answer_is_over(end: str) -> None:
     pool, conn, seen = streaming()
     flight, passed = conn.flight, list[bytes]()
     assert isinstance(flight, Sent)
-    splice = Splice(passed.append)
+    splice = through(passed.append)
     splice.teach(b'data: "', b'"\n\n')
     flight.let_pass(splice)
     conn.data_received(frame(b'data: "a"\n\n'))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic, time
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from gateway.experiments.plain import ended_of
 from gateway.record import Plain, Record, record_of
 from gateway.recorder import NOWHERE, Recorder
 from gateway.serve import Core, Generation
+from gateway.starts import MANY
 from routing.types import Arm, Health, Replica, Route
 
 SSE = {b"content-type": b"text/event-stream; charset=utf-8", b"transfer-encoding": b"chunked"}
@@ -124,6 +125,22 @@ class FakeLink:
         return None
 
 
+class Turns:
+    """A loop that turns when a test says so."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], object]] = []
+
+    def call_soon(self, call: Callable[[], object]) -> None:
+        self.soon.append(call)
+
+    def turn(self) -> None:
+        """What was asked for until now is called."""
+        calls, self.soon = self.soon, []
+        for call in calls:
+            call()
+
+
 NO_PART: tuple[None, tuple[()], None] = (None, (), None)  # of a plain answer that is in no experiment
 
 
@@ -170,7 +187,8 @@ class World:
         server = ServerConfig(limits=limits or Limits(), wait_seconds=60.0, head_commit_seconds=10.0)
         generation = Generation(1, server, Door(keys, (), origins), {"m": self.route, "other": Route("other", ())})
         self.recorder = FakeRecorder()
-        clients = Clients(cast(Any, None))  # no pool is ever opened: no loop is needed
+        self.loop = Turns()
+        clients = Clients(cast(Any, self.loop))  # no pool is ever opened
         self.core = Core(generation, clients, cast(Recorder, self.recorder), random.Random(1))
 
     def ask(self, doc: Any = None, *, stream: bool = False, headers: Mapping[bytes, bytes] | None = None) -> tuple[FakeSink, Exchange]:
@@ -194,7 +212,7 @@ class World:
 
     def check_idle(self, records: int) -> None:
         """Everything was released: no slot, no flight, nothing in a table; so many records."""
-        assert not self.flights and not self.core.inflight and not self.core.parked
+        assert not self.flights and not self.core.inflight and not self.core.parked and self.core.starts.spare == MANY
         assert [r.inflight for r in self.replicas] == [0] * len(self.replicas) and self.route.inflight == 0
         assert len(self.recorder.records) == records
 

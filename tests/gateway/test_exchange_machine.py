@@ -8,6 +8,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from backends.types import Fault
 from gateway.exchange import Exchange
+from gateway.starts import MANY
 from tests.gateway.parts import JSON, SSE, FakeFlight, FakeSink, World
 from tests.gateway.test_exchange import ANSWER, BOOM, DONE, FINISH, ROLE, TEXT, USAGE
 
@@ -117,6 +118,7 @@ class Calls(RuleBasedStateMachine):
         assert core.inflight == alive and set(core.parked) <= alive
         assert len(world.recorder.records) == len(self.every) - len(alive)
         assert world.route.inflight == sum(e.route is not None for e in alive)
+        assert core.starts.spare == MANY - sum(e.running for e in alive)
         for i, replica in enumerate(world.replicas):
             assert replica.inflight == sum(f.replica == str(i) for f in world.flights)
             assert replica.slots is None or replica.inflight <= replica.slots
