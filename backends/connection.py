@@ -106,9 +106,9 @@ class Connection(asyncio.Protocol):
                     self.last = self.clients.now
                     writes = splice.writes
                     if writes:  # as `Outbox.put`, without its frame
-                        writes.append((splice.write, data))
+                        writes.append((splice.transport, data))
                     else:
-                        splice.outbox.put(splice.write, data)
+                        splice.outbox.put(splice.transport, data)
                     return
             if splice.several(data):
                 self.last = self.clients.now

@@ -59,10 +59,10 @@ class Pool:
                 self.hits += 1
                 conn.flight, flight.conn = flight, conn
                 head, body = payload
-                put, write = self.clients.outbox.put, transport.write
-                put(write, head)
+                put = self.clients.outbox.put
+                put(transport, head)
                 if body:
-                    put(write, body)
+                    put(transport, body)
                 return flight
         self.connect(flight)
         return flight

@@ -10,10 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from typing import Protocol
 
 log = logging.getLogger("pointsman")
-Write = Callable[[bytes], None]
+
+
+class Writes(Protocol):
+    """A transport, as far as it matters here."""
+
+    def write(self, data: bytes) -> None: ...
 
 
 class Outbox:
@@ -27,22 +32,22 @@ class Outbox:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.writes: list[tuple[Write, bytes]] = []
+        self.writes: list[tuple[Writes, bytes]] = []
 
-    def put(self, write: Write, data: bytes) -> None:
-        """`write(data)` when this turn is over."""
+    def put(self, transport: Writes, data: bytes) -> None:
+        """`transport.write(data)` when this turn is over."""
         writes = self.writes
         if not writes:
             self._loop.call_soon(self.flush)
-        writes.append((write, data))
+        writes.append((transport, data))
 
     def flush(self) -> None:
         """Writes now."""
         writes = self.writes.copy()
         self.writes.clear()
-        for write, data in writes:
+        for transport, data in writes:
             try:
-                write(data)
+                transport.write(data)
             except RuntimeError:
                 pass  # uvloop's word for a connection that is gone
             except Exception:

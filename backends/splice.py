@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from backends.outbox import Outbox, Write
+from backends.outbox import Outbox, Writes
 
 LONGEST = 2048  # bytes of a chunk with its framing; a longer one is the parser's
 QUOTE = ord('"')  # a byte is found in bytes for a twentieth of what finding bytes in them costs
@@ -25,17 +25,17 @@ SIZES = {b"%x\r\n" % size: size for size in range(1, LONGEST - 7)}  # and what a
 
 class Splice:
     """Lets chunks of a stream pass from its connection to the client's as they are, framing and all: whole events that are like
-    the last one but for their text (see `gateway.relay.StreamRelay`). `write` is the client's, to be put into `outbox`; `chunks` and `size`
-    are of what passed.
+    the last one but for their text (see `gateway.relay.StreamRelay`). `transport` is the client's, written to through
+    `outbox`; `chunks` and `size` are of what passed.
 
     All that a chunk needs is here, in few objects: with a thousand streams each one more is fetched from far at every chunk. `before` and
     `after` stand around the text, `begin` and `end` say where it lies in the event and before the chunk's end; `passed` counts both.
     """
 
-    __slots__ = ("_chunks", "_size", "after", "before", "begin", "end", "outbox", "passed", "write", "writes")
+    __slots__ = ("_chunks", "_size", "after", "before", "begin", "end", "outbox", "passed", "transport", "writes")
 
-    def __init__(self, write: Write, outbox: Outbox) -> None:
-        self.write, self.outbox, self.writes = write, outbox, outbox.writes
+    def __init__(self, transport: Writes, outbox: Outbox) -> None:
+        self.transport, self.outbox, self.writes = transport, outbox, outbox.writes
         self.before, self.after = b"", b"\r\n"
         self.begin, self.end = 0, -2
         self.passed = 0
@@ -66,7 +66,7 @@ class Splice:
             passed += CHUNK + len(text)
             at = stop
         self.passed += passed
-        self.outbox.put(self.write, data)
+        self.outbox.put(self.transport, data)
         return True
 
     @property

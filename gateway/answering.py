@@ -202,11 +202,11 @@ class Answering:
 
     def _splice(self, relay: StreamRelay) -> None:
         """Lets what is like the last event pass without us, where nobody else needs to see it."""
-        flight, write = self.flight, self.sink.raw
-        if write is None or self.guide is not None or not isinstance(flight, Sent) or flight.receiver is not self:
+        flight, transport = self.flight, self.sink.raw
+        if transport is None or self.guide is not None or not isinstance(flight, Sent) or flight.receiver is not self:
             return
         if self.splice is None:
-            self.splice = Splice(write, self.core.clients.outbox)
+            self.splice = Splice(transport, self.core.clients.outbox)
         self.splice.teach(relay.before, relay.after)
         flight.let_pass(self.splice)
 

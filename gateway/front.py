@@ -78,8 +78,8 @@ class Front(asyncio.Protocol):
     # --- asyncio's side
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]
-        self.raw = self.transport.write
-        self.write = partial(self.core.clients.outbox.put, self.raw)  # at the end of this turn of the loop
+        self.raw = self.transport
+        self.write = partial(self.core.clients.outbox.put, self.transport)  # at the end of this turn of the loop
         self.since = self.core.clients.now
         connections: set[Any] = self.server_state.connections
         if len(connections) >= self.core.limits.connections:

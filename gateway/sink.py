@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
+
+from backends.outbox import Writes
 
 
 class Sink(Protocol):
     """The client's side. `lines` are header lines, each ended by CRLF, without length or framing. After `respond` or `finish` the
-    sink is done; `break_off` closes the connection so that the client sees a cut answer. `raw` writes at once what is a chunk of a begun
-    answer already, framing and all, and so comes after what waits in the loop's `Outbox`; None where every event must pass `send`."""
+    sink is done; `break_off` closes the connection so that the client sees a cut answer. `raw` takes what is a chunk of a begun answer
+    already, framing and all, through the loop's `Outbox`; None where every event must pass `send`."""
 
     @property
-    def raw(self) -> Callable[[bytes], None] | None: ...
+    def raw(self) -> Writes | None: ...
 
     def respond(self, status: int, lines: bytes, body: bytes) -> None: ...
 

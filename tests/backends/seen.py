@@ -10,6 +10,16 @@ from backends.types import Fault
 DEADLINE = 30.0  # seconds: how long a test waits for something that must happen
 
 
+class Written:
+    """A transport of which only its writing matters: `write` hears it."""
+
+    def __init__(self, write: Callable[[bytes], object]) -> None:
+        self._write = write
+
+    def write(self, data: bytes) -> None:
+        self._write(data)
+
+
 class Seen:
     """`calls` are the names in order; `fault` and `ended` tell how it came out."""
 

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from backends.connection import Connection
 from backends.http import Clients
+from backends.outbox import Writes
 from backends.sent import Sent
 from backends.splice import LONGEST, Splice
 from backends.types import Fault
 from gateway.relay import StreamRelay
 from tests.backends.played import REQUEST, Played, T, Wire
-from tests.backends.seen import Seen
+from tests.backends.seen import Seen, Written
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 pieces = st.text(alphabet='ab"', max_size=6).map(str.encode)
@@ -32,13 +33,13 @@ class AtOnce:
 
     writes: Any = ()
 
-    def put(self, write: Any, data: bytes) -> None:
-        write(data)
+    def put(self, transport: Writes, data: bytes) -> None:
+        transport.write(data)
 
 
 def through(write: Any) -> Splice:
     """What lets chunks pass to `write`, without a turn of a loop."""
-    return Splice(write, cast(Any, AtOnce()))
+    return Splice(Written(write), cast(Any, AtOnce()))
 
 
 def like(before: bytes, after: bytes, event: bytes) -> bool:

@@ -8,17 +8,18 @@ from functools import partial
 import pytest
 
 from backends.outbox import Outbox
+from tests.backends.seen import Written
 
 
 def test_writes_go_out_in_order_when_the_turn_is_over() -> None:
     async def play() -> None:
         outbox, seen = Outbox(asyncio.get_running_loop()), list[str]()
         for name, data in (("a", b"1"), ("b", b"2"), ("a", b"3")):
-            outbox.put(partial(lambda name, data: seen.append(f"{name}{data.decode()}"), name), data)
+            outbox.put(Written(partial(lambda name, data: seen.append(f"{name}{data.decode()}"), name)), data)
         assert not seen
         await asyncio.sleep(0)
         assert seen == ["a1", "b2", "a3"]
-        outbox.put(lambda data: seen.append(data.decode()), b"4")
+        outbox.put(Written(lambda data: seen.append(data.decode())), b"4")
         await asyncio.sleep(0)
         assert seen[3:] == ["4"]
 
@@ -28,9 +29,9 @@ def test_writes_go_out_in_order_when_the_turn_is_over() -> None:
 def test_flushed_they_go_at_once_and_once() -> None:
     async def play() -> None:
         outbox, seen = Outbox(asyncio.get_running_loop()), list[bytes]()
-        outbox.put(seen.append, b"1")
+        outbox.put(Written(seen.append), b"1")
         outbox.flush()
-        outbox.put(seen.append, b"2")
+        outbox.put(Written(seen.append), b"2")
         assert seen == [b"1"]
         await asyncio.sleep(0)
         assert seen == [b"1", b"2"]
@@ -49,9 +50,9 @@ def test_what_one_connection_raises_stops_no_other(caplog: pytest.LogCaptureFixt
 
     async def play() -> None:
         outbox, seen = Outbox(asyncio.get_running_loop()), list[bytes]()
-        outbox.put(gone, b"1")
-        outbox.put(bug, b"2")
-        outbox.put(seen.append, b"3")
+        outbox.put(Written(gone), b"1")
+        outbox.put(Written(bug), b"2")
+        outbox.put(Written(seen.append), b"3")
         await asyncio.sleep(0)
         assert seen == [b"3"]
 
