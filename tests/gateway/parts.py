@@ -130,6 +130,10 @@ class Turns:
 
     def __init__(self) -> None:
         self.soon: list[Callable[[], object]] = []
+        self.now = 0.0
+
+    def time(self) -> float:
+        return self.now
 
     def call_soon(self, call: Callable[[], object]) -> None:
         self.soon.append(call)

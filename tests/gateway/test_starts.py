@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gateway.starts import A_TURN, MANY
+from gateway.starts import A_TURN, MANY, MOST
 from tests.gateway.parts import SSE, FakeFlight, FakeSink, World
 
 CONTENT = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
@@ -50,6 +50,17 @@ def test_a_crowd_begins_a_few_a_turn_in_order() -> None:
     world.loop.turn()
     world.loop.turn()
     assert not world.loop.soon  # nothing waits: nothing is called any more
+
+
+def test_on_a_full_core_whose_turns_are_long_more_begin_in_each() -> None:
+    world, running = crowded()
+    asked(world, 200)
+    for seconds, more in ((0.004, 20), (0.0, A_TURN), (0.5, MOST), (0.001, 5)):
+        before = len(begun(world, running))
+        world.loop.now += seconds
+        world.loop.turn()
+        assert len(begun(world, running)) == before + more
+    assert begun(world, running) == [str(n) for n in range(A_TURN + 20 + A_TURN + MOST + 5)]
 
 
 def test_who_comes_while_others_wait_does_not_overtake_them() -> None:
