@@ -136,9 +136,10 @@ class Answering:
             pilot.whole(tail)
         told = (decision, route.name, self.tenant.name, self.api, self.id, self.received, seconds, size, tail, kind, unit, left)
         core.recorder.put_plain(told)
-        if free and pilot is None:
+        if free:
             # Nothing that waits for a next request holds this one's body, or a generation that has been replaced.
-            self.clean, self.call, self.decision, self.route, self.trial = True, NO_CALL, UNDECIDED, NO_ROUTE, None
+            self.call, self.decision, self.route, self.trial, self.pilot = NO_CALL, UNDECIDED, NO_ROUTE, None, None
+            self.clean = True
         if core.parked or replica.on_idle is not None:
             core.freed(replica)
         self.sink.respond(200, b"".join((JSON_HEAD, self.id, replica.line)), body)

@@ -48,6 +48,13 @@ def bodies(model: str, conversations: int, seed: int = 1, *, named: bool = False
             yield json.dumps(doc, separators=(",", ":"))
 
 
+def same(body: str, *, named: bool = False) -> Iterator[str]:
+    """One request, `body`, by 64 users if `named`: a line of JSON each, as `bodies` gives them. What differs is no part of the prompt."""
+    for user in range(64):
+        doc = {**json.loads(body), "metadata": {"pass": PLACE}}
+        yield json.dumps(doc | {"user": f"user-{user}"} if named else doc, separators=(",", ":"))
+
+
 def _conversation(rng: random.Random, system: str, number: int) -> Iterator[list[dict[str, str]]]:
     messages = [{"role": "system", "content": system}]
     question = f"{PLACE} {number}: "

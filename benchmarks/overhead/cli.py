@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--smoke", action="store_true", help="start and check each, measure nothing")
     p.add_argument("--soak", action="store_true", help="memory over 200,000 answers and 2,000,000 streamed chunks")
     p.add_argument("--policies", action="store_true", help=f"policies over {policies.REPLICAS} replicas: {','.join(policies.NAMES)}")
+    p.add_argument("--same", action="store_true", help="policies likewise, by the one request of the other phases in place of chats")
     p.add_argument("--together", type=Path, metavar="OUT.md", help="all at once, in turns, by `pointsman bench overhead`; its tables there")
     p.add_argument("--soak-scale", type=_within(0.0001, 1), default=1.0, metavar="X", help="that part of the soak's counts (default 1)")
     p.add_argument("--list", action="store_true", help="name the gateways, and why one cannot run here")
@@ -203,7 +204,7 @@ def measure_policies(a: argparse.Namespace) -> int:
     out = a.out or a.cache / "results" / time.strftime("policies-%Y%m%d-%H%M%S.json", time.gmtime())
     here = {name: peer for name, peer in found.items() if peer is not None}
     command = ("python", "-m", "benchmarks.overhead", *sys.argv[1:])
-    plan = policies.Plan(site, here, tools.build(a.cache), cores, a.rounds, a.secs, a.quiet, out, command)
+    plan = policies.Plan(site, here, tools.build(a.cache), cores, a.rounds, a.secs, a.quiet, out, command, a.same)
     for port in (*range(site.port, site.port + len(here)), *(site.upstream_port + at for at in range(policies.REPLICAS))):
         if port_in_use(port):
             raise Broken(f"port {port} is in use; choose others with --port")
@@ -260,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if unknown:
                 raise tools.Missing(f"unknown: {', '.join(unknown)}; known: {', '.join(peers.ENVS)}")
             return 1 if install.install((a.envs or a.cache / "envs").resolve(), names, say) else 0
-        if a.policies:
+        if a.policies or a.same:
             return measure_policies(a)
         if a.together is not None:
             return measure_together(a)

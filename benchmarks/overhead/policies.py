@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.overhead import chats, machine, meter, peers, phases, stats, tools
 from benchmarks.overhead.peers import KEY, MODELS, Peer, Site
 from benchmarks.overhead.run import FAULTS, SCHEMA, order
-from benchmarks.overhead.target import PATH, Broken, Mock, Target
+from benchmarks.overhead.target import PATH, Broken, Mock, Target, body
 from benchmarks.overhead.together import sites
 
 REPLICAS = 8
@@ -27,6 +27,7 @@ MODEL = "mock-sized"  # tells a prompt's true size, and nothing of a cache: what
 CONVERSATIONS = 600
 CONNECTIONS = (16, 64)
 WARM_SECONDS = 3.0
+CHATS, SAME = "chats of 2 to 8 KiB", "one request of 0.7 KB"
 WRK = tools.CSRC / "wrk_chats.lua"
 BARS = (
     ("kv_aware", "weighted", 0.65),
@@ -38,7 +39,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure. Seconds; `peers` by name."""
+    """What to measure. Seconds; `peers` by name; `same`: the one request of the other phases in place of chats."""
 
     site: Site
     peers: dict[str, Peer]
@@ -49,6 +50,7 @@ class Plan:
     quiet: float
     out: Path
     command: tuple[str, ...]
+    same: bool = False
 
 
 def urls(site: Site) -> list[str]:
@@ -123,11 +125,12 @@ def run(plan: Plan, say: Say) -> dict[str, Any]:
     """Measures all; what was measured is saved after each, and one that fails is not tried again."""
     texts = {named: plan.site.run / f"chats-{'users' if named else 'plain'}.jsonl" for named in (False, True)}
     for named, text in texts.items():
-        text.write_text("".join(f"{body}\n" for body in chats.bodies(MODEL, CONVERSATIONS, named=named)))
+        asked = chats.same(body(MODEL, False), named=named) if plan.same else chats.bodies(MODEL, CONVERSATIONS, named=named)
+        text.write_text("".join(f"{one}\n" for one in asked))
     result: dict[str, Any] = {
         "schema": SCHEMA, "kind": "policies", "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "command": list(plan.command),
         "machine": machine.facts(plan.cores), "notes": {n: {"version": p.version, "about": p.about} for n, p in plan.peers.items()},
-        "secs": plan.seconds, "rounds": {n: [] for n in plan.peers}, "failed": {},
+        "secs": plan.seconds, "load": SAME if plan.same else CHATS, "rounds": {n: [] for n in plan.peers}, "failed": {},
     }  # fmt: skip
     with Mock(plan.programs["mock"], plan.site, plan.cores.load, REPLICAS) as mock, ExitStack() as stack:
         bench = phases.Bench(plan.programs, plan.site.run, plan.cores, mock, plan.seconds)
@@ -236,7 +239,7 @@ def quartiles(values: Sequence[float]) -> tuple[float, float]:
 
 def markdown(result: dict[str, Any]) -> str:
     """The figures: medians over the rounds, and the bars."""
-    lines = [f"Measured {result['when']}, {REPLICAS} replicas, chats of 2 to 8 KiB, {result['secs']:g} s a phase.", ""]
+    lines = [f"Measured {result['when']}, {REPLICAS} replicas, {result.get('load', CHATS)}, {result['secs']:g} s a phase.", ""]
     lines += [f"- {name}: {value}" for name, value in result["machine"].items()]
     lines += [f"- {name}: {note['version']}; {note['about']}" for name, note in result["notes"].items()]
     lines += [f"- {name}: FAILED: {why}" for name, why in result["failed"].items()]

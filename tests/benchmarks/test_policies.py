@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks.overhead import chats, cli, policies
 from benchmarks.overhead.peers import Site
+from benchmarks.overhead.target import body
 from tests.benchmarks.programs import free_port, needs_cc, needs_load
 
 POINTSMAN = f"{sys.executable} -m gateway"
@@ -33,6 +34,16 @@ def test_chats_grow_turn_by_turn_among_each_other() -> None:
         jumps += key != last
         last = key
     assert len(seen) == 40 and jumps > 200 and len({m[0]["content"] for m in seen.values()}) == chats.APPS
+
+
+def test_the_same_request_for_all() -> None:
+    asked = body("m", False)
+    for named in (False, True):
+        lines = list(chats.same(asked, named=named))
+        assert all(line.count(chats.PLACE) == 1 and "\n" not in line for line in lines)
+        docs = [json.loads(line) for line in lines]
+        assert len({doc.pop("user", None) for doc in docs}) == (64 if named else 1)
+        assert all(doc == json.loads(asked) | {"metadata": {"pass": chats.PLACE}} for doc in docs)
 
 
 def test_the_configurations(tmp_path: Path) -> None:
@@ -68,11 +79,12 @@ def test_the_table() -> None:
 @needs_cc
 @needs_load
 @pytest.mark.timeout(180)
-def test_it_measures(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("more", [(), ("--same",)])
+def test_it_measures(more: tuple[str, ...], capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(policies, "CONVERSATIONS", 20)
     port = free_port(*range(1, 8), 100, 101, 102)
     flags = ["--policies", "--peers", "weighted,kv_aware,experiment", "--rounds", "1", "--secs", "1", "--port", str(port)]
-    flags += ["--cache", str(tmp_path)]
+    flags += ["--cache", str(tmp_path), *more]
     assert cli.main([*flags, "--pointsman", POINTSMAN]) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
     rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in out.splitlines() if row.startswith("| ")]
