@@ -245,7 +245,7 @@ class Keeper:
         for action in actions:
             name = action.name
             if action.does == "load":
-                log.info("model %s: loading, %s of %s are in use", name, size(self.residency.held), self._budget())
+                log.info("model %s: loading, %s in use", name, self._held())
                 self._running.add(name)
                 self._live[name] = {f"{name}#{i}" for i in range(self._specs[name].replicas)}
                 changed = True
@@ -267,8 +267,9 @@ class Keeper:
         if changed:
             self.host.run_engines()
 
-    def _budget(self) -> str:
-        return "any" if self.residency.budget is None else size(self.residency.budget)
+    def _held(self) -> str:
+        held, budget = size(self.residency.held), self.residency.budget
+        return held if budget is None else f"{held} of {size(budget)}"
 
     async def _close(self, name: str) -> None:
         """Hears how many calls are under way now that no new one comes; asks again where somebody does not say."""
