@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -211,7 +211,7 @@ def _serve(args: argparse.Namespace) -> int:
     from gateway.cli_banner import banner  # only now: a mistake in the configuration is told at once
     from gateway.run import serve
 
-    def ready(port: int, admin_port: int | None, models: Sequence[str]) -> None:
+    def ready(port: int, admin_port: int | None, models: Mapping[str, str]) -> None:
         sys.stdout.write(banner(config, port, admin_port, models, _command()))
         sys.stdout.flush()
 

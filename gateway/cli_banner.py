@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from backends.loopback import is_loopback
 from gateway.config import Config
@@ -27,19 +27,21 @@ def origin(host: str, port: int, tls: bool) -> str:
     return f"{'https' if tls else 'http'}://{host}:{port}"
 
 
-def banner(config: Config, port: int, admin_port: int | None, models: Sequence[str], command: str = "pointsman") -> str:
-    """The whole text: where it listens, what it serves, what to paste. `port`s are the real ones, after 0 was resolved;
-    `command` is how a shell calls this program."""
+def banner(config: Config, port: int, admin_port: int | None, models: Mapping[str, str], command: str = "pointsman") -> str:
+    """The whole text: where it listens, what it serves, what to paste. `port`s are the real ones, after 0 was resolved; `models` has
+    for each why it cannot answer, "" where it can; `command` is how a shell calls this program."""
     server = config.server
     base = origin(server.host, port, server.tls is not None) + "/v1"
     status = f"{origin(server.admin.host, admin_port, False)}/" if admin_port is not None else "off"
-    shown = ", ".join(models[:_SHOWN]) + (f", and {len(models) - _SHOWN} more" if len(models) > _SHOWN else "")
+    good = [name for name, why in models.items() if not why]
+    shown = ", ".join(good[:_SHOWN]) + (f", and {len(good) - _SHOWN} more" if len(good) > _SHOWN else "")
     who = f"{len(config.keys)} configured" if config.keys else "none needed (only this machine can connect)"
-    rows = [("Endpoint", base), ("Models", shown or "none yet"), ("Status", status), ("Keys", who)]
+    shown = shown or ("none can answer" if models else "none yet")
+    rows = [("Endpoint", base), ("Models", shown), *_out(models), ("Status", status), ("Keys", who)]
     parts = [f"Pointsman {VERSION} is ready", *_rows(rows), ""]
     if not is_loopback(server.host):
         parts += [f"  Listening on {server.host}: other machines can connect.", ""]
-    model = models[0] if models else "MODEL"
+    model = good[0] if good else next(iter(models), "MODEL")
     parts += ["Try it:", "", *_indent(_curl(base, model, bool(config.keys))), ""]
     parts += ["From Python (pip install openai):", "", *_indent(_python(base, model, bool(config.keys))), ""]
     where = "" if base == f"{DEFAULT_URL}/v1" else f" --url {shlex.quote(base)}"
@@ -47,9 +49,16 @@ def banner(config: Config, port: int, admin_port: int | None, models: Sequence[s
     return "\n".join(parts) + "\n"
 
 
+def _out(models: Mapping[str, str]) -> list[tuple[str, str]]:
+    """A row for each of the first models that cannot answer."""
+    out = [(name, why) for name, why in models.items() if why]
+    more = [("", f"and {len(out) - _SHOWN} more; the status page names them")] if len(out) > _SHOWN else []
+    return [("Out" if not at else "", f"{name}: {why}") for at, (name, why) in enumerate(out[:_SHOWN])] + more
+
+
 def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in rows)
-    return ["", *(f"  {name:<{width}}  {text}" for name, text in rows)]
+    return ["", *(f"  {name:<{width}}  {text}".rstrip() for name, text in rows)]
 
 
 def _indent(text: str) -> list[str]:

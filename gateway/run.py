@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway import logs, process
@@ -15,10 +15,11 @@ from gateway.cluster import Cluster
 from gateway.config import Config
 from gateway.server import SocketError
 from gateway.wiring import Control, Gateway, Read
+from routing.pool import out
 
 log = logging.getLogger("pointsman")
 Stamp = tuple[int, int, int]  # of a file: time of its last change in ns, size, inode
-Banner = Callable[[int, int | None, Sequence[str]], None]
+Banner = Callable[[int, int | None, Mapping[str, str]], None]
 
 
 def serve(
@@ -59,7 +60,7 @@ async def _serve(config: Config, asgi: bool, banner: Banner | None, path: Path |
     process.settle()
     watching = asyncio.create_task(_reloads(gateway, reload, path, read_at))
     if banner is not None and not stop.is_set():
-        banner(gateway.port, gateway.admin_port, list(gateway.core.generation.routes))
+        banner(gateway.port, gateway.admin_port, {name: out(route) for name, route in gateway.core.generation.routes.items()})
     await stop.wait()
     watching.cancel()
     await gateway.leave(hurry)

@@ -101,6 +101,13 @@ def _resting(route: Route, now: float, excluded: Collection[Replica]) -> Decisio
     return Decision(replica, target, "every replica failed lately; this one rests shortest")
 
 
+def out(route: Route) -> str:
+    """Why no replica of the route can answer, as far as is known; "" where one can, may come, or none is there."""
+    if not route.replicas or any(replica.health != "down" for replica in route.replicas):
+        return ""
+    return next((replica.reason for replica in route.replicas if replica.reason), "all its replicas are down")
+
+
 def may_come(route: Route, excluded: Collection[Replica] = ()) -> bool:
     """Whether waiting can help: some replica is loading, has all its slots taken, or is an engine of ours that is being restarted."""
     return any(comes(r) and r not in excluded for r in route.replicas)

@@ -121,7 +121,7 @@ def test_origins() -> None:
 
 
 def test_the_banner_is_ready_to_paste() -> None:
-    shown = banner(from_flags(Flags(), {}), 8484, 8485, ["it's"])
+    shown = banner(from_flags(Flags(), {}), 8484, 8485, {"it's": ""})
     command = re.search(r"curl .*?\n\n", shown, re.S)
     assert command is not None
     words = shlex.split(command[0])
@@ -135,11 +135,20 @@ def test_the_banner_is_ready_to_paste() -> None:
 
 def test_the_banner_with_keys_on_all_addresses() -> None:
     config = from_flags(Flags(host="0.0.0.0", keys=("sk-secret",)), {})
-    shown = banner(config, 80, None, [f"m{number}" for number in range(10)])
+    shown = banner(config, 80, None, {f"m{number}": "" for number in range(10)})
     assert "sk-secret" not in shown
     assert '"Authorization: Bearer $POINTSMAN_KEY"' in shown and 'os.environ["POINTSMAN_KEY"]' in shown
     assert "m7, and 2 more" in shown and "other machines can connect" in shown and re.search(r"Status +off", shown)
-    assert "none yet" in banner(Config(), 80, None, [])
+    assert "none yet" in banner(Config(), 80, None, {})
+
+
+def test_the_banner_says_which_models_cannot_answer() -> None:
+    shown = banner(Config(), 80, None, {"gone": "The file is gone.", "here": "", **{f"m{n}": "down" for n in range(9)}})
+    assert re.search(r"Models +here\n +Out +gone: The file is gone.\n +m0: down\n", shown)
+    assert "m6: down" in shown and "m7" not in shown and "and 2 more; the status page names them" in shown
+    assert '"model": "here"' in shown and "gone" not in shown.split("Try it")[1]
+    alone = banner(Config(), 80, None, {"gone": "The file is gone."})
+    assert "none can answer" in alone and '"model": "gone"' in alone
 
 
 # --- serve

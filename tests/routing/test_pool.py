@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routing.pool import available, may_come, pick
+from routing.pool import available, may_come, out, pick
 from routing.types import TURNS, Arm, Replica, Route
 from tests.routing.made import replica, route
 
@@ -174,3 +174,12 @@ def test_words_for_people() -> None:
     found = route([one])
     assert repr(found) == "<Route m: b/t0>" and found.replicas == [one]
     assert isinstance(found.arms[0], Arm) and found.timeouts == {} and found.total_weight == 1.0
+
+
+def test_a_route_is_out_when_all_its_replicas_are_down() -> None:
+    silent, gone = replica("a", health="down"), replica("b", health="down")
+    assert out(route([])) == "" and out(route([silent])) == "all its replicas are down"
+    gone.reason = "The file is gone."
+    assert out(route([silent], [gone])) == "The file is gone."
+    for health in ("ready", "loading"):
+        assert out(route([silent, gone, replica("c", health=health)])) == ""
